@@ -1,0 +1,1 @@
+"""D-gent: the data layer under agents."""

@@ -1,0 +1,27 @@
+"""How SQL runs: engines, one hop per call, group commit, transactions, retries, errors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dgent.database.base import Database, Runner, Transaction
+
+if TYPE_CHECKING:
+    from dgent.settings import Settings
+
+__all__ = ["Database", "Runner", "Transaction", "open_database"]
+
+
+def open_database(settings: Settings) -> Database:
+    """Return the database that the settings name; nothing is opened before the first use.
+
+    Raises:
+        BackendUnavailable: the URL needs a driver that is not installed.
+    """
+    if settings.url.get_backend_name() == "sqlite":
+        from dgent.database.sqlite import SQLiteDatabase  # only the driver that is used
+
+        return SQLiteDatabase(settings.url, settings)
+    from dgent.database.postgres import PostgresDatabase
+
+    return PostgresDatabase(settings.url, settings)

@@ -1,0 +1,244 @@
+"""What runs SQL: a database, or one transaction of it. Rooms above write plain functions over a `Connection`.
+
+A unit of work is a function that takes a SQLAlchemy `Connection` and does one whole transaction's worth of statements.
+It may run again after a conflict, so it must not do anything but SQL.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+
+from dgent.database.errors import translated
+from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
+from dgent.settings import Settings, shown
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+
+    from sqlalchemy import URL, Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+A = TypeVar("A")
+Work: TypeAlias = "Callable[[Connection], T]"
+Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
+"""Work on several items that waited together; it answers each with a result or an error of its own."""
+
+
+class Runner(Protocol):
+    """What a unit of work is given to: a `Database`, or a `Transaction` of it."""
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work that only reads. `short` says that it is a few point reads, not a scan."""
+
+    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Run a short read of one item; items of a lane that wait together may share one call."""
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work that writes and answer after it is committed (in a transaction: after it ran)."""
+
+    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Write one item; items of a lane that wait together share one call, in the order they came."""
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back once what was written so far is committed; never, if it is rolled back."""
+
+
+class Transaction:
+    """One open transaction, as a runner. `session` sees what units of work wrote, and the reverse."""
+
+    def __init__(self, session: AsyncSession, what: str) -> None:
+        self.session = session
+        self.owner = asyncio.current_task()
+        self.open = True
+        self._what = what
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = asyncio.Lock()  # one connection runs one statement at a time
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work inside the transaction."""
+        return await self._run(work)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work inside the transaction; an error undoes this work alone."""
+        return await self._run(_in_savepoint(work))
+
+    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Run the work for this item alone."""
+        return only(await self._run(lambda connection: work(connection, [item])))
+
+    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Run the work for this item alone."""
+        return only(await self.write(lambda connection: work(connection, [item])))
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Keep the callback until the transaction commits."""
+        self._callbacks.append(callback)
+
+    def committed(self) -> None:
+        """Run the callbacks that wait for the commit."""
+        for callback in self._callbacks:
+            callback()
+
+    async def _run(self, work: Work[T]) -> T:
+        if not self.open:
+            raise StoreClosed("this transaction has ended: open another with storage.transaction()")
+        async with self._lock:
+            with translated(self._what):
+                await self.session.flush()
+                connection = await self.session.connection()
+                return await connection.run_sync(work)
+
+
+_current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
+
+
+class Database(ABC):
+    """One database, shared by both tracks: all SQL of this library passes here.
+
+    Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
+    """
+
+    notifies = False
+
+    def __init__(self, url: URL, settings: Settings) -> None:
+        self.url = url
+        self.settings = settings
+        self.what = shown(url)
+        self._pid = os.getpid()
+        self._closed = False
+
+    @abstractmethod
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work that only reads."""
+
+    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Run a short read of one item."""
+        return only(await self.read(lambda connection: work(connection, [item]), short=True))
+
+    @abstractmethod
+    async def write(self, work: Work[T]) -> T:
+        """Run work that writes and answer after its commit."""
+
+    @abstractmethod
+    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Write one item and answer after its commit."""
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back at once: `write` has answered, so it is committed."""
+        callback()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Open a transaction for the ORM and for units of work; commit at the end, roll back on any error.
+
+        Inside of one that the same task opened it is a savepoint of that.
+
+        Raises:
+            StorageTimeout: it stayed open longer than the setting `transaction_timeout`.
+        """
+        outer = self.current()
+        if outer is not None:
+            if outer.owner is not asyncio.current_task():
+                raise NestedWrite(
+                    "the transaction that is open here belongs to another task: await it there, or after it"
+                )
+            async with outer.session.begin_nested():
+                yield outer
+            return
+        with translated(self.what):
+            async with self._session() as session:
+                inner = Transaction(session, self.what)
+                token = _current.set((self, inner))
+                try:
+                    async with self._bounded():
+                        yield inner
+                        await uninterrupted(session.commit())
+                finally:
+                    inner.open = False
+                    with suppress(ValueError):  # a generator closed by another context: the variable is gone with it
+                        _current.reset(token)
+        inner.committed()
+
+    def current(self) -> Transaction | None:
+        """Return the transaction of this database that is open around the caller."""
+        found = _current.get()
+        return found[1] if found is not None and found[0] is self and found[1].open else None
+
+    @abstractmethod
+    def _session(self) -> AbstractAsyncContextManager[AsyncSession]:
+        """Open a session whose transaction holds this process's turn to write; close it without a commit."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Wait for what was accepted, then release every connection and thread. May be called twice."""
+
+    async def is_available(self) -> bool:
+        """Tell whether the database answers a real statement now."""
+        try:
+            await self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        except DgentError:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        limit = self.settings.transaction_timeout
+        try:
+            async with asyncio.timeout(limit) as bound:
+                yield
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise StorageTimeout(
+                f"the transaction was open for more than {limit:g} s and was rolled back: do slow work outside of it, "
+                "or raise transaction_timeout"
+            ) from None
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"{self.what} was closed: open it again")
+        if os.getpid() != self._pid:
+            raise StoreClosed(f"{self.what} was opened before a fork: open it anew in the child process")
+
+    def _check_not_nested(self) -> None:
+        if self.current() is not None:
+            raise NestedWrite(
+                "a transaction is open here, and this write would wait for it forever: write through it "
+                "(tx.memory, tx.table(Model), tx.session), or after it"
+            )
+
+
+def only(results: list[T | Exception]) -> T:
+    """Return the one result, or raise the one error."""
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+async def uninterrupted(awaitable: Awaitable[T]) -> T:
+    """Await to the end even if the caller is cancelled meanwhile; then let the cancellation pass."""
+    task = asyncio.ensure_future(awaitable)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()
+        raise
+
+
+def _in_savepoint(work: Work[T]) -> Work[T]:
+    def run(connection: Connection) -> T:
+        with connection.begin_nested():
+            return work(connection)
+
+    return run

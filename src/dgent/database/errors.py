@@ -1,0 +1,183 @@
+"""Map what drivers raise to the errors of this library, in one place.
+
+SQLite errors go by `sqlite_errorname`, PostgreSQL errors by SQLSTATE. The driver's own text may quote values or URLs, so
+it is dropped: raise the result `from None`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import re
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from dgent.exceptions import (
+    BackendUnavailable,
+    Conflict,
+    Corrupt,
+    DgentError,
+    DiskFull,
+    IntegrityViolation,
+    InvalidInput,
+    LimitExceeded,
+    OutcomeUnknown,
+    ReadOnly,
+    SchemaOutdated,
+    StorageError,
+    StorageTimeout,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RETRYABLE: Final = frozenset({"40001", "40P01"})
+"""SQLSTATEs after which the same transaction may simply run again: serialization failure and deadlock."""
+
+_FULL = "no space is left for {what}: free some, then write again; what was acknowledged is safe"
+_READ_ONLY = "{what} cannot be written: check the owner and the mode of the file and its folder"
+_CORRUPT = "{what} is damaged or is no database: restore a backup, or move the file away"
+_LOCKED = "{what} is locked by another process and stayed so: raise busy_timeout, or end the other writer"
+_GONE = "{what} does not answer: check that it runs and can be reached; nothing was lost"
+_REFUSED = "{what} refused the login or the database name: check the user, password and name in the URL"
+_LIMIT = "{what} refused something larger than it can take"
+_SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
+_INTEGRITY = "{what} refused the row: {detail}"
+_SCHEMA = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
+_VALUE = "{what} cannot store one of the values"
+
+_SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
+    ("SQLITE_FULL", DiskFull, _FULL),
+    ("SQLITE_IOERR_WRITE", DiskFull, _FULL),
+    ("SQLITE_IOERR_SHMSIZE", DiskFull, _FULL),
+    ("SQLITE_IOERR_CORRUPTFS", Corrupt, _CORRUPT),
+    ("SQLITE_IOERR_SHORT_READ", Corrupt, _CORRUPT),
+    ("SQLITE_IOERR_DATA", Corrupt, _CORRUPT),
+    ("SQLITE_READONLY", ReadOnly, _READ_ONLY),
+    ("SQLITE_CANTOPEN", ReadOnly, _READ_ONLY),
+    ("SQLITE_PERM", ReadOnly, _READ_ONLY),
+    ("SQLITE_CORRUPT", Corrupt, _CORRUPT),
+    ("SQLITE_NOTADB", Corrupt, _CORRUPT),
+    ("SQLITE_FORMAT", Corrupt, _CORRUPT),
+    ("SQLITE_BUSY", StorageTimeout, _LOCKED),
+    ("SQLITE_LOCKED", StorageTimeout, _LOCKED),
+    ("SQLITE_INTERRUPT", StorageTimeout, _SLOW),
+    ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
+    ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
+    ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
+    ("SQLITE_IOERR", BackendUnavailable, _GONE),
+]
+_POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
+    ("40", Conflict, "{what} gave up after repeated conflicts with other writers: try again"),
+    ("08007", OutcomeUnknown, "the connection to {what} was lost at COMMIT: ask again, the write is idempotent"),
+    ("08", BackendUnavailable, _GONE),
+    ("23", IntegrityViolation, _INTEGRITY),
+    ("25006", ReadOnly, _READ_ONLY),
+    ("25", StorageTimeout, _SLOW),
+    ("28", BackendUnavailable, _REFUSED),
+    ("3D", BackendUnavailable, _REFUSED),
+    ("42501", ReadOnly, _READ_ONLY),
+    ("42P01", SchemaOutdated, _SCHEMA),
+    ("42703", SchemaOutdated, _SCHEMA),
+    ("22", InvalidInput, _VALUE),
+    ("53100", DiskFull, _FULL),
+    ("53", BackendUnavailable, "{what} has no resources left for another connection: lower pool_size, or wait"),
+    ("54", LimitExceeded, _LIMIT),
+    ("55P03", StorageTimeout, _LOCKED),
+    ("57014", StorageTimeout, _SLOW),
+    ("57", BackendUnavailable, _GONE),
+    ("XX001", Corrupt, _CORRUPT),
+    ("XX002", Corrupt, _CORRUPT),
+]
+_OS: Final[dict[int, tuple[type[DgentError], str]]] = {
+    errno.ENOSPC: (DiskFull, _FULL),
+    errno.EDQUOT: (DiskFull, _FULL),
+    errno.EFBIG: (DiskFull, _FULL),
+    errno.EROFS: (ReadOnly, _READ_ONLY),
+    errno.EACCES: (ReadOnly, _READ_ONLY),
+    errno.EPERM: (ReadOnly, _READ_ONLY),
+}
+_NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """Return the SQLSTATE that a driver's error carries, however it is wrapped."""
+    for link in _links(error):
+        found = getattr(link, "sqlstate", None)
+        if isinstance(found, str):
+            return found
+    return None
+
+
+def translate(error: BaseException, what: str) -> DgentError | None:
+    """Return the error of ours that a driver's error means, or None if it is not a driver's.
+
+    `what` names the database for the message; it must hold no password.
+    """
+    if isinstance(error, DgentError):
+        return error
+    if isinstance(error, PoolTimeout):
+        return StorageTimeout(f"no connection to {what} became free in time: raise pool_size or pool_timeout")
+    for link in _links(error):
+        if isinstance(link, sqlite3.Error):
+            return _from_sqlite(link, what)
+        if isinstance(state := getattr(link, "sqlstate", None), str):
+            return _from_sqlstate(state, link, what)
+    for link in _links(error):
+        if isinstance(link, TimeoutError | asyncio.TimeoutError):
+            return StorageTimeout(_SLOW.format(what=what))
+        if isinstance(link, OSError):
+            kind, text = _OS.get(link.errno or 0, (BackendUnavailable, _GONE))
+            return kind(text.format(what=what))
+    if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
+        return BackendUnavailable(_GONE.format(what=what))
+    return StorageError(f"{what}: {type(error).__name__}") if isinstance(error, SQLAlchemyError) else None
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Run a block and raise a driver's error as ours; every other error passes."""
+    try:
+        yield
+    except Exception as error:
+        ours = translate(error, what)
+        if ours is None or ours is error:
+            raise
+        raise ours from None
+
+
+def _links(error: BaseException) -> Iterator[BaseException]:
+    """Walk from a wrapper to the errors inside of it."""
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        link = pending.pop(0)
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            yield link
+            pending += [getattr(link, "orig", None), link.__cause__]
+
+
+def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    text = str(error)
+    if _NO_TABLE.search(text):  # the text names only identifiers of ours
+        return SchemaOutdated(_SCHEMA.format(what=what))
+    for start, kind, message in _SQLITE:
+        if name.startswith(start):
+            return kind(message.format(what=what, detail=text))  # a constraint's text names columns, never values
+    if "closed database" in text:
+        return BackendUnavailable(_GONE.format(what=what))
+    return StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
+
+
+def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
+    detail = next((name for link in _links(error) if (name := getattr(link, "constraint_name", None))), "a constraint")
+    for start, kind, message in _POSTGRES:
+        if state.startswith(start):
+            return kind(message.format(what=what, detail=detail))
+    return StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")

@@ -1,0 +1,341 @@
+"""One SQLite file: a writer thread that commits in groups, readers that never wait for it, and a gate for the ORM.
+
+Three ways to the file, each with connections of its own:
+
+* the writer takes all the work that waits, runs each unit in a savepoint of one BEGIN IMMEDIATE, and commits once;
+* short reads run on the caller's thread, on a connection that gives up after two milliseconds; what is longer, and
+  everything for a while after one gave up, runs on reader threads;
+* an ORM transaction takes its turn in the writer's queue, and the writer waits until it has ended.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dgent.database.base import A, Database, Each, T, Work, uninterrupted
+from dgent.database.errors import translate, translated
+from dgent.database.sqlite_engine import FileLock, connect, orm_engine, prepare, wrap
+from dgent.database.worker import Job, Worker, deliver
+from dgent.exceptions import Corrupt, DgentError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+
+    from sqlalchemy import URL, Connection
+
+    from dgent.settings import Settings
+
+READERS: Final = 2
+INLINE_BUDGET: Final = 0.002
+INLINE_REST: Final = 0.25
+_STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
+
+
+@dataclass(slots=True, eq=False)
+class _Unit:
+    """A whole unit of work; never merged with another."""
+
+    work: Work[Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Item:
+    """One item of work that takes many at once."""
+
+    work: Each[Any, Any]
+    item: Any
+    lane: Hashable
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    """The writer's turn, lent to an ORM transaction until it is given back."""
+
+    back: threading.Event = field(default_factory=threading.Event)
+
+
+class SQLiteDatabase(Database):
+    """A SQLite file in WAL mode, created privately (0600) on first use."""
+
+    def __init__(self, url: URL, settings: Settings) -> None:
+        super().__init__(url, settings)
+        self.path = Path(url.database or "").absolute()
+        self.what = str(self.path)
+        self._lock = threading.Lock()
+        self._file_lock = FileLock(self.path, settings.busy_timeout)
+        self._writer: Worker | None = None
+        self._writing: Connection | None = None
+        self._identity: tuple[int, int] | None = None
+        self._readers: Worker | None = None
+        self._inline: _InlineReader | None = None
+        self._orm = orm_engine(self.path, settings)
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work that only reads, on the caller's thread if it is short, else on a reader thread."""
+        self._check_usable()
+        if self._readers is None or self._inline is None:
+            await self._start()
+        assert self._inline is not None  # _start made it
+        assert self._readers is not None
+        if short:
+            with translated(self.what):
+                done, result = self._inline.try_run(work)
+            if done:
+                return result  # type: ignore[return-value]
+        return await self._readers.do(work)  # type: ignore[no-any-return]
+
+    async def write(self, work: Work[T]) -> T:
+        """Run a unit of work in the writer's next group commit."""
+        return await self._write(_Unit(work))  # type: ignore[no-any-return]
+
+    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Write an item together with those of its lane that wait, in the writer's next group commit."""
+        return await self._write(_Item(work, item, lane))  # type: ignore[no-any-return]
+
+    async def close(self) -> None:
+        """Finish the work that waits, then close every connection, the writer's last: it checkpoints."""
+        self._closed = True
+        await self._orm.dispose()
+        with self._lock:
+            workers, inline = (self._readers, self._writer), self._inline
+            self._readers = self._writer = self._inline = None
+        if inline is not None:
+            inline.close()
+        for worker in workers:
+            if worker is not None:
+                await worker.stop()
+
+    async def _write(self, task: _Unit | _Item | _Turn) -> Any:
+        self._check_usable()
+        self._check_not_nested()
+        return await self._the_writer().do(task)
+
+    def _the_writer(self) -> Worker:
+        if self._writer is None:
+            with self._lock:
+                if self._writer is None:
+                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._end_writes)
+        return self._writer
+
+    async def _start(self) -> None:
+        """Let the writer make the file, then open the readers."""
+        await self._the_writer().do(_Unit(lambda connection: None))
+        with translated(self.what), self._lock:
+            if self._inline is None:
+                self._inline = _InlineReader(connect(self.path, self.settings, reader=True))
+            if self._readers is None:
+                self._readers = Worker(f"dgent-read-{self.path.name}", *_reader(self.path, self.settings), most=16)
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        turn = _Turn()
+        try:
+            await self._write(turn)
+            session = AsyncSession(self._orm, expire_on_commit=False)
+            try:
+                yield session
+            finally:
+                await uninterrupted(session.close())
+        finally:
+            turn.back.set()
+
+    # What follows runs in the writer thread.
+
+    def _run_writes(self, jobs: list[Job]) -> None:
+        for is_turn, part in groupby(jobs, lambda job: isinstance(job.task, _Turn)):
+            if is_turn:
+                for job in part:
+                    self._lend(job)
+            else:
+                self._commit_together(list(part))
+
+    def _lend(self, job: Job) -> None:
+        """Give an ORM transaction the turn, and wait for it; the lock between processes is held for it."""
+        try:
+            with translated(self.what), self._file_lock.held():
+                self._open()
+                deliver([job])
+                while not job.task.back.wait(timeout=1.0):
+                    if job.loop.is_closed():  # its program ended without a word
+                        break
+        except Exception as error:  # the caller hears of it
+            job.error = error
+            deliver([job])
+
+    def _commit_together(self, jobs: list[Job]) -> None:
+        try:
+            with translated(self.what), self._file_lock.held():
+                connection = self._open()
+                driver: Any = connection.connection.dbapi_connection
+                driver.execute("BEGIN IMMEDIATE")
+                try:
+                    self._run_groups(connection, driver, jobs)
+                    driver.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        driver.execute("ROLLBACK")
+                    raise
+        except BaseException as error:  # every caller hears of it
+            for job in jobs:
+                job.error = job.error or error
+        deliver(jobs)
+
+    def _run_groups(self, connection: Connection, driver: sqlite3.Connection, jobs: list[Job]) -> None:
+        groups = list(_groups(jobs))
+        if len(groups) == 1:  # the transaction is its savepoint
+            _run_group(connection, groups[0])
+            return
+        for group in groups:
+            driver.execute("SAVEPOINT unit")
+            try:
+                _run_group(connection, group)
+            except Exception as error:
+                if not driver.in_transaction:  # SQLite rolled all of it back, as it does when the disk is full
+                    raise
+                driver.execute("ROLLBACK TO unit")
+                for job in group:
+                    job.error = translate(error, self.what) or error
+            driver.execute("RELEASE unit")
+
+    def _open(self) -> Connection:
+        """Return the writer's connection, opened once, to the file that was opened first."""
+        if self._writing is None:
+            self._writing = wrap(prepare(self.path, self.settings))
+        found = self._stat()
+        if self._identity is None:
+            self._identity = found
+        elif found != self._identity:
+            raise Corrupt(
+                f"{self.path} was removed or replaced while it was open: stop, put the file back with its -wal file, "
+                "and open it again"
+            )
+        return self._writing
+
+    def _stat(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self.path)  # a microsecond instead of three, once a commit
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _end_writes(self) -> None:
+        try:
+            if self._writing is not None:
+                with suppress(DgentError), self._file_lock.held():  # closing the last connection checkpoints
+                    _close(self._writing)
+        finally:
+            self._writing = None
+            self._file_lock.close()
+
+
+class _InlineReader:
+    """A connection for short reads on the caller's own thread, which saves the hop to another.
+
+    It looks at the clock while SQLite works and gives up when its budget is spent; after that, and after a read that was
+    slow for another reason (a cold disk, a large content), it rests for a moment and reads go to the threads.
+    """
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        driver.execute("PRAGMA busy_timeout=0")
+        driver.set_progress_handler(self._spent, _STEPS)
+        self._connection = wrap(driver)
+        self._free = threading.Lock()  # two event loops in two threads may share the database
+        self._deadline = 0.0
+        self._rests_until = 0.0
+
+    def _spent(self) -> bool:
+        return time.perf_counter() > self._deadline
+
+    def try_run(self, work: Work[T]) -> tuple[bool, T | None]:
+        """Run the work if that can be done at once; the first of the pair tells whether it was."""
+        start = time.perf_counter()
+        if start < self._rests_until or not self._free.acquire(blocking=False):
+            return False, None
+        try:
+            self._deadline = start + INLINE_BUDGET
+            result = work(self._connection)
+        except Exception as error:
+            if isinstance(error, DgentError) or not _is_passing(error):
+                raise
+            self._rests_until = time.perf_counter() + INLINE_REST
+            return False, None
+        finally:
+            self._free.release()
+        if time.perf_counter() > self._deadline:
+            self._rests_until = time.perf_counter() + INLINE_REST
+        return True, result
+
+    def close(self) -> None:
+        with self._free:
+            _close(self._connection)
+
+
+def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
+    """Return what a reader thread runs, and what it does at its end."""
+    opened: list[Connection] = []
+
+    def run(jobs: list[Job]) -> None:
+        with translated(str(path)):
+            if not opened:
+                opened.append(wrap(connect(path, settings, reader=True)))
+        driver: Any = opened[0].connection.dbapi_connection
+        for job in jobs:
+            deadline = time.monotonic() + settings.command_timeout
+            driver.set_progress_handler(lambda end=deadline: time.monotonic() > end, 100 * _STEPS)
+            try:
+                job.result = job.task(opened[0])
+            except Exception as error:  # the caller hears of it
+                job.error = translate(error, str(path)) or error
+        deliver(jobs)
+
+    def finish() -> None:
+        for connection in opened:
+            _close(connection)
+
+    return run, finish
+
+
+def _groups(jobs: list[Job]) -> Iterator[list[Job]]:
+    """Split into units of work and runs of items that share a lane."""
+
+    def key(job: Job) -> Any:
+        task = job.task
+        return task.lane if isinstance(task, _Item) else id(task)
+
+    for _, group in groupby(jobs, key):
+        yield list(group)
+
+
+def _run_group(connection: Connection, group: list[Job]) -> None:
+    task = group[0].task
+    if isinstance(task, _Unit):
+        group[0].result = task.work(connection)
+        return
+    for job, result in zip(group, task.work(connection, [job.task.item for job in group]), strict=True):
+        if isinstance(result, Exception):
+            job.error = result
+        else:
+            job.result = result
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Tell whether a read may succeed on a thread that can wait: it was interrupted, or met a lock."""
+    orig = getattr(error, "orig", None) or error
+    name = getattr(orig, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_INTERRUPT", "SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _close(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    connection.engine.dispose()
+    driver.close()

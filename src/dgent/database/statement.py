@@ -1,0 +1,170 @@
+"""Core statements, compiled to text once per dialect and run on the driver's own cursor.
+
+SQLAlchemy's execution path costs 60 to 500 microseconds a statement; a point read of SQLite takes 6. The text, the order
+of the parameters and the dialect's spelling still come from SQLAlchemy: a statement is written once.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import orjson
+from sqlalchemy import Connection, Executable, Table, insert
+from sqlalchemy.sql import ClauseElement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy.engine import Dialect
+
+Row: TypeAlias = "Sequence[Any]"
+
+
+class _Compiled(NamedTuple):
+    sql: str
+    arrange: Callable[[Sequence[Any]], Any] | None  # None where the parameters already stand in the driver's order
+    run: Callable[[Any, str, Any], tuple[list[Any], int]]
+    run_many: Callable[[Any, str, list[Any]], None]
+
+
+class Statement:
+    """A statement with named parameters, called with positional values in the order of `params`.
+
+    A parameter named in `lists` takes a list of texts, for `constructs.texts()`.
+    """
+
+    __slots__ = ("_compiled", "_element", "_lists", "_params")
+
+    def __init__(self, element: Executable, params: str = "", *, lists: str = "") -> None:
+        self._element = element
+        self._params = params.split()
+        self._lists = [self._params.index(name) for name in lists.split()]
+        self._compiled: dict[str, _Compiled] = {}
+
+    def rows(self, connection: Connection, *values: Any) -> list[Any]:
+        """Run it and return every row, as tuples."""
+        return self._run(connection, values)[0]
+
+    def row(self, connection: Connection, *values: Any) -> Any | None:
+        """Run it and return the first row, or None."""
+        rows = self._run(connection, values)[0]
+        return rows[0] if rows else None
+
+    def run(self, connection: Connection, *values: Any) -> int:
+        """Run it and return how many rows it changed."""
+        return self._run(connection, values)[1]
+
+    def run_many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
+        """Run it once per row of values."""
+        compiled = self._for(connection.dialect)
+        values = list(rows)
+        if compiled.arrange is not None:
+            values = [compiled.arrange(value) for value in values]
+        compiled.run_many(connection.connection.dbapi_connection, compiled.sql, values)
+
+    def _run(self, connection: Connection, values: Sequence[Any]) -> tuple[list[Any], int]:
+        dialect = connection.dialect
+        compiled = self._compiled.get(dialect.driver) or self._for(dialect)
+        if self._lists and dialect.name == "sqlite":
+            values = list(values)
+            for at in self._lists:
+                values[at] = orjson.dumps(values[at]).decode()
+        if compiled.arrange is not None:
+            values = compiled.arrange(values)
+        return compiled.run(connection.connection.dbapi_connection, compiled.sql, values)
+
+    def _for(self, dialect: Dialect) -> _Compiled:
+        found = self._compiled.get(dialect.driver)
+        if found is None:
+            found = self._compiled[dialect.driver] = self._compile(dialect)
+        return found
+
+    def _compile(self, dialect: Dialect) -> _Compiled:
+        assert isinstance(self._element, ClauseElement)  # narrows the type: every Executable here is one
+        compiled: Any = self._element.compile(dialect=dialect)
+        names = compiled.positiontup if compiled.positional else list(compiled.params)
+        fixed = {name: value for name, value in compiled.params.items() if name not in self._params}
+        arrange = _arrangement(self._params, names, fixed, compiled.positional)
+        run, run_many = (_hop, _hop_many) if dialect.driver == "aiosqlite" else (_cursor, _cursor_many)
+        return _Compiled(compiled.string, arrange, run, run_many)
+
+
+class BulkInsert:
+    """An INSERT of many rows: `executemany` where that is quickest, one `unnest` of columns on PostgreSQL."""
+
+    def __init__(self, table: Table) -> None:
+        names = " ".join(column.name for column in table.columns)
+        self._table = table
+        self._values = Statement(insert(table), names)
+
+    def run(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+        """Insert rows of values in the order of the table's columns."""
+        if not rows:
+            return
+        if connection.dialect.driver == "asyncpg" and len(rows) > 1:
+            cursor = connection.connection.cursor()
+            cursor.execute(self._unnest(connection.dialect), tuple(list(column) for column in zip(*rows, strict=True)))
+            cursor.close()
+        elif len(rows) == 1:
+            self._values.run(connection, *rows[0])
+        else:
+            self._values.run_many(connection, rows)
+
+    def _unnest(self, dialect: Dialect) -> str:
+        columns = list(self._table.columns)
+        types = [column.type.compile(dialect=dialect).split(" COLLATE ")[0] for column in columns]
+        arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(types, 1))
+        names = ", ".join(column.name for column in columns)
+        return f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays})"  # our own names
+
+
+def _arrangement(
+    given: list[str], wanted: list[str], fixed: dict[str, Any], positional: bool
+) -> Callable[[Sequence[Any]], Any] | None:
+    """Return what brings values from the order they are given in to the one that the driver wants."""
+    if not positional:
+        return lambda values: {**fixed, **dict(zip(given, values, strict=True))}
+    if not fixed and wanted == given:
+        return None
+    if len(wanted) == 1:
+        return lambda values: (values[given.index(wanted[0])],)
+    if not fixed:
+        return itemgetter(*map(given.index, wanted))
+    constants = list(fixed.values())
+    index = {name: at for at, name in enumerate(chain(given, fixed))}
+    pick = itemgetter(*(index[name] for name in wanted))
+    return lambda values: pick((*values, *constants))
+
+
+def _cursor(dbapi: Any, sql: str, values: Any) -> tuple[list[Any], int]:
+    cursor = dbapi.cursor()
+    try:
+        cursor.execute(sql, values)
+        return (cursor.fetchall() if cursor.description else []), cursor.rowcount
+    finally:
+        cursor.close()
+
+
+def _cursor_many(dbapi: Any, sql: str, rows: list[Any]) -> None:
+    cursor = dbapi.cursor()
+    try:
+        cursor.executemany(sql, rows)
+    finally:
+        cursor.close()
+
+
+def _hop(dbapi: Any, sql: str, values: Any) -> tuple[list[Any], int]:
+    """Run on aiosqlite in one hop to its thread, where its cursor would take four."""
+
+    async def fetch(driver: Any) -> tuple[list[Any], int]:
+        cursor = await driver.execute(sql, values)
+        rows = await cursor.fetchall() if cursor.description else []
+        return rows, cursor.rowcount
+
+    return dbapi.run_async(fetch)  # type: ignore[no-any-return]
+
+
+def _hop_many(dbapi: Any, sql: str, rows: list[Any]) -> None:
+    dbapi.run_async(lambda driver: driver.executemany(sql, rows))

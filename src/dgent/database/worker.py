@@ -1,0 +1,105 @@
+"""A thread that takes all the jobs that wait, does them together, and answers each caller on its own event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Job:
+    """Something for the worker to do, and the future that its caller awaits."""
+
+    __slots__ = ("error", "future", "loop", "result", "task")
+
+    def __init__(self, task: Any) -> None:
+        self.task = task
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+
+class Worker:
+    """Owns a daemon thread, so that a store that nobody closed does not hold up the end of the program.
+
+    `run` gets the jobs whose callers still wait, sets the result or the error of each and answers them with `deliver`;
+    if it raises, the error goes to all of them. `finish` runs in the thread when it ends.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[list[Job]], None], finish: Callable[[], None], *, most: int = 1024
+    ) -> None:
+        self._run, self._finish = run, finish
+        self._most = most
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self._thread.start()
+
+    async def do(self, task: Any) -> Any:
+        """Hand a task to the thread and await its result.
+
+        If the caller is cancelled before the thread took it, it is never done; later, it is done whole.
+        """
+        job = Job(task)
+        self._jobs.put(job)
+        return await job.future
+
+    async def stop(self) -> None:
+        """Let the thread finish the jobs that wait, and wait for its end."""
+        self._jobs.put(None)
+        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+
+    def _loop(self) -> None:
+        running = True
+        while running:
+            jobs, running = self._take()
+            live = [job for job in jobs if not job.future.cancelled()]
+            try:
+                if live:
+                    self._run(live)
+            except BaseException as error:  # the callers must hear of it, whatever it is
+                for job in live:
+                    job.error = error
+                deliver(live)
+        self._finish()
+
+    def _take(self) -> tuple[list[Job], bool]:
+        """Wait for a job, then take all that wait; False says that it was told to stop."""
+        jobs: list[Job] = []
+        job = self._jobs.get()
+        try:
+            while job is not None:
+                jobs.append(job)
+                if len(jobs) >= self._most:
+                    break
+                job = self._jobs.get_nowait()
+        except Empty:
+            pass
+        return jobs, job is not None
+
+
+def deliver(jobs: list[Job]) -> None:
+    """Wake the callers, with one call for each event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in jobs:
+        loops.setdefault(job.loop, []).append(job)
+    for loop, answered in loops.items():
+        try:
+            loop.call_soon_threadsafe(_settle, answered)
+        except RuntimeError:  # that loop was closed: nobody is left to hear it
+            continue
+
+
+def _settle(jobs: list[Job]) -> None:
+    for job in jobs:
+        if job.future.done():
+            continue
+        if job.error is not None:
+            job.future.set_exception(job.error)
+        else:
+            job.future.set_result(job.result)

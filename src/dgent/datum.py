@@ -1,0 +1,482 @@
+"""The atom of agent memory: one immutable, schema-free record with an id, a cause and metadata."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
+from uuid import UUID
+
+import orjson
+from blake3 import blake3
+
+from dgent.exceptions import InvalidDatum, InvalidNamespace, LimitExceeded
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+ID_LENGTH: Final = 512
+MAX_DEPTH: Final = 32
+_INT64: Final = range(-(2**63), 2**63)
+_EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Datum:
+    """One immutable record.
+
+    Equality and hash go by value: id, content, created_at, causal_parent and metadata. `version` and `seq` are what a
+    store assigned (0 before) and are not part of it. `created_at` is Unix seconds in UTC: a claim for people to read,
+    never used to decide who wins.
+
+    Raises:
+        InvalidDatum: the id, content, time, parent or metadata is not one that every store can take.
+    """
+
+    __slots__ = ("causal_parent", "content", "created_at", "id", "metadata_json", "seq", "version")
+
+    id: str
+    content: bytes
+    created_at: float
+    causal_parent: str | None
+    metadata_json: str
+    version: int
+    seq: int
+
+    def __init__(
+        self,
+        id: str,
+        content: bytes,
+        created_at: float,
+        causal_parent: str | None = None,
+        metadata: Mapping[str, Any] = _EMPTY,
+    ) -> None:
+        check_id(id)
+        if causal_parent is not None:
+            check_id(causal_parent, "causal_parent")
+        _check_content(content)
+        _fill(self, id, content, check_time(created_at), causal_parent, canonical_metadata(metadata), 0, 0)
+
+    @classmethod
+    def create(
+        cls,
+        content: bytes | str | None = None,
+        *,
+        data: Any = None,
+        id: str | None = None,
+        created_at: float | None = None,
+        causal_parent: str | None = None,
+        metadata: Mapping[str, Any] = _EMPTY,
+        tags: Iterable[str] = (),
+        author: str | None = None,
+        source: str | None = None,
+        schema: str | None = None,
+        addressed: bool = False,
+    ) -> Datum:
+        """Make a datum, filling in what was left out.
+
+        Give either `content` (text is encoded as UTF-8) or `data` (any JSON value). Without an `id` it gets a UUIDv7,
+        which sorts by time; with `addressed` it gets the BLAKE3 address of content, parent and metadata, so that equal
+        datums have equal ids.
+
+        Raises:
+            InvalidDatum: as for `Datum`, or when both or neither of `content` and `data` are given.
+        """
+        named = {"author": author, "source": source, "schema": schema}
+        extra = {key: value for key, value in named.items() if value is not None}
+        if not isinstance(tags, Iterable):
+            raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
+        if tags:
+            extra["tags"] = [tags] if isinstance(tags, str) else list(tags)  # type: ignore[assignment]
+        body = _content_of(content, data)
+        merged = {**_mapping(metadata), **extra} if extra else metadata
+        if id is None:
+            id = content_address(body, causal_parent, merged) if addressed else uuid7()
+        return cls(id, body, time.time() if created_at is None else created_at, causal_parent, merged)
+
+    def replace(self, **changes: Any) -> Datum:
+        """Return a copy with some of id, content, created_at, causal_parent and metadata changed."""
+        fields = ("id", "content", "created_at", "causal_parent", "metadata")
+        if unknown := changes.keys() - set(fields):
+            raise InvalidDatum(f"a datum has no {sorted(unknown)}; its fields are {', '.join(fields)}")
+        return Datum(**{name: changes[name] if name in changes else getattr(self, name) for name in fields})
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"a Datum is immutable: use datum.replace({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("a Datum is immutable")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_datum, tuple(getattr(self, name) for name in _FIELDS)
+
+    def _value(self) -> tuple[Any, ...]:
+        return self.id, self.content, self.created_at, self.causal_parent, self.metadata_json
+
+    def __eq__(self, other: object) -> bool:
+        return self._value() == other._value() if isinstance(other, Datum) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value())
+
+    def __repr__(self) -> str:
+        shown = self.content if len(self.content) <= 40 else self.content[:37] + b"..."
+        at = f", version={self.version}, seq={self.seq}" if self.version else ""
+        return f"Datum(id={self.id!r}, content={shown!r}, causal_parent={self.causal_parent!r}{at})"
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The metadata, decoded anew at each access: changing what you got changes nothing here."""
+        return MappingProxyType(orjson.loads(self.metadata_json))
+
+    @property
+    def data(self) -> Any:
+        """The content decoded from JSON.
+
+        Raises:
+            InvalidDatum: the content is not JSON.
+        """
+        try:
+            return orjson.loads(self.content)
+        except orjson.JSONDecodeError as error:
+            raise InvalidDatum(f"the content of {self.id!r} is not JSON ({error}): read .content instead") from None
+
+    @property
+    def text(self) -> str:
+        """The content decoded from UTF-8; what does not decode is shown as U+FFFD."""
+        return self.content.decode("utf-8", "replace")
+
+    @property
+    def tags(self) -> frozenset[str]:
+        """The strings of the list `metadata["tags"]`."""
+        tags = self.metadata.get("tags")
+        return frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
+
+    @property
+    def author(self) -> str:
+        """Who made it: `metadata["author"]`, or "system"."""
+        author = self.metadata.get("author")
+        return author if isinstance(author, str) else "system"
+
+    @property
+    def source(self) -> str | None:
+        """Where it came from: `metadata["source"]`."""
+        source = self.metadata.get("source")
+        return source if isinstance(source, str) else None
+
+    @property
+    def schema(self) -> str | None:
+        """The name of the contract that its data follows: `metadata["schema"]`."""
+        schema = self.metadata.get("schema")
+        return schema if isinstance(schema, str) else None
+
+    @property
+    def parent_id(self) -> str | None:
+        """`causal_parent` under the name that crystals use."""
+        return self.causal_parent
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object: content as `text` where it is UTF-8, else as `base64`."""
+        try:
+            body = {"text": self.content.decode()}
+        except UnicodeDecodeError:
+            body = {"base64": base64.b64encode(self.content).decode()}
+        return {
+            "id": self.id,
+            **body,
+            "created_at": self.created_at,
+            "causal_parent": self.causal_parent,
+            "metadata": dict(self.metadata),
+            "version": self.version,
+            "seq": self.seq,
+        }
+
+    def to_json(self) -> str:
+        """Return it as one line of JSON."""
+        return orjson.dumps(self.to_dict()).decode()
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> Datum:
+        """Make the datum that `to_dict` described.
+
+        Raises:
+            InvalidDatum: a field is missing, unknown or of the wrong type; the message names it.
+        """
+        if not isinstance(record, Mapping):
+            raise InvalidDatum(f"a datum is a JSON object, not {type(record).__name__}")
+        if unknown := record.keys() - _RECORD_FIELDS:
+            raise InvalidDatum(f"unknown field {min(map(str, unknown))!r} in a datum record")
+        datum = cls(
+            record.get("id"),  # type: ignore[arg-type]
+            _body_of(record),
+            record.get("created_at"),  # type: ignore[arg-type]
+            record.get("causal_parent"),
+            record.get("metadata", _EMPTY),
+        )
+        version, seq = record.get("version", 0), record.get("seq", 0)
+        if not all(type(number) is int and 0 <= number < 2**63 for number in (version, seq)):
+            raise InvalidDatum("version and seq are whole numbers from 0 to 2**63 - 1")
+        return stamped(datum, version, seq)
+
+    @classmethod
+    def from_json(cls, line: str | bytes) -> Datum:
+        """Make the datum that `to_json` wrote.
+
+        Raises:
+            InvalidDatum: the line is not JSON, or not a datum.
+        """
+        try:
+            record = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InvalidDatum(f"not a datum: {error}") from None
+        return cls.from_dict(record)
+
+
+_FIELDS: Final = ("id", "content", "created_at", "causal_parent", "metadata_json", "version", "seq")
+_RECORD_FIELDS: Final = {"id", "text", "base64", "created_at", "causal_parent", "metadata", "version", "seq"}
+# The setters of the slots, once: a store builds a datum in half the time that object.__setattr__ takes.
+_set_id, _set_content, _set_created, _set_parent, _set_metadata, _set_version, _set_seq = (
+    getattr(Datum, name).__set__ for name in _FIELDS
+)
+_new = object.__new__
+
+
+def _fill(
+    datum: Datum,
+    id: str,
+    content: bytes,
+    created_at: float,
+    parent: str | None,
+    metadata_json: str,
+    version: int,
+    seq: int,
+) -> None:
+    _set_id(datum, id)
+    _set_content(datum, content)
+    _set_created(datum, created_at)
+    _set_parent(datum, parent)
+    _set_metadata(datum, metadata_json)
+    _set_version(datum, version)
+    _set_seq(datum, seq)
+
+
+def load_datum(
+    id: str, content: bytes, created_at: float, parent: str | None, metadata_json: str, version: int, seq: int
+) -> Datum:
+    """Build a datum from what a store holds, unchecked: it was checked on its way in and its digest on its way out."""
+    datum = _new(Datum)
+    _fill(datum, id, content, created_at, parent, metadata_json, version, seq)
+    return datum
+
+
+def stamped(datum: Datum, version: int, seq: int) -> Datum:
+    """Return the same datum with the version and seq that a store assigned."""
+    return load_datum(datum.id, datum.content, datum.created_at, datum.causal_parent, datum.metadata_json, version, seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one write or one read may cost; the settings hold an instance.
+
+    Sizes are in bytes, `max_page` is the largest `limit` that a caller may ask for, and `max_chain` the longest chain
+    that is read into memory.
+    """
+
+    max_content: int = 64 * 2**20
+    max_metadata: int = 64 * 2**10
+    max_page: int = 10_000
+    max_chain: int = 250_000
+
+    def admit(self, datum: Datum) -> None:
+        """Refuse a datum that is too large.
+
+        Raises:
+            LimitExceeded: names the datum, its size and the setting.
+        """
+        if len(datum.content) > self.max_content:
+            raise LimitExceeded(
+                f"the content of {datum.id!r} has {len(datum.content):,} bytes, the limit is {self.max_content:,}: "
+                "raise the setting max_content, or store a reference to it"
+            )
+        metadata_size = len(datum.metadata_json.encode())
+        if metadata_size > self.max_metadata:
+            raise LimitExceeded(
+                f"the metadata of {datum.id!r} have {metadata_size:,} bytes, the limit is "
+                f"{self.max_metadata:,}: raise the setting max_metadata, or put them into the content"
+            )
+
+
+def check_id(id: object, field: str = "id") -> None:
+    """Refuse what not every store can keep as an id: 1 to 512 code points, no NUL, no lone surrogates.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if problem := _text_problem(id):
+        raise InvalidDatum(f"{field} {problem}")
+
+
+def check_time(value: object, field: str = "created_at") -> float:
+    """Return a finite number of seconds as a float.
+
+    Raises:
+        InvalidDatum: the value is not a finite number, or outside the years 1 to 9999.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidDatum(f"{field} is Unix seconds in UTC, not {type(value).__name__}: use datetime.timestamp()")
+    if not -62_135_596_800 <= value < 253_402_300_800:  # also false for NaN
+        raise InvalidDatum(f"{field} is not a time between the years 1 and 9999, in Unix seconds")
+    return float(value)
+
+
+def check_namespace(namespace: str) -> str:
+    """Return the namespace if every store can keep it: segments joined by `/`, none of them empty, `.` or `..`.
+
+    Raises:
+        InvalidNamespace: says which rule was broken.
+    """
+    if problem := _text_problem(namespace):
+        raise InvalidNamespace(f"namespace {problem}")
+    for segment in namespace.split("/"):
+        if segment in {"", ".", ".."}:
+            raise InvalidNamespace(f"namespace {namespace!r} has the segment {segment!r}: use names joined by single /")
+    return namespace
+
+
+def _text_problem(text: object) -> str | None:
+    if not isinstance(text, str):
+        return f"is {type(text).__name__}, not str"
+    if not 1 <= len(text) <= ID_LENGTH:
+        return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
+    return _unstorable(text)
+
+
+def _unstorable(text: str) -> str | None:
+    if "\0" in text:
+        return "holds a NUL character, which PostgreSQL cannot store: remove it or encode it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is not Unicode text"
+    return None
+
+
+def canonical_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as canonical JSON: sorted keys, no spaces.
+
+    Raises:
+        InvalidDatum: it is not a JSON object, or holds what not every store can keep (NUL, NaN, integers over 64 bits,
+            lone surrogates, more than 32 levels); the message names the path.
+    """
+    return canonical_json(dict(metadata), "metadata") if _mapping(metadata) else "{}"
+
+
+def _mapping(metadata: object) -> Mapping[str, Any]:
+    if not isinstance(metadata, Mapping):
+        raise InvalidDatum(f"metadata is {type(metadata).__name__}, not a mapping")
+    return metadata
+
+
+def canonical_json(value: Any, where: str) -> str:
+    """Return a JSON value in canonical form, or raise InvalidDatum naming the path that every store cannot keep."""
+    _check_json(value, where, 0)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _check_json(value: Any, path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if problem := _unstorable(value):
+            raise InvalidDatum(f"{path} {problem}")
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise InvalidDatum(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels")
+        _check_container(value, path, depth)
+    elif kind is int:
+        if value not in _INT64:
+            raise InvalidDatum(f"{path} is an integer over 64 bits: store it as text")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise InvalidDatum(f"{path} is {value!r}, which JSON cannot hold")
+    elif kind is not bool and value is not None:
+        raise InvalidDatum(f"{path} is {kind.__name__}, which is not JSON: use str, int, float, bool, None, list, dict")
+
+
+def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(item, f"{path}[{index}]", depth + 1)
+        return
+    for key, item in value.items():
+        if type(key) is not str:
+            raise InvalidDatum(f"{path} has the key {key!r}, which is {type(key).__name__}, not str")
+        if problem := _unstorable(key):
+            raise InvalidDatum(f"a key of {path} {problem}")
+        _check_json(item, f"{path}.{key}", depth + 1)
+
+
+def _check_content(content: object) -> None:
+    if not isinstance(content, bytes):
+        raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
+
+
+def _content_of(content: bytes | str | None, data: Any) -> bytes:
+    if (content is None) == (data is None):
+        raise InvalidDatum("give either content (bytes or text) or data (a JSON value)")
+    if content is None:
+        return canonical_json(data, "data").encode()
+    if not isinstance(content, str):
+        _check_content(content)
+        return content
+    try:
+        return content.encode()
+    except UnicodeEncodeError:
+        raise InvalidDatum("content holds a lone surrogate, which is not Unicode text: pass bytes") from None
+
+
+def _body_of(record: Mapping[str, Any]) -> bytes:
+    match record.get("text"), record.get("base64"):
+        case str(text), None:
+            return _content_of(text, None)
+        case None, str(encoded):
+            try:
+                return base64.b64decode(encoded, validate=True)
+            except (binascii.Error, ValueError):
+                raise InvalidDatum("the field 'base64' is not base64") from None
+    raise InvalidDatum("a datum record has either the field 'text' or the field 'base64', a string")
+
+
+def content_address(content: bytes, parent: str | None, metadata: Mapping[str, Any] = _EMPTY) -> str:
+    """Return the BLAKE3 address (64 hex digits) of content, parent and metadata.
+
+    Equal addresses mean equal values: each part is preceded by its length, and an absent parent differs from any.
+
+    Raises:
+        InvalidDatum: the parent or the metadata is not one that every store can take.
+    """
+    if parent is not None:
+        check_id(parent, "causal_parent")
+    digest = blake3(derive_key_context="dgent 2026-11 content address v1")
+    parts = (content, b"" if parent is None else b"=" + parent.encode(), canonical_metadata(metadata).encode())
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def uuid7() -> str:
+    """Return a UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits; 36 characters."""
+    stamp = time.time_ns() // 1_000_000
+    random = int.from_bytes(os.urandom(10), "big")
+    value = (stamp & (2**48 - 1)) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (2**62 - 1)
+    return str(UUID(int=value))
+
+
+def as_datetime(seconds: float) -> datetime:
+    """Return Unix seconds as an aware datetime in UTC."""
+    return datetime.fromtimestamp(seconds, UTC)

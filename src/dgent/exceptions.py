@@ -1,0 +1,224 @@
+"""Every error that D-gent raises, in one tree.
+
+    DgentError
+    ├── InvalidInput (ValueError)           what was passed is refused; nothing was read or written
+    │   ├── InvalidDatum                    an id, a content, a time or metadata that no store takes
+    │   ├── InvalidNamespace                a namespace that no store takes
+    │   ├── InvalidQuery                    a filter, an order or a limit that means nothing
+    │   │   └── InvalidCursor               a cursor of another query, or a damaged one
+    │   ├── InvalidPath                     an agent path that cannot be read
+    │   ├── InvalidRow                      content that does not fit the columns of a table
+    │   ├── InvalidFile                     an import file that is not what it should be
+    │   ├── LimitExceeded                   larger, deeper or longer than the settings allow
+    │   └── CausalCycle                     a parent that descends from its own child
+    ├── NotFound (LookupError)
+    │   ├── DatumNotFound
+    │   ├── TableNotFound
+    │   └── PathNotFound
+    ├── Conflict                            somebody else was first; load again, then try again
+    │   ├── VersionConflict                 put(expect=n) met another version
+    │   └── IntegrityViolation              a foreign key, a check or a unique column said no
+    ├── PermissionDenied (PermissionError)  the umwelt does not grant this
+    ├── CapabilityMissing                   this backend cannot do that, and says so
+    ├── InvalidSettings (ValueError)        a setting, an environment variable or a URL is wrong
+    ├── MigrationError
+    │   ├── SchemaOutdated                  the database is older than this code: upgrade it
+    │   ├── SchemaTooNew                    the database is newer than this code: upgrade D-gent
+    │   └── DowngradeRefused                a downgrade outside of development
+    └── StorageError                        the machine, the disk, the server or the file
+        ├── BackendUnavailable (ConnectionError)
+        │   └── UnknownBackend              a backend name that nobody registered
+        ├── StorageTimeout (TimeoutError)   a bounded wait came to its end; nothing was written
+        ├── DiskFull (OSError)
+        ├── ReadOnly (OSError)
+        ├── Corrupt                         stored bytes are not what was written
+        ├── StoreClosed                     used after close(), or in a forked child
+        ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
+        └── OutcomeUnknown                  the answer to a commit was lost; ask again, it is safe
+
+    DgentWarning (UserWarning)
+    ├── DegradedWarning                     a later backend of the chain serves
+    ├── SettingsWarning                     a config file was skipped or a value ignored
+    └── PrivacyWarning                      a file of ours can be read by other users
+
+A message says what happened, to what, and what to do next. It never holds a password, and never the text of a
+driver's error where that could quote a value.
+"""
+
+from __future__ import annotations
+
+
+class DgentError(Exception):
+    """Base of every error of this library."""
+
+
+class InvalidInput(DgentError, ValueError):
+    """What was passed is refused; nothing was read or written."""
+
+
+class InvalidDatum(InvalidInput):
+    """An id, a content, a time or metadata that no store takes."""
+
+
+class InvalidNamespace(InvalidInput):
+    """A namespace that no store takes."""
+
+
+class InvalidQuery(InvalidInput):
+    """A filter, an order or a limit that means nothing."""
+
+
+class InvalidCursor(InvalidQuery):
+    """A cursor that belongs to another query, or was damaged on its way."""
+
+
+class InvalidPath(InvalidInput):
+    """An agent path that cannot be read."""
+
+
+class InvalidRow(InvalidInput):
+    """Content that does not fit the columns of a table."""
+
+    def __init__(self, table: str, field: str | None, reason: str) -> None:
+        self.table, self.field, self.reason = table, field, reason
+        where = f"{table}.{field}" if field else table
+        super().__init__(f"{where}: {reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return InvalidRow, (self.table, self.field, self.reason)
+
+
+class InvalidFile(InvalidInput):
+    """An import file that is not what it should be."""
+
+
+class LimitExceeded(InvalidInput):
+    """Larger, deeper or longer than the settings allow."""
+
+
+class CausalCycle(InvalidInput):
+    """A parent that descends from its own child."""
+
+
+class NotFound(DgentError, LookupError):
+    """What was asked for is not there."""
+
+
+class DatumNotFound(NotFound):
+    """No live datum has this id."""
+
+
+class TableNotFound(NotFound):
+    """No registered table has this name."""
+
+
+class PathNotFound(NotFound):
+    """No path leads there."""
+
+
+class Conflict(DgentError):
+    """Somebody else was first."""
+
+
+class VersionConflict(Conflict):
+    """The live version is not the one that was expected.
+
+    Attributes: `id`, `expected` and `actual` (0 means absent).
+    """
+
+    def __init__(self, id: str, expected: int, actual: int) -> None:
+        self.id, self.expected, self.actual = id, expected, actual
+        found = f"version {actual} is live" if actual else "nothing is live"
+        wanted = f"version {expected}" if expected else "no version"
+        super().__init__(f"{id!r}: expected {wanted}, but {found}: get it again and retry")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return VersionConflict, (self.id, self.expected, self.actual)
+
+
+class IntegrityViolation(Conflict):
+    """A foreign key, a check or a unique column refused the row."""
+
+
+class PermissionDenied(DgentError, PermissionError):
+    """The umwelt does not grant this."""
+
+
+class CapabilityMissing(DgentError):
+    """This backend cannot do that; its `Capabilities` say so."""
+
+
+class InvalidSettings(DgentError, ValueError):
+    """A setting, an environment variable or a URL is wrong."""
+
+
+class MigrationError(DgentError):
+    """The schema could not be brought to where the code needs it; it is as it was."""
+
+
+class SchemaOutdated(MigrationError):
+    """The database is older than this code."""
+
+
+class SchemaTooNew(MigrationError):
+    """The database is newer than this code."""
+
+
+class DowngradeRefused(MigrationError):
+    """A downgrade was asked for outside of development."""
+
+
+class StorageError(DgentError):
+    """The machine, the disk, the server or the file failed."""
+
+
+class BackendUnavailable(StorageError, ConnectionError):
+    """The backend does not answer. What it holds is not lost, only out of reach."""
+
+
+class UnknownBackend(BackendUnavailable):
+    """No backend has this name."""
+
+
+class StorageTimeout(StorageError, TimeoutError):
+    """A bounded wait came to its end before anything was written."""
+
+
+class DiskFull(StorageError, OSError):
+    """There is no space left; what was acknowledged is safe, this write is not in."""
+
+
+class ReadOnly(StorageError, OSError):
+    """The file or the folder cannot be written."""
+
+
+class Corrupt(StorageError):
+    """Stored bytes are not what was written."""
+
+
+class StoreClosed(StorageError):
+    """The store was closed, or was opened in another process before a fork."""
+
+
+class NestedWrite(StorageError, RuntimeError):
+    """A write beside the transaction that is open around it; it would wait for itself."""
+
+
+class OutcomeUnknown(StorageError):
+    """The answer to a commit was lost. The write is idempotent: asking again is safe."""
+
+
+class DgentWarning(UserWarning):
+    """Base of every warning of this library."""
+
+
+class DegradedWarning(DgentWarning):
+    """A later backend of the chain serves."""
+
+
+class SettingsWarning(DgentWarning):
+    """A config file was skipped or a value ignored."""
+
+
+class PrivacyWarning(DgentWarning):
+    """A file of ours can be read by other users."""

@@ -1,0 +1,41 @@
+"""What a backend says after a commit that changed something."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+_log: Final = logging.getLogger("dgent.memory")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A pointer to what changed, without the payload.
+
+    Attributes:
+        version, seq: of the datum or the tombstone that was appended; both 0 for a purge, which appends nothing.
+    """
+
+    kind: Literal["put", "delete", "purge"]
+    namespace: str
+    id: str
+    version: int = 0
+    seq: int = 0
+
+
+OnChange: TypeAlias = Callable[[Change], None]
+"""Is called after the commit, once per change and in the order of the commits, on the thread that committed: it must be
+quick and safe between threads."""
+
+
+def announce(on_change: OnChange | None, changes: Iterable[Change]) -> None:
+    """Tell of changes; what the listener raises is logged, because the write is in already."""
+    if on_change is None:
+        return
+    for change in changes:
+        try:
+            on_change(change)
+        except Exception:
+            _log.exception("a listener failed on the %s of %r", change.kind, change.id)

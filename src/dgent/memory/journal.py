@@ -1,0 +1,249 @@
+"""A ledger that is kept in a file which several processes append to: one line and one sync per flush."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from dgent.datum import Limits, uuid7
+from dgent.exceptions import Corrupt, OutcomeUnknown
+from dgent.memory.change import Change
+from dgent.memory.files import FileLock, os_errors, set_aside, storage_error, write_all, write_private
+from dgent.memory.ledger import Clock, Draft, Ledger
+from dgent.memory.lines import Header, flush_line, flushed, unseal
+from dgent.memory.shelf import Shelf, Stored
+from dgent.settings import private_directory, private_file
+
+_log: Final = logging.getLogger("dgent.memory")
+
+
+class Journal:
+    """One thread uses it; only `is_current` and `ledger` are for any thread.
+
+    Attributes:
+        ledger: what the file held when this process last looked.
+        size: bytes of the file that are acknowledged.
+    """
+
+    def __init__(self, path: Path, limits: Limits, clock: Clock, lock_timeout: float) -> None:
+        self.path = path
+        self.ledger = Ledger(limits, clock)
+        self._limits, self._clock = limits, clock
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout)
+        self._fd = -1
+        self._header = Header("", 0, 0, {})
+        self._seen = (0, 0)  # inode and acknowledged size, in one assignment for the readers
+        self._lines = 0
+        self._busy = False
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file that are acknowledged."""
+        return self._seen[1]
+
+    @property
+    def generation(self) -> int:
+        """How often the file was rewritten, from 1."""
+        return self._header.generation
+
+    def is_current(self) -> bool:
+        """Tell whether the ledger has everything that was acknowledged before this call, by any process."""
+        try:
+            found = os.stat(self.path, follow_symlinks=False)  # noqa: PTH116  # twice as fast as Path.stat
+        except OSError:
+            return False  # the look under the lock says what is wrong
+        # While this process writes it holds the lock and has caught up: what is new in the file is its own.
+        return (found.st_ino, found.st_size) == self._seen or self._busy
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Keep other processes out for a block, which sees all that they have written.
+
+        Raises:
+            StorageTimeout, Corrupt, SchemaTooNew, ReadOnly, DiskFull, BackendUnavailable
+        """
+        with os_errors(self.path):
+            private_directory(self.path.parent)
+            with self._lock.held():
+                self._catch_up()
+                self._busy = True
+                try:
+                    yield
+                finally:
+                    self._busy = False
+
+    def append(self, draft: Draft) -> list[Change]:
+        """Make what was drafted safe, then show it; inside of `exclusive`.
+
+        Raises:
+            DiskFull, ReadOnly, BackendUnavailable: the file is as it was. OutcomeUnknown: not even that is sure.
+        """
+        if not draft.pending:
+            return []
+        line = flush_line(draft.pending)
+        try:
+            write_all(self._fd, line)
+            os.fsync(self._fd)
+        except OSError as error:
+            self._take_back()
+            raise storage_error(self.path, error) from None
+        with self.ledger.lock:
+            changes = draft.apply()
+        self._seen, self._lines = (self._seen[0], self._seen[1] + len(line)), self._lines + 1
+        return changes
+
+    def erase(self, namespace: str, doomed: list[Stored]) -> None:
+        """Put a file without these versions in the place of this one; inside of `exclusive`."""
+        gone = {stored.seq for stored in doomed}
+        kept = [
+            (name, stored)
+            for name, shelf in self.ledger.shelves.items()
+            for stored in shelf
+            if name != namespace or stored.seq not in gone
+        ]
+        heads = {name: (shelf.seq, shelf.stored_at) for name, shelf in self.ledger.shelves.items()}
+        header = Header(self._header.store, self._header.generation + 1, len(kept), heads)
+        self._write(header, kept)
+        with self.ledger.lock:
+            self.ledger.shelves[namespace].erase(doomed)
+        self._follow(header)
+
+    def close(self) -> None:
+        """Give back the file descriptors."""
+        self._lock.close()
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _write(self, header: Header, kept: list[tuple[str, Stored]]) -> None:
+        def chunks() -> Iterator[bytes]:
+            yield header.line()
+            for one in kept:
+                yield flush_line([one])
+
+        write_private(self.path.with_name(f"{self.path.name}.tmp"), chunks(), replace=self.path)
+
+    def _take_back(self) -> None:
+        try:
+            os.ftruncate(self._fd, self.size)
+            os.fsync(self._fd)
+        except OSError:
+            raise OutcomeUnknown(
+                f"{self.path} failed while it was written and could not be cut back: read again to see what is in it"
+            ) from None
+
+    def _catch_up(self) -> None:
+        try:
+            found = self.path.lstat()
+        except FileNotFoundError:
+            self._begin()
+            return
+        if self._fd < 0 or found.st_ino != self._seen[0]:
+            self._load()
+        elif found.st_size < self.size:
+            raise Corrupt(f"{self.path} is shorter than what was acknowledged in it: restore it from a backup")
+        elif found.st_size > self.size:
+            self._resume()
+
+    def _begin(self) -> None:
+        if self._header.store:
+            raise Corrupt(f"{self.path} was removed while it was open: restore it from a backup, or make a new store")
+        header = Header(uuid7(), 1, 0, {})
+        self._write(header, [])
+        self._follow(header)
+
+    def _load(self) -> None:
+        """Read the whole file: at the first look, and after another process rewrote it."""
+        fd = self._open()
+        try:
+            with os.fdopen(os.dup(fd), "rb") as file:
+                file.seek(0)
+                first = file.readline()
+                if not self._header.store and Header.is_torn(first):
+                    header = None
+                else:
+                    header = Header.read(unseal(first), self.path)
+                    self._check_same(header)
+                    ledger = Ledger(self._limits, self._clock)
+                    ledger.shelves = {name: Shelf(self._limits, *head) for name, head in header.heads.items()}
+                    lines, size = self._replay(file, ledger, header, 1)
+        except BaseException:
+            os.close(fd)
+            raise
+        if header is None:  # its maker died before the store was begun
+            os.close(fd)
+            self._set_aside(0)
+            self.path.unlink()
+            self._begin()
+            return
+        self._adopt(fd)
+        self.ledger, self._header, self._lines = ledger, header, lines
+        self._seen = os.fstat(fd).st_ino, size
+
+    def _resume(self) -> None:
+        """Read what other processes appended."""
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            file.seek(self.size)
+            lines, size = self._replay(file, self.ledger, self._header, self._lines)
+        self._seen, self._lines = (self._seen[0], size), lines
+
+    def _replay(self, file: BinaryIO, ledger: Ledger, header: Header, lines: int) -> tuple[int, int]:
+        """Put the lines from here on into a ledger, cut a torn tail, and return how many lines and bytes there are."""
+        snapshot = 1 + header.entries
+        start = file.tell()
+        while line := file.readline():
+            record = unseal(line)
+            if record is None:
+                break
+            lines += 1
+            for namespace, stored in flushed(record):
+                with ledger.lock:
+                    self._check_order(ledger.shelf(namespace), stored, lines, appended=lines > snapshot)
+                    ledger.append(namespace, stored)
+            start = file.tell()
+        if line and (lines < snapshot or file.read(1)):
+            raise Corrupt(f"{self.path}, line {lines + 1} is not what was written: restore the file from a backup")
+        if lines < snapshot:
+            raise Corrupt(f"{self.path} ends after line {lines} of {snapshot}: restore it from a backup")
+        if line:
+            self._set_aside(start)
+        os.fsync(file.fileno())  # a process that was killed may have written without syncing
+        return lines, start
+
+    def _check_order(self, shelf: Shelf, stored: Stored, line: int, *, appended: bool) -> None:
+        latest = shelf.latest(stored.id)
+        if (appended and stored.seq != shelf.seq + 1) or (latest is not None and latest.version >= stored.version):
+            raise Corrupt(
+                f"{self.path}, line {line}: seq {stored.seq} does not follow {shelf.seq}; a line is missing, or is there "
+                "twice: restore the file from a backup"
+            )
+
+    def _check_same(self, header: Header) -> None:
+        known = self._header
+        if known.store and (header.store != known.store or header.generation <= known.generation):
+            raise Corrupt(
+                f"{self.path} was replaced by another file while it was open: put the right one back, or open it anew"
+            )
+
+    def _set_aside(self, start: int) -> None:
+        aside = set_aside(self.path, start)
+        _log.warning("%s had a torn tail: what was never acknowledged is kept in %s", self.path, aside)
+
+    def _open(self) -> int:
+        return os.open(private_file(self.path), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)
+
+    def _adopt(self, fd: int) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+
+    def _follow(self, header: Header) -> None:
+        """Append from here on to the file that this process has just put in place."""
+        self._adopt(self._open())
+        found = os.fstat(self._fd)
+        self._header, self._lines = header, 1 + header.entries
+        self._seen = found.st_ino, found.st_size

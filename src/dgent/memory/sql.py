@@ -1,0 +1,296 @@
+"""Agent memory in a SQL database: the verbs of a `Backend` over whatever runs SQL."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from functools import partial
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+
+from dgent.datum import Datum, Limits, check_id, check_namespace, check_time
+from dgent.exceptions import InvalidDatum, InvalidQuery, LimitExceeded, StorageError
+from dgent.memory import sql_read, sql_write
+from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.ledger import check_expect, check_ttl, checked_ids
+from dgent.memory.sql_write import Delete, Operation, Outcome, Put
+from dgent.memory.tables import create
+from dgent.protocol import Capabilities, Datums, Names, Revisions, StoreStats
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from sqlalchemy import Connection
+
+    from dgent.database import Database, Runner
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_Work: TypeAlias = "Callable[Concatenate[Connection, str, P], T]"
+
+SHORT: Final = 200
+"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
+
+
+# Inside of the class, `list` is the verb; these are the type.
+_Operations: TypeAlias = list[Operation]
+_Outcomes: TypeAlias = list[Outcome]
+_Changes: TypeAlias = list[Change]
+_Asked: TypeAlias = list[tuple[str, int | None]]
+_Answers: TypeAlias = list[Datum | Exception | None]
+
+
+class SqlBackend:
+    """A `Backend` in the tables of `dgent.memory.tables`, which it makes on first use.
+
+    `runner` is the database, or a transaction of it: see `joined`. What each verb does is said in `DgentProtocol`.
+    """
+
+    name = "sql"
+    priority = 50
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        database: Database,
+        namespace: str = "default",
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+        on_change: OnChange | None = None,
+    ) -> None:
+        self.namespace = check_namespace(namespace)
+        self.database = database
+        self.limits = limits or database.settings.limits
+        self.clock = clock
+        self.on_change = on_change
+        self._runner: Runner = database
+        self._ready = _Ready()
+
+    def within(self, namespace: str) -> Self:
+        """Return the same store under another namespace; closing either closes both."""
+        other = copy.copy(self)
+        other.namespace = check_namespace(namespace)
+        return other
+
+    def joined(self, transaction: Runner) -> Self:
+        """Return the same store as part of an open transaction."""
+        other = copy.copy(self)
+        other._runner = transaction  # a copy of this class
+        return other
+
+    async def prepare(self) -> str:
+        """Make the tables if they are not there, and return the id of the store."""
+        if self._ready.store_id is None:
+            async with self._ready.lock():
+                if self._ready.store_id is None:
+                    self._ready.store_id = await self.database.write(create)
+        return self._ready.store_id
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Store a datum and return it with the version and seq that it got."""
+        self._admit(datum)
+        (outcome,) = await self._apply([Put(datum, check_expect(expect), check_ttl(ttl))])
+        return _stored(outcome)
+
+    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+        """Store many datums in order, all or none."""
+        seconds = check_ttl(ttl)
+        listed = [*datums]
+        for datum in listed:
+            self._admit(datum)
+        outcomes = await self._apply([Put(datum, None, seconds) for datum in listed])
+        return [_stored(outcome) for outcome in outcomes]
+
+    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return the live datum, or the one that was put as `version`."""
+        check_id(id)
+        if version is not None and type(version) is not int:
+            raise InvalidDatum(f"version is {version!r}: use a whole number from 1")
+        if version is not None and not 0 < version < 2**63:
+            return None
+        await self.prepare()
+        return await self._runner.read_each(self._get_each, (id, version), ("get", self.namespace))
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
+        """Return the live ones of these ids, by id, in the order asked."""
+        asked = checked_ids(ids)
+        return await self._read_short(len(asked) <= SHORT, sql_read.get_many, asked, self.clock())
+
+    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+        """Append a tombstone; tell whether there was a live datum."""
+        check_id(id)
+        (outcome,) = await self._apply([Delete(id, check_expect(expect))])
+        return outcome.changed
+
+    async def delete_many(self, ids: Iterable[str]) -> int:
+        """Delete many in one transaction and return how many were live."""
+        return sum(outcome.changed for outcome in await self._apply([Delete(id) for id in checked_ids(ids)]))
+
+    async def exists(self, id: str) -> bool:
+        """Tell whether a live datum has this id."""
+        return await self.get(id) is not None
+
+    async def count(self, *, prefix: str | None = None) -> int:
+        """Return how many live datums there are."""
+        return await self._read(sql_read.count, Query(prefix=prefix).prefix, self.clock())
+
+    async def list(
+        self,
+        prefix: str | None = None,
+        after: float | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Page:
+        """Return a page of live datums, the newest first."""
+        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
+
+    async def query(self, query: Query) -> Page:
+        """Return a page of the live datums that match."""
+        self._check_page(query.limit)
+        short = query.limit <= SHORT and not query.conditions
+        return await self._read_short(short, sql_read.query, query, self.clock())
+
+    async def causal_chain(self, id: str) -> Datums:
+        """Return the live datum and its live ancestors, oldest first."""
+        check_id(id)
+        return await self._read(sql_read.causal_chain, id, self.clock(), self.limits.max_chain)
+
+    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
+        """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
+        check_id(id)
+        self._check_page(limit)
+        if before is not None and type(before) is not int:
+            raise InvalidQuery(f"before is {before!r}: use a version, a whole number")
+        return await self._read(sql_read.history, id, limit, before)
+
+    async def as_of(
+        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Page:
+        """Return a page of what was live at a moment, in the order of the ids."""
+        self._check_page(limit)
+        return await self._read(sql_read.as_of, check_time(time, "time"), Query(prefix=prefix).prefix, limit, cursor)
+
+    async def purge(self, id: str) -> int:
+        """Erase every version of an id for good and return how many there were."""
+        check_id(id)
+        went = await self._write(sql_write.purge, [id])
+        if went:
+            self._announce([Change("purge", self.namespace, id)])
+        return went
+
+    async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
+        """Erase expired datums and old versions, and return how many versions went."""
+        if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
+            raise InvalidQuery(f"keep_versions is {keep_versions!r}: use a whole number from 0")
+        horizon = None if older_than is None else check_time(older_than, "older_than")
+        return await self._write(sql_write.compact, self.clock(), keep_versions, horizon)
+
+    async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
+        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
+        self._check_page(limit)
+        await self.prepare()
+        wanted = None if prefix is None else check_namespace(prefix)
+        return await self._runner.read(lambda connection: sql_read.namespaces(connection, wanted, limit))
+
+    async def is_available(self) -> bool:
+        """Tell whether the store answers a real probe now."""
+        return await self.database.is_available()
+
+    async def stats(self) -> StoreStats:
+        """Return what the namespace holds."""
+        return await self._read(sql_read.stats, self.clock())
+
+    async def status(self) -> Mapping[str, object]:
+        """Return the name, where it lies, whether it answers, and what it can do."""
+        return {
+            "name": self.name,
+            "where": self.database.what,
+            "namespace": self.namespace,
+            "available": await self.is_available(),
+            "capabilities": str(self.capabilities),
+        }
+
+    async def close(self) -> None:
+        """Wait for what was acknowledged, then release every connection and thread."""
+        await self.database.close()
+
+    def _get_each(self, connection: Connection, asked: _Asked) -> _Answers:
+        now = self.clock()
+        if len(asked) == 1:
+            return [sql_read.get(connection, self.namespace, *asked[0], now)]
+        return sql_read.get_each(connection, self.namespace, asked, now)
+
+    async def _apply(self, operations: _Operations) -> _Outcomes:
+        await self.prepare()
+        work = partial(_apply_each, self.namespace, self.clock)
+        outcomes = await self._runner.write_each(work, operations, ("memory", self.namespace))
+        if self.on_change is not None:
+            self._announce(_changes(self.namespace, operations, outcomes))
+        return outcomes
+
+    async def _read(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
+        await self.prepare()
+        return await self._runner.read(lambda connection: work(connection, self.namespace, *values, **named))
+
+    async def _read_short(self, short: bool, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
+        await self.prepare()
+        return await self._runner.read(
+            lambda connection: work(connection, self.namespace, *values, **named), short=short
+        )
+
+    async def _write(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
+        await self.prepare()
+        return await self._runner.write(lambda connection: work(connection, self.namespace, *values, **named))
+
+    def _announce(self, changes: _Changes) -> None:
+        if self.on_change is not None and changes:
+            self._runner.after_commit(lambda: announce(self.on_change, changes))
+
+    def _admit(self, datum: Datum) -> None:
+        if not isinstance(datum, Datum):
+            raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
+        self.limits.admit(datum)
+
+    def _check_page(self, limit: int) -> None:
+        if check_limit(limit) > self.limits.max_page:
+            raise LimitExceeded(
+                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or raise "
+                "the setting max_page"
+            )
+
+
+class _Ready:
+    """Whether the tables are there; shared by every view of one store."""
+
+    def __init__(self) -> None:
+        self.store_id: str | None = None
+        self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
+
+    def lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+
+def _apply_each(
+    namespace: str, clock: Callable[[], float], connection: Connection, batches: list[list[Operation]]
+) -> list[list[Outcome] | Exception]:
+    return sql_write.apply_each(connection, namespace, batches, clock)
+
+
+def _stored(outcome: Outcome) -> Datum:
+    if outcome.datum is None:
+        raise StorageError("a put was answered without its datum")
+    return outcome.datum
+
+
+def _changes(namespace: str, operations: list[Operation], outcomes: list[Outcome]) -> list[Change]:
+    return [
+        Change("put", namespace, operation.datum.id, outcome.version, outcome.seq)
+        if isinstance(operation, Put)
+        else Change("delete", namespace, operation.id, outcome.version, outcome.seq)
+        for operation, outcome in zip(operations, outcomes, strict=True)
+        if outcome.changed
+    ]

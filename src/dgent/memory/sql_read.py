@@ -1,0 +1,381 @@
+"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
+
+import orjson
+from blake3 import blake3
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    tuple_,
+)
+
+from dgent.database.constructs import BYTEWISE, texts, unindexed
+from dgent.database.statement import Statement
+from dgent.datum import ID_LENGTH, Datum
+from dgent.exceptions import Corrupt, LimitExceeded
+from dgent.memory.tables import datum_of, datums, heads, terms
+from dgent.memory.terms import terms_for
+from dgent.protocol import Revision, StoreStats
+from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+
+d, t = datums.c, terms.c
+
+NARROW: Final = 1000
+"""A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
+
+BATCH: Final = 500
+"""Rows that a query reads at a time when it must look into them."""
+
+
+def _end(prefix: str) -> str:
+    """Return a text above every id that starts with a prefix."""
+    return prefix_end(prefix) or prefix + "\U0010ffff" * ID_LENGTH
+
+
+def _unexpired(columns: Any) -> ColumnElement[bool]:
+    return or_(columns.expires_at.is_(None), columns.expires_at > bindparam("now"))
+
+
+_GET = Statement(
+    select(datums)
+    .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
+    .order_by(d.version.desc())
+    .limit(literal_column("1")),
+    "ns id",
+)
+_GET_VERSION = Statement(
+    select(datums).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
+    "ns id v",
+)
+_given = texts("ids")
+_GET_MANY = Statement(
+    select(datums).where(d.namespace == bindparam("ns"), d.id.in_(select(_given.c.value)), d.live, _unexpired(d)),
+    "ns ids now",
+    lists="ids",
+)
+_COUNT = Statement(select(func.count()).where(d.namespace == bindparam("ns"), d.live), "ns")
+_COUNT_EXPIRED = Statement(
+    select(func.count()).where(
+        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
+    ),
+    "ns now",
+)
+_in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id < bindparam("end"))
+_COUNT_RANGE = Statement(select(func.count()).where(_in_range, d.live, _unexpired(d)), "ns first end now")
+_WIDTH_OF_RANGE = Statement(
+    select(func.count()).select_from(
+        select(literal_column("1")).where(_in_range).limit(literal_column(str(NARROW))).subquery()
+    ),
+    "ns first end",
+)
+_WIDTH_OF_TERM = Statement(
+    select(func.count()).select_from(
+        select(literal_column("1"))
+        .where(t.namespace == bindparam("ns"), t.term == bindparam("term"))
+        .limit(literal_column(str(NARROW)))
+        .subquery()
+    ),
+    "ns term",
+)
+
+
+def _chain() -> Statement:
+    """Walk the parents with the keys of rows alone, then fetch the rows of the chain."""
+    start = (
+        select(d.id, d.parent, d.version, literal_column("0", Integer).label("depth"))
+        .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.live, _unexpired(d))
+        .cte("chain", recursive=True)
+    )
+    above = datums.alias("above")
+    chain = start.union_all(
+        select(above.c.id, above.c.parent, above.c.version, start.c.depth + literal_column("1")).join(
+            start,
+            and_(
+                above.c.namespace == bindparam("ns"),
+                above.c.id == start.c.parent,
+                above.c.live,
+                _unexpired(above.c),
+                start.c.depth < bindparam("most"),
+            ),
+        )
+    )
+    found = select(datums).join(
+        chain, and_(d.namespace == bindparam("ns"), d.id == chain.c.id, d.version == chain.c.version)
+    )
+    return Statement(found.order_by(chain.c.depth.desc()), "ns id now most")
+
+
+_CHAIN = _chain()
+_HISTORY = Statement(
+    select(datums)
+    .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version < bindparam("before"))
+    .order_by(d.version.desc())
+    .limit(bindparam("most", type_=Integer)),
+    "ns id before most",
+)
+
+
+def _as_of() -> Statement:
+    later = datums.alias("later")
+    last_then = (
+        select(func.max(later.c.version))
+        .where(later.c.namespace == bindparam("ns"), later.c.id == d.id, later.c.stored_at <= bindparam("time"))
+        .scalar_subquery()
+    )
+    return Statement(
+        select(datums)
+        .where(
+            d.namespace == bindparam("ns"),
+            d.id > bindparam("last"),
+            d.id >= bindparam("first"),
+            or_(bindparam("end", type_=BYTEWISE).is_(None), d.id < bindparam("end", type_=BYTEWISE)),
+            d.version == last_then,
+            d.content.is_not(None),
+            or_(d.expires_at.is_(None), d.expires_at > bindparam("time")),
+        )
+        .order_by(d.id)
+        .limit(bindparam("most", type_=Integer)),
+        "ns last first end time most",
+    )
+
+
+_AS_OF = _as_of()
+_VERSIONS = Statement(select(func.count()).where(d.namespace == bindparam("ns")), "ns")
+_HEAD = Statement(select(heads.c.seq).where(heads.c.namespace == bindparam("ns")), "ns")
+_NAMESPACES = Statement(
+    select(heads.c.namespace)
+    .where(
+        heads.c.namespace >= bindparam("first"),
+        exists().where(d.namespace == heads.c.namespace),
+    )
+    .order_by(heads.c.namespace),
+    "first",
+)
+
+
+def get(connection: Connection, namespace: str, id: str, version: int | None, now: float) -> Datum | None:
+    """Return the live datum, or the one that was put as `version`."""
+    if version is not None:
+        row = _GET_VERSION.row(connection, namespace, id, version)
+        return None if row is None or row[10] is None else datum_of(row)
+    row = _GET.row(connection, namespace, id)
+    if row is None or not row[4] or (row[7] is not None and row[7] <= now):
+        return None
+    return datum_of(row)
+
+
+def get_each(
+    connection: Connection, namespace: str, asked: list[tuple[str, int | None]], now: float
+) -> list[Datum | Exception | None]:
+    """Return what `get` returns for each of these (id, version); one damaged row is the error of its own asker."""
+    ids = list({id: None for id, version in asked if version is None})
+    rows = {row[1]: row for row in _GET_MANY.rows(connection, namespace, ids, now)} if ids else {}
+
+    def one(id: str, version: int | None) -> Datum | Exception | None:
+        try:
+            if version is not None:
+                return get(connection, namespace, id, version, now)
+            return datum_of(rows[id]) if id in rows else None
+        except Corrupt as error:
+            return error
+
+    return [one(id, version) for id, version in asked]
+
+
+def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
+    """Return the live ones of these ids, by id."""
+    found = {row[1]: datum_of(row) for row in _GET_MANY.rows(connection, namespace, ids, now)}
+    return {id: found[id] for id in ids if id in found}
+
+
+def count(connection: Connection, namespace: str, prefix: str | None, now: float) -> int:
+    """Return how many datums are live."""
+    if prefix:
+        return int(_COUNT_RANGE.rows(connection, namespace, prefix, _end(prefix), now)[0][0])
+    live = _COUNT.rows(connection, namespace)[0][0]
+    return int(live - _COUNT_EXPIRED.rows(connection, namespace, now)[0][0])
+
+
+def causal_chain(connection: Connection, namespace: str, id: str, now: float, most: int) -> list[Datum]:
+    """Return the live datum and its live ancestors, oldest first.
+
+    Raises:
+        LimitExceeded: there are more than `most`.
+    """
+    rows = _CHAIN.rows(connection, namespace, id, now, most)
+    if len(rows) > most:
+        raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
+    return list(map(datum_of, rows))
+
+
+def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:
+    """Return the last `limit` versions below `before`, oldest first."""
+    rows = _HISTORY.rows(connection, namespace, id, 2**62 if before is None else before, limit)
+    return [Revision(row[2], row[3], row[6], None if row[10] is None else datum_of(row)) for row in reversed(rows)]
+
+
+def as_of(
+    connection: Connection, namespace: str, time: float, prefix: str | None, limit: int, cursor: str | None
+) -> Page:
+    """Return a page of what was live at a time, in the order of the ids."""
+    fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
+    last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
+    end = _end(prefix) if prefix else None
+    found = list(map(datum_of, _AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1)))
+    if len(found) <= limit or not limit:
+        return Page(found[:limit])
+    return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
+
+
+def stats(connection: Connection, namespace: str, now: float) -> StoreStats:
+    """Return what a namespace holds."""
+    head = _HEAD.row(connection, namespace)
+    versions = int(_VERSIONS.rows(connection, namespace)[0][0])
+    return StoreStats(count(connection, namespace, None, now), versions, head[0] if head else 0)
+
+
+def namespaces(connection: Connection, prefix: str | None, limit: int) -> list[str]:
+    """Return the namespaces that hold something: `prefix` and those below it, or all."""
+    names = (name for (name,) in _NAMESPACES.rows(connection, prefix or ""))
+    wanted = [name for name in names if not prefix or name == prefix or name.startswith(f"{prefix}/")]
+    return wanted[:limit]
+
+
+class _Shape(NamedTuple):
+    """What a statement that lists datums looks like, apart from its values."""
+
+    order: str
+    by: str  # what is walked: "order", an "id" range that is sorted, or a "term"
+    terms: int
+    prefix: bool
+    bounds: frozenset[str]  # of since, until, after, after_seq
+    resumed: bool
+
+
+def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
+    """Return a page of the live datums that match.
+
+    Terms and ranges narrow what is read; where conditions remain that no index knows, rows are read in batches and
+    looked into until the page is full.
+    """
+    at = query.start()
+    if query.limit == 0:
+        return Page()
+    wanted = sorted(terms_for(query), key=lambda term: _width_of_term(connection, namespace, term))
+    by = "term" if wanted else _walk(connection, namespace, query)
+    looks = bool(wanted or query.schema or query.tags or query.author or query.conditions)
+    batch = query.limit + 1
+    found: list[Datum] = []
+    while True:
+        rows = _rows(connection, namespace, query, by, wanted, at, batch, now)
+        datums_here = map(datum_of, rows)
+        found += filter(query.matches, datums_here) if looks else datums_here
+        if len(found) > query.limit or len(rows) < batch:
+            return query.page(found)
+        last = datum_of(rows[-1])
+        at, batch = query.position(last), max(batch, BATCH)
+
+
+def _walk(connection: Connection, namespace: str, query: Query) -> str:
+    """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100."""
+    if not query.prefix:
+        return "order"
+    width = _WIDTH_OF_RANGE.rows(connection, namespace, query.prefix, _end(query.prefix))[0][0]
+    return "id" if width < NARROW else "order"
+
+
+def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
+    return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
+
+
+def _rows(
+    connection: Connection,
+    namespace: str,
+    query: Query,
+    by: str,
+    wanted: list[int],
+    at: Position | None,
+    batch: int,
+    now: float,
+) -> list[Any]:
+    bounds = {name: getattr(query, name) for name in ("since", "until", "after", "after_seq")}
+    given = {name: value for name, value in bounds.items() if value is not None}
+    shape = _Shape(query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None)
+    values: list[Any] = [namespace, now, batch, *wanted]
+    if query.prefix:
+        values += [query.prefix, _end(query.prefix)]
+    values += [given[name] for name in sorted(given)]
+    if at is not None:
+        values += [at[0]] if query.order == "seq" else list(at)
+    return _listing(shape).rows(connection, *values)
+
+
+@lru_cache(maxsize=256)
+def _listing(shape: _Shape) -> Statement:
+    """Write the statement of a shape; its parameters come in the order in which `_rows` gives them."""
+    names = ["ns", "now", "most", *(f"term{at}" for at in range(shape.terms))]
+    created: Any = t.created_at if shape.by == "term" else d.created_at
+    id = t.id if shape.by == "term" else d.id
+    where: list[ColumnElement[bool]] = [d.live, _unexpired(d)]
+    source = select(datums)
+    if shape.by == "term":
+        source = source.select_from(terms).join(
+            datums, and_(d.namespace == bindparam("ns"), d.id == t.id, d.version == t.version)
+        )
+        where += [t.namespace == bindparam("ns"), t.term == bindparam("term0")]
+        where += [_also(at) for at in range(1, shape.terms)]
+    else:
+        where.append(d.namespace == bindparam("ns"))
+    if shape.prefix:
+        ranged: Any = id if shape.by == "id" else unindexed(id)
+        where += [ranged >= bindparam("first", type_=BYTEWISE), ranged < bindparam("end", type_=BYTEWISE)]
+        names += ["first", "end"]
+    seq: Any = d.seq
+    if shape.by != "order":
+        seq = unindexed(seq)
+    if shape.by == "id" or (shape.by == "term" and shape.order == "seq"):
+        created = unindexed(created)
+    tests = {
+        "since": created >= bindparam("since"),
+        "until": created < bindparam("until"),
+        "after": created > bindparam("after"),
+        "after_seq": seq > bindparam("after_seq"),
+    }
+    where += [tests[name] for name in sorted(shape.bounds)]
+    names += sorted(shape.bounds)
+    keys: list[Any] = [seq] if shape.order == "seq" else [created, id]
+    if shape.resumed:
+        where.append(_beyond(keys, newest=shape.order == "newest"))
+        names += ["at"] if shape.order == "seq" else ["at", "at_id"]
+    if shape.order == "newest":
+        keys = [key.desc() for key in keys]
+    return Statement(source.where(*where).order_by(*keys).limit(bindparam("most", type_=Integer)), " ".join(names))
+
+
+def _also(at: int) -> ColumnElement[bool]:
+    other = terms.alias(f"also{at}")
+    return exists().where(
+        other.c.namespace == bindparam("ns"),
+        other.c.term == bindparam(f"term{at}"),
+        other.c.created_at == t.created_at,
+        other.c.id == t.id,
+    )
+
+
+def _beyond(keys: list[Any], *, newest: bool) -> ColumnElement[bool]:
+    if len(keys) == 1:
+        return keys[0] > bindparam("at", type_=keys[0].type)  # type: ignore[no-any-return]
+    at = tuple_(bindparam("at", type_=keys[0].type), bindparam("at_id", type_=BYTEWISE))
+    return tuple_(*keys) < at if newest else tuple_(*keys) > at

@@ -1,0 +1,29 @@
+"""Agent memory in a SQLite file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import URL
+
+from dgent.database import open_database
+from dgent.memory.sql import SqlBackend
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    import os
+
+
+class SQLiteBackend(SqlBackend):
+    """A `Backend` in a SQLite file, which is made privately (0600) on first use. Closing it closes the file."""
+
+    name = "sqlite"
+    priority = 50
+
+    def __init__(
+        self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
+    ) -> None:
+        url = URL.create("sqlite+aiosqlite", database=str(Path(path).expanduser().absolute()))
+        loaded = Settings.load() if settings is None else settings
+        super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

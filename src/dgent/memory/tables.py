@@ -1,0 +1,178 @@
+"""The tables of agent memory, their format number, and the row that is one version of a datum.
+
+Alembic leaves these tables alone: code here makes them on first use and upgrades older formats in place. The namespace
+leads every key, so that the tables shard by it without change.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, NamedTuple
+
+from blake3 import blake3
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Float,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    insert,
+    select,
+    text,
+)
+
+from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.datum import Datum, load_datum, uuid7
+from dgent.exceptions import Corrupt, SchemaTooNew
+
+FORMAT: Final = 1
+_LOCK: Final = 0x6467656E74  # "dgent"
+
+metadata = MetaData()
+
+meta = Table(
+    "dgent_meta",
+    metadata,
+    Column("key", BYTEWISE, primary_key=True),
+    Column("value", BYTEWISE, nullable=False),
+)
+
+heads = Table(
+    "dgent_heads",
+    metadata,
+    Column("namespace", BYTEWISE, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("stored_at", Float(53), nullable=False),
+    comment="The last seq and time of a namespace; its row lock puts writers in the order of their commits.",
+)
+
+datums = Table(
+    "dgent_datums",
+    metadata,
+    Column("namespace", BYTEWISE, primary_key=True),
+    Column("id", BYTEWISE, primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("live", Boolean, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    Column("stored_at", Float(53), nullable=False),
+    Column("expires_at", Float(53)),
+    Column("parent", BYTEWISE),
+    Column("metadata", BYTEWISE, nullable=False),
+    Column("content", LargeBinary),
+    Column("digest", LargeBinary, nullable=False),
+    comment="Every version of every datum. content is null in a tombstone; live marks the last version of an id.",
+)
+
+terms = Table(
+    "dgent_terms",
+    metadata,
+    Column("namespace", BYTEWISE, primary_key=True),
+    Column("term", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", Float(53), primary_key=True),
+    Column("id", BYTEWISE, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    comment="What live datums can be found by: a hash of a metadata path and its value.",
+)
+
+
+def _live_index(name: str, column: str, *more: str, only: str = "") -> None:
+    """Index live rows by columns. The conditions are text, since SQLite matches them with a query's word for word."""
+    columns = [datums.c[each] for each in ("namespace", column, *more)]
+    Index(
+        f"ix_dgent_datums_{name}",
+        *columns,
+        sqlite_where=text(f"live = 1{only}"),
+        postgresql_where=text(f"live{only}"),
+    )
+
+
+_live_index("time", "created_at", "id")
+_live_index("parent", "parent", only=" AND parent IS NOT NULL")
+_live_index("expiry", "expires_at", only=" AND expires_at IS NOT NULL")
+Index("ix_dgent_datums_seq", datums.c.namespace, datums.c.seq, unique=True)
+
+
+class Row(NamedTuple):
+    """One row of `dgent_datums`, in the order of its columns."""
+
+    namespace: str
+    id: str
+    version: int
+    seq: int
+    live: bool
+    created_at: float
+    stored_at: float
+    expires_at: float | None
+    parent: str | None
+    metadata: str
+    content: bytes | None
+    digest: bytes
+
+
+_numbers = struct.Struct("<qqddd").pack
+_hash = blake3
+
+
+def digest(
+    namespace: str,
+    id: str,
+    version: int,
+    seq: int,
+    created_at: float,
+    stored_at: float,
+    expires_at: float | None,
+    parent: str | None,
+    metadata: str,
+    content: bytes | None,
+) -> bytes:
+    """Return 16 bytes of BLAKE3 over everything that a version is, `live` excepted.
+
+    NUL separates the texts, none of which can hold one, so no two versions have the same preimage.
+    """
+    head = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0{'-' if content is None else '+'}".encode()
+    numbers = _numbers(version, seq, created_at, stored_at, -1.0 if expires_at is None else expires_at)
+    return _hash(numbers + head + (content or b"")).digest(16)
+
+
+def datum_of(row: Any) -> Datum:
+    """Return the datum in a row, of all columns in their order.
+
+    Raises:
+        Corrupt: the row is not what was written.
+    """
+    namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata_json, content, kept = row
+    try:
+        found = digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata_json, content)
+    except (TypeError, struct.error, UnicodeEncodeError):  # a column holds another type than was written
+        found = b""
+    if found != kept:
+        raise Corrupt(
+            f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, "
+            "or purge it"
+        )
+    return load_datum(id, content, created_at, parent, metadata_json, version, seq)
+
+
+def create(connection: Connection) -> str:
+    """Make the tables if they are not there, bring an older format up to date, and return the id of the store.
+
+    Raises:
+        SchemaTooNew: a newer D-gent wrote them; nothing was changed.
+    """
+    connection.execute(select(transaction_lock(_LOCK)))
+    metadata.create_all(connection)
+    known: dict[str, str] = dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
+    if "format" not in known:
+        known = {"format": str(FORMAT), "store_id": uuid7()}
+        connection.execute(insert(meta), [{"key": key, "value": value} for key, value in known.items()])
+    if known["format"] != str(FORMAT):
+        raise SchemaTooNew(
+            f"the memory tables have format {known['format']}, this version of dgent knows {FORMAT}: upgrade dgent"
+        )
+    return known["store_id"]

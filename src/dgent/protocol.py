@@ -1,0 +1,234 @@
+"""What every store of datums can do, and the laws that it keeps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from dgent.datum import Datum
+from dgent.exceptions import CapabilityMissing
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do, as data: tests and callers ask here, never by name or dialect.
+
+    Attributes:
+        durable: an acknowledged write survives the process.
+        history: superseded versions stay readable.
+        transactions: it takes part in a transaction with the typed tables.
+        shared: several processes may write it at once.
+        ttl: a datum can expire.
+        schema_free: any content and any metadata are stored as they are.
+        causal: it keeps causal parents.
+        versioned: `expect=` is honoured.
+        indexed: queries by tag and metadata path use an index.
+        notify: another process hears of a commit without polling.
+        full_text: it searches text. vector: it searches vectors.
+    """
+
+    durable: bool = True
+    history: bool = True
+    transactions: bool = True
+    shared: bool = True
+    ttl: bool = True
+    schema_free: bool = True
+    causal: bool = True
+    versioned: bool = True
+    indexed: bool = True
+    notify: bool = False
+    full_text: bool = False
+    vector: bool = False
+
+    def missing(self, *names: str) -> list[str]:
+        """Return which of these capabilities are absent.
+
+        Raises:
+            AttributeError: a name is no capability.
+        """
+        return [name for name in names if not getattr(self, name)]
+
+    def require(self, name: str, who: str) -> None:
+        """Raise CapabilityMissing if the capability is absent; `who` is named in the message."""
+        if not getattr(self, name):
+            raise CapabilityMissing(f"{who} has no {name}: look at its capabilities before you ask")
+
+    def __str__(self) -> str:
+        return ", ".join(entry.name for entry in fields(self) if getattr(self, entry.name)) or "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One entry of a history: what was put, or None where it was deleted; `stored_at` is Unix seconds by the store."""
+
+    version: int
+    seq: int
+    stored_at: float
+    datum: Datum | None
+
+
+# Inside of a class, `list` is the verb; these are the type.
+Datums: TypeAlias = list[Datum]
+Revisions: TypeAlias = list[Revision]
+Names: TypeAlias = list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store holds: live datums, stored versions, the last seq, and bytes on disk where that is known."""
+
+    live: int
+    versions: int
+    seq: int
+    size: int | None = None
+
+
+@runtime_checkable
+class StateBackend(Protocol):
+    """The two verbs that keeping state needs; every DgentProtocol has them."""
+
+    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return the live datum, or None."""
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Store a datum."""
+
+
+@runtime_checkable
+class DgentProtocol(StateBackend, Protocol):
+    """A store of datums, under one namespace.
+
+    The laws, each checked by the test of `dgent.testing` that is named after it:
+
+    * Append: `put` never destroys. A datum equal to the live one changes nothing; a different one becomes the next
+      version of its id. `delete` appends a tombstone; only `purge` and `compact` erase.
+    * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
+      live version (0: absent).
+    * Causality: `causal_chain(x)` unfolds the parents of x, oldest first; an absent parent ends it; a put that would
+      close a cycle is refused; deleting a parent changes no child.
+    * Pages: joined under any sequence of limits they give each live id once, equal times included.
+    * Prefix: `list(prefix=p)` is exactly the ids that start with p, byte for byte.
+    * Isolation: namespaces never see each other.
+    * Durability: an answer is given after the commit, and the store answers the same after it is reopened.
+    * Order: a reader of `seq > s` never misses a later commit with a smaller seq.
+
+    Every verb raises InvalidInput (or a class below it) for what it cannot take, BackendUnavailable when the store does
+    not answer, Corrupt for stored bytes that changed, StoreClosed after `close`; absent is never the answer to a fault.
+    """
+
+    @property
+    def name(self) -> str:
+        """The kind of store, as the settings name it: "sqlite", "table"."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this store can do."""
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Store a datum and return it with the version and seq that it got.
+
+        `expect` is the version that must be live, 0 for none. `ttl` is seconds until it counts as absent; without it
+        the datum stays. A repeated put of an equal datum without `ttl` returns the version that is there.
+
+        Raises:
+            VersionConflict: another version than `expect` is live. CausalCycle: the parent descends from this datum.
+        """
+
+    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+        """Store many datums in one transaction, in order, all or none, and return them as `put` does."""
+
+    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return the live datum, or the one that was put as `version`; None where there is none."""
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
+        """Return the live ones of these ids, by id, in the order asked."""
+
+    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+        """Append a tombstone; tell whether there was a live datum.
+
+        Raises:
+            VersionConflict: another version than `expect` is live.
+        """
+
+    async def delete_many(self, ids: Iterable[str]) -> int:
+        """Delete many in one transaction and return how many were live."""
+
+    async def exists(self, id: str) -> bool:
+        """Tell whether a live datum has this id."""
+
+    async def count(self, *, prefix: str | None = None) -> int:
+        """Return how many live datums there are, or how many whose id starts with `prefix`."""
+
+    async def list(
+        self,
+        prefix: str | None = None,
+        after: float | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Page:
+        """Return a page of live datums, the newest first: `query` with the most common filters."""
+
+    async def query(self, query: Query) -> Page:
+        """Return a page of the live datums that match."""
+
+    async def causal_chain(self, id: str) -> Datums:
+        """Return the live datum and its live ancestors, oldest first; empty where there is none.
+
+        Raises:
+            LimitExceeded: the chain is longer than the limit `max_chain`.
+        """
+
+    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
+        """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
+
+    async def as_of(
+        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Page:
+        """Return a page of what was live at a moment (Unix seconds, by the store's clock), in the order of the ids."""
+
+    async def purge(self, id: str) -> int:
+        """Erase every version of an id for good and return how many there were."""
+
+
+@runtime_checkable
+class Backend(DgentProtocol, Protocol):
+    """A store that can be opened, asked for its health and put into a chain."""
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that the verbs see."""
+
+    @property
+    def priority(self) -> int:
+        """Its place in a chain: the lower, the sooner."""
+
+    def within(self, namespace: str) -> Backend:
+        """Return the same store under another namespace; closing either closes both."""
+
+    async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
+        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
+
+    async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
+        """Erase expired datums and old versions, and return how many versions went.
+
+        Superseded versions go when they are not among the last `keep_versions` of their id, or were stored before
+        `older_than` (Unix seconds); without either they all stay. Live datums always stay.
+        """
+
+    async def is_available(self) -> bool:
+        """Tell whether the store answers a real probe now. Never raises."""
+
+    async def stats(self) -> StoreStats:
+        """Return what the namespace holds."""
+
+    async def status(self) -> Mapping[str, object]:
+        """Return what a person wants to know: name, where, namespace, capabilities; no secrets."""
+
+    async def close(self) -> None:
+        """Wait for what was acknowledged, then release every connection, file and thread. May be called twice."""

@@ -1,0 +1,155 @@
+"""What a backend tells the contract about itself, and what every law needs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import orjson
+import pytest
+import pytest_asyncio
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+
+from dgent.datum import Datum, Limits
+from dgent.protocol import Backend, Capabilities, DgentProtocol
+from dgent.query import Page
+
+START: Final = 1_700_000_000.0
+HOSTILE: Final = "ab%_\\[]*'\"AéÉ\u0301/. \x7f\ud7ff\ue000\U0001f600\U0010ffff"
+_numbers = count(1)
+
+
+def examples(divisor: int = 1) -> settings:
+    """Return settings for a law: a share of the examples of the hypothesis profile that is loaded."""
+    return settings(
+        max_examples=max(5, settings.default.max_examples // divisor),
+        deadline=None,
+        suppress_health_check=[
+            HealthCheck.too_slow,
+            HealthCheck.data_too_large,
+            HealthCheck.function_scoped_fixture,  # every example takes a namespace of its own
+            HealthCheck.differing_executors,  # every backend inherits the same laws
+        ],
+    )
+
+
+def fresh() -> str:
+    """Return a namespace that no test has used."""
+    return f"law/{next(_numbers)}"
+
+
+async def pages(page: Callable[[str | None], Awaitable[Page]], most: int = 10_000) -> list[Datum]:
+    """Follow the cursors of `page(cursor)` to the end and join the pages."""
+    found: list[Datum] = []
+    cursor = None
+    for _ in range(most):
+        here = await page(cursor)
+        found += here
+        cursor = here.cursor
+        if cursor is None:
+            return found
+    raise AssertionError(f"still a next page after {most} pages")
+
+
+@pytest.mark.asyncio
+class ContractBase(ABC):
+    """The hooks. A subclass sets `capabilities` and writes `open`; the other hooks are for stores of typed rows.
+
+    Attributes:
+        capabilities: what the store says of itself; laws that need what it lacks are skipped by name.
+        chain_depth: how deep the deep causal chain is.
+    """
+
+    capabilities: ClassVar[Capabilities]
+    chain_depth: ClassVar[int] = 100_000
+
+    @abstractmethod
+    async def open(
+        self,
+        place: Any,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+    ) -> DgentProtocol:
+        """Open the store that lies at `place`, where it may lie already, under a namespace."""
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Any:
+        """Return where a store can lie: a folder, unless a subclass says otherwise."""
+        return tmp_path
+
+    async def close(self, store: DgentProtocol) -> None:
+        """Close a store that `open` returned."""
+        assert isinstance(store, Backend)
+        await store.close()
+
+    def make_datum(self, id: str, n: int, parent: str | None = None) -> Datum:
+        """Return a datum with content number `n`; its created_at repeats, so that the order must look at the id."""
+        content = orjson.dumps({"n": n}) if n % 3 else b"\xff\x00\n" * n
+        return Datum(id, content, START + n % 4, parent, {"tags": [f"t{n % 2}", "é"], "n": n} if n % 5 else {})
+
+    def expected(self, datum: Datum) -> Datum:
+        """Return what the store gives back for a datum that was put: itself, unless it normalises."""
+        return datum
+
+    def ids(self) -> st.SearchStrategy[str]:
+        """Draw an id that the store takes."""
+        return st.text(st.sampled_from(HOSTILE), min_size=1, max_size=5)
+
+    def few_ids(self) -> tuple[str, ...]:
+        """Return some ids, few enough to meet again."""
+        return ("a", "a%", "A", "ab", "é")
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        place: Any,
+        namespace: str | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+    ) -> AsyncIterator[DgentProtocol]:
+        """Open a store for the length of a block, under a namespace of its own unless one is given."""
+        store = await self.open(place, namespace or fresh(), clock=clock, limits=limits)
+        try:
+            yield store
+        finally:
+            await self.close(store)
+
+    @pytest.fixture(autouse=True)
+    def _able(self, request: pytest.FixtureRequest) -> None:
+        wanted = [name for mark in request.node.iter_markers("requires") for name in mark.args]
+        if missing := self.capabilities.missing(*wanted):
+            pytest.skip(f"the store has no {', '.join(missing)}")
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def _leaves_nothing_running(self, _able: None) -> AsyncIterator[None]:
+        tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
+        yield
+        deadline = time.monotonic() + 5
+        while (left := _running(tasks, threads)) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        assert not left, f"still running after close: {left}"
+
+
+def _running(tasks: set[asyncio.Task[Any]], threads: set[threading.Thread]) -> list[str]:
+    later = asyncio.all_tasks() - tasks - {asyncio.current_task()}
+    begun = set(threading.enumerate()) - threads
+    # The threads of the loop's own executor end with the loop.
+    return [str(task) for task in later] + [one.name for one in begun if not one.name.startswith("asyncio_")]
+
+
+def as_backend(store: DgentProtocol) -> Backend:
+    """Return the store as a `Backend`, or skip the law: it cannot be put into a chain or under other namespaces."""
+    if not isinstance(store, Backend):
+        pytest.skip(f"{store.name} is no Backend: it has no within(), namespaces(), stats()")
+    return store

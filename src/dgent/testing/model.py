@@ -1,0 +1,138 @@
+"""The oracle: what a store of datums answers, said in as few lines as possible and without any care for speed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from dgent.datum import Datum, stamped
+from dgent.exceptions import CausalCycle, VersionConflict
+from dgent.protocol import Revision
+from dgent.query import Query
+
+
+class Entry(NamedTuple):
+    """One line of the log: a datum, or None where an id was deleted."""
+
+    id: str
+    version: int
+    seq: int
+    stored_at: float
+    expires_at: float | None
+    datum: Datum | None
+
+    def live_at(self, time: float) -> bool:
+        """Tell whether it counts as present at a time."""
+        return self.datum is not None and (self.expires_at is None or time < self.expires_at)
+
+
+class Model:
+    """One namespace of a store: a log, and every answer computed from the whole of it."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.log: list[Entry] = []
+        self.seq = 0
+        self.clock = clock
+
+    def at(self, time: float) -> dict[str, Datum]:
+        """Return what was live at a time, by id."""
+        newest = {entry.id: entry for entry in self.log if entry.stored_at <= time}
+        return {id: entry.datum for id, entry in newest.items() if entry.datum is not None and entry.live_at(time)}
+
+    @property
+    def live(self) -> dict[str, Datum]:
+        """What is live now, by id."""
+        return self.at(self.clock())
+
+    def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Append, unless an equal datum that stays is live."""
+        live = self.live
+        self._expect(datum.id, expect)
+        kept = live.get(datum.id)
+        if kept == datum and kept is not None and ttl is None and self.versions(datum.id)[-1].expires_at is None:
+            return kept
+        above = datum.causal_parent
+        while above is not None and (kept is None or kept.causal_parent != datum.causal_parent):
+            if above == datum.id:
+                raise CausalCycle(datum.id)
+            above = live[above].causal_parent if above in live else None
+        return self._append(datum.id, datum, None if ttl is None else self.clock() + ttl).datum  # type: ignore[return-value]
+
+    def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> list[Datum]:
+        """Put all or none."""
+        before = self.log[:], self.seq
+        try:
+            return [self.put(datum, ttl=ttl) for datum in datums]
+        except CausalCycle:
+            self.log, self.seq = before
+            raise
+
+    def delete(self, id: str, *, expect: int | None = None) -> bool:
+        """Append a tombstone where something is live."""
+        self._expect(id, expect)
+        return id in self.live and bool(self._append(id, None, None))
+
+    def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return the live datum, or the one put as `version`."""
+        if version is None:
+            return self.live.get(id)
+        return next((entry.datum for entry in self.versions(id) if entry.version == version), None)
+
+    def query(self, query: Query) -> list[Datum]:
+        """Return everything that matches, in order: all pages joined."""
+        found = sorted(filter(query.matches, self.live.values()), key=query.position)
+        return found[::-1] if query.order == "newest" else found
+
+    def causal_chain(self, id: str) -> list[Datum]:
+        """Return the datum and its live ancestors, oldest first."""
+        live, chain, above = self.live, list[Datum](), id
+        while above in live:
+            chain.insert(0, live[above])
+            above = chain[0].causal_parent or ""
+        return chain
+
+    def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> list[Revision]:
+        """Return the last versions below `before`, oldest first."""
+        found = [entry for entry in self.versions(id) if before is None or entry.version < before]
+        chosen = found[-limit:] if limit else []
+        return [Revision(entry.version, entry.seq, entry.stored_at, entry.datum) for entry in chosen]
+
+    def purge(self, id: str) -> int:
+        """Forget an id."""
+        return self._keep(lambda entry: entry.id != id)
+
+    def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
+        """Forget ids whose last version expired, whole, and superseded versions that are too many or too old."""
+        last = {entry.id: entry for entry in self.log}
+        now, newest = self.clock(), {id: entry.version for id, entry in last.items()}
+
+        def stays(entry: Entry) -> bool:
+            if last[entry.id].datum is not None and not last[entry.id].live_at(now):
+                return False
+            below = sum(1 for other in self.versions(entry.id) if other.version > entry.version)
+            few = keep_versions is None or below < keep_versions
+            young = older_than is None or entry.stored_at >= older_than
+            return entry.version == newest[entry.id] or (few and young)
+
+        return self._keep(stays)
+
+    def versions(self, id: str) -> list[Entry]:
+        """Return what was ever stored under an id, oldest first."""
+        return [entry for entry in self.log if entry.id == id]
+
+    def _append(self, id: str, datum: Datum | None, expires_at: float | None) -> Entry:
+        self.seq += 1
+        version = max((entry.version for entry in self.versions(id)), default=0) + 1
+        kept = None if datum is None else stamped(datum, version, self.seq)
+        self.log.append(Entry(id, version, self.seq, self.clock(), expires_at, kept))
+        return self.log[-1]
+
+    def _expect(self, id: str, expect: int | None) -> None:
+        actual = self.live[id].version if id in self.live else 0
+        if expect is not None and expect != actual:
+            raise VersionConflict(id, expect, actual)
+
+    def _keep(self, stays: Callable[[Entry], bool]) -> int:
+        before = len(self.log)
+        self.log = [entry for entry in self.log if stays(entry)]
+        return before - len(self.log)

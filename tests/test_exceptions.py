@@ -1,0 +1,70 @@
+"""One tree, drawn at the top of its file; what each error also is; and that errors travel between processes."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+import re
+
+import pytest
+
+from dgent import exceptions
+from dgent.exceptions import DgentError, DgentWarning, InvalidRow, VersionConflict
+
+CLASSES = [
+    kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if kind.__module__ == exceptions.__name__
+]
+DRAWN = re.compile(r"^    (?P<indent>[│ ├└─]*)(?P<name>\w+)(?: \((?P<also>\w+)\))?(?:  |$)")
+
+
+def drawn() -> dict[str, tuple[str | None, str | None]]:
+    """Read the picture: name to (the class above it, the standard class that it also is)."""
+    found: dict[str, tuple[str | None, str | None]] = {}
+    above: dict[int, str] = {}
+    for match in filter(None, map(DRAWN.match, (exceptions.__doc__ or "").splitlines())):
+        depth = len(match["indent"])
+        above[depth] = match["name"]
+        found[match["name"]] = (above[depth - 4] if depth else None, match["also"])
+    return found
+
+
+def built() -> dict[str, tuple[str | None, str | None]]:
+    found: dict[str, tuple[str | None, str | None]] = {}
+    for kind in CLASSES:
+        ours = [base.__name__ for base in kind.__bases__ if base in CLASSES]
+        others = [base.__name__ for base in kind.__bases__ if base not in CLASSES and base is not Exception]
+        found[kind.__name__] = (ours[0] if ours else None, others[0] if others else None)
+    return found
+
+
+def test_the_picture_is_the_tree() -> None:
+    assert drawn() == built()
+    assert {"DgentError", "VersionConflict", "DegradedWarning"} <= drawn().keys()
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
+    assert issubclass(kind, DgentError | DgentWarning)
+    assert (kind.__doc__ or "").splitlines()[0].endswith(".")
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in {InvalidRow, VersionConflict}])
+def test_an_error_keeps_its_message(kind: type[Exception]) -> None:
+    error = kind("what happened, to what: what to do")
+    assert str(error) == "what happened, to what: what to do"
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)  # noqa: S301 - our own bytes
+
+
+def test_a_version_conflict_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(VersionConflict("counter", 3, 4)))  # noqa: S301 - our own bytes
+    assert (type(error), error.id, error.expected, error.actual) == (VersionConflict, "counter", 3, 4)
+    assert str(error) == "'counter': expected version 3, but version 4 is live: get it again and retry"
+    assert "no version" in str(VersionConflict("counter", 0, 1))
+    assert "nothing is live" in str(VersionConflict("counter", 1, 0))
+
+
+def test_an_invalid_row_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(InvalidRow("brain_crystals", "tags", "is no list")))  # noqa: S301 - our own bytes
+    assert (error.table, error.field, error.reason) == ("brain_crystals", "tags", "is no list")
+    assert str(error) == "brain_crystals.tags: is no list"
+    assert str(InvalidRow("brain_crystals", None, "is no object")) == "brain_crystals: is no object"
