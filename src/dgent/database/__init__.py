@@ -19,9 +19,9 @@ def open_database(settings: Settings) -> Database:
         BackendUnavailable: the URL needs a driver that is not installed.
     """
     if settings.url.get_backend_name() == "sqlite":
-        from dgent.database.sqlite import SQLiteDatabase  # only the driver that is used
+        from dgent.database.sqlite import SQLiteDatabase  # noqa: PLC0415  # only the driver that is used
 
         return SQLiteDatabase(settings.url, settings)
-    from dgent.database.postgres import PostgresDatabase
+    from dgent.database.postgres import PostgresDatabase  # noqa: PLC0415
 
     return PostgresDatabase(settings.url, settings)

@@ -40,7 +40,7 @@ def _texts_postgresql(element: _Texts, compiler: SQLCompiler, **kw: Any) -> str:
     return f"unnest({inner}::text[])"
 
 
-class unindexed(ColumnElement[Any]):  # reads as a function in SQL expressions
+class unindexed(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL expressions
     """A column that SQLite's planner must not use an index for: its choice is wrong by a factor of 100 for prefixes."""
 
     inherit_cache = True
@@ -49,7 +49,7 @@ class unindexed(ColumnElement[Any]):  # reads as a function in SQL expressions
         self.inner = inner
         self.type = inner.type
 
-    _traverse_internals = [("inner", InternalTraversal.dp_clauseelement)]  # SQLAlchemy's own form
+    _traverse_internals = [("inner", InternalTraversal.dp_clauseelement)]  # noqa: RUF012  # SQLAlchemy's own form
 
 
 @compiles(unindexed, "sqlite")
@@ -62,7 +62,7 @@ def _unindexed_postgresql(element: unindexed, compiler: SQLCompiler, **kw: Any) 
     return compiler.process(element.inner, **kw)
 
 
-class transaction_lock(FunctionElement[bool]):  # reads as a function in SQL expressions
+class transaction_lock(FunctionElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
     """Take a named lock until the end of the transaction; on SQLite the transaction is that lock."""
 
     type = Boolean()

@@ -1,7 +1,7 @@
 """Map what drivers raise to the errors of this library, in one place.
 
-SQLite errors go by `sqlite_errorname`, PostgreSQL errors by SQLSTATE. The driver's own text may quote values or URLs, so
-it is dropped: raise the result `from None`.
+SQLite errors go by `sqlite_errorname`, PostgreSQL errors by SQLSTATE. The driver's own text may quote values or URLs,
+so it is dropped: raise the result `from None`.
 """
 
 from __future__ import annotations

@@ -85,8 +85,8 @@ class SQLiteDatabase(Database):
         self._check_usable()
         if self._readers is None or self._inline is None:
             await self._start()
-        assert self._inline is not None  # _start made it
-        assert self._readers is not None
+        assert self._inline is not None  # noqa: S101  # _start made it
+        assert self._readers is not None  # noqa: S101
         if short:
             with translated(self.what):
                 done, result = self._inline.try_run(work)
@@ -223,7 +223,7 @@ class SQLiteDatabase(Database):
 
     def _stat(self) -> tuple[int, int] | None:
         try:
-            status = os.stat(self.path)  # a microsecond instead of three, once a commit
+            status = os.stat(self.path)  # noqa: PTH116  # a microsecond instead of three, once a commit
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
@@ -241,8 +241,8 @@ class SQLiteDatabase(Database):
 class _InlineReader:
     """A connection for short reads on the caller's own thread, which saves the hop to another.
 
-    It looks at the clock while SQLite works and gives up when its budget is spent; after that, and after a read that was
-    slow for another reason (a cold disk, a large content), it rests for a moment and reads go to the threads.
+    It looks at the clock while SQLite works and gives up when its budget is spent; after that, and after a read that
+    was slow for another reason (a cold disk, a large content), it rests for a moment and reads go to the threads.
     """
 
     def __init__(self, driver: sqlite3.Connection) -> None:

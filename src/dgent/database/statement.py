@@ -1,7 +1,7 @@
 """Core statements, compiled to text once per dialect and run on the driver's own cursor.
 
-SQLAlchemy's execution path costs 60 to 500 microseconds a statement; a point read of SQLite takes 6. The text, the order
-of the parameters and the dialect's spelling still come from SQLAlchemy: a statement is written once.
+SQLAlchemy's execution path costs 60 to 500 microseconds a statement; a point read of SQLite takes 6. The text, the
+order of the parameters and the dialect's spelling still come from SQLAlchemy: a statement is written once.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Statement:
         return found
 
     def _compile(self, dialect: Dialect) -> _Compiled:
-        assert isinstance(self._element, ClauseElement)  # narrows the type: every Executable here is one
+        assert isinstance(self._element, ClauseElement)  # noqa: S101  # narrows the type: every Executable here is one
         compiled: Any = self._element.compile(dialect=dialect)
         names = compiled.positiontup if compiled.positional else list(compiled.params)
         fixed = {name: value for name, value in compiled.params.items() if name not in self._params}
@@ -117,7 +117,7 @@ class BulkInsert:
         types = [column.type.compile(dialect=dialect).split(" COLLATE ")[0] for column in columns]
         arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(types, 1))
         names = ", ".join(column.name for column in columns)
-        return f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays})"  # our own names
+        return f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our own names
 
 
 def _arrangement(

@@ -7,13 +7,15 @@ import fcntl
 import os
 import random
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dgent.exceptions import BackendUnavailable, DiskFull, ReadOnly, StorageError, StorageTimeout
 from dgent.settings import private_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
@@ -34,7 +36,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     """Return the StorageError that an OSError means."""
     reason = error.strerror or type(error).__name__
     if error.errno in _FULL:
-        return DiskFull(f"{path} cannot grow ({reason}): free some space, then write again; nothing acknowledged is lost")
+        return DiskFull(
+            f"{path} cannot grow ({reason}): free some space, then write again; nothing acknowledged is lost"
+        )
     if error.errno in _REFUSED:
         return ReadOnly(f"{path} cannot be written ({reason}): check the owner and the mode of the file and its folder")
     return BackendUnavailable(f"{path} does not answer ({reason}): check the disk, then try again")

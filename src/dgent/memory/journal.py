@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO, Final
+from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dgent.datum import Limits, uuid7
 from dgent.exceptions import Corrupt, OutcomeUnknown
-from dgent.memory.change import Change
 from dgent.memory.files import FileLock, os_errors, set_aside, storage_error, write_all, write_private
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.lines import Header, flush_line, flushed, unseal
 from dgent.memory.shelf import Shelf, Stored
 from dgent.settings import private_directory, private_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dgent.memory.change import Change
 
 _log: Final = logging.getLogger("dgent.memory")
 

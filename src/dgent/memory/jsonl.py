@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from dgent.database.worker import Job, Worker
+from dgent.database.worker import Job, Worker, deliver
 from dgent.datum import Limits
 from dgent.exceptions import DgentError, StorageError, StoreClosed
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.journal import Journal
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.resident import ResidentBackend
-from dgent.memory.shelf import Shelf, Stored
 from dgent.protocol import Capabilities, StoreStats
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dgent.memory.shelf import Shelf, Stored
 
 T = TypeVar("T")
 _FLUSH: Final = 16 * 2**20
@@ -122,16 +125,14 @@ class _House:
         """Have the thread do a task, together with all that waits, and return its answer."""
         self.open()
         if self._worker is None:
-            self._worker = Worker("dgent-jsonl", self._run)
+            self._worker = Worker(f"dgent-jsonl-{self.journal.path.name}", self._run, self.journal.close)
         return await self._worker.do(task)
 
     async def close(self) -> None:
         """End the thread after what it has to do."""
         self._closed = True
         if self._worker is not None:
-            self._worker.stop()
-            await self._worker.join()
-        self.journal.close()
+            await self._worker.stop()
 
     def _run(self, jobs: list[Job]) -> None:
         with self.journal.exclusive():
@@ -147,6 +148,7 @@ class _House:
                 if isinstance(job.task, _Erase):
                     self._do_erase(job)
             self._flush(draft, drafted)
+        deliver(jobs)
 
     def _decide(self, draft: Draft, job: Job) -> None:
         try:

@@ -11,8 +11,7 @@ its first `entries` lines are a snapshot, and `heads` keeps the last seq and tim
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from blake3 import blake3
@@ -20,6 +19,9 @@ from blake3 import blake3
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import Corrupt, SchemaTooNew
 from dgent.memory.shelf import Stored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FORMAT: Final = 1
 _CONTEXT: Final = "dgent 2026-11 jsonl v1"
@@ -71,7 +73,9 @@ class Header(NamedTuple):
             Corrupt: it is none. SchemaTooNew: a newer D-gent wrote it.
         """
         if record is None or record.get("dgent") != "jsonl":
-            raise Corrupt(f"{where}, line 1 is not the header of a JSONL store: restore a backup, or move the file away")
+            raise Corrupt(
+                f"{where}, line 1 is not the header of a JSONL store: restore a backup, or move the file away"
+            )
         if record["format"] != FORMAT:
             raise SchemaTooNew(f"{where} has format {record['format']}, this D-gent knows {FORMAT}: upgrade D-gent")
         heads = {name: (seq, at) for name, (seq, at) in record["heads"].items()}

@@ -258,8 +258,8 @@ class SqlBackend:
     def _check_page(self, limit: int) -> None:
         if check_limit(limit) > self.limits.max_page:
             raise LimitExceeded(
-                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or raise "
-                "the setting max_page"
+                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or "
+                "raise the setting max_page"
             )
 
 

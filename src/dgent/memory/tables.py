@@ -153,8 +153,8 @@ def datum_of(row: Any) -> Datum:
         found = b""
     if found != kept:
         raise Corrupt(
-            f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, "
-            "or purge it"
+            f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a "
+            "backup, or purge it"
         )
     return load_datum(id, content, created_at, parent, metadata_json, version, seq)
 

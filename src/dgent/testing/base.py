@@ -6,11 +6,9 @@ import asyncio
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import count
-from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import orjson
 import pytest
@@ -20,7 +18,12 @@ from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits
 from dgent.protocol import Backend, Capabilities, DgentProtocol
-from dgent.query import Page
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from dgent.query import Page
 
 START: Final = 1_700_000_000.0
 HOSTILE: Final = "ab%_\\[]*'\"AéÉ\u0301/. \x7f\ud7ff\ue000\U0001f600\U0010ffff"

@@ -31,7 +31,7 @@ class DgentContract(WritingLaws, ReadingLaws):
 
     Every law is one test, named after it. A law that needs what the store says it lacks is skipped and says why. The number
     of examples is that of hypothesis' profile.
-    """  # noqa: D400, D415  # the sentence goes on in the code
+    """  # noqa: D415  # the sentence goes on in the code
 
     @examples()
     @given(data=st.data())
@@ -86,7 +86,7 @@ class DgentContract(WritingLaws, ReadingLaws):
             await self._erased_in(stores[0])
             assert [await store.count() for store in stores] == [0, 2, 2, 2]
             found = await home.namespaces(names[0])
-            assert found in ([f"{names[0]}/x"], names[0:1] + [f"{names[0]}/x"])
+            assert found in ([f"{names[0]}/x"], [*names[0:1], f"{names[0]}/x"])
             assert set(names[1:]) <= set(await home.namespaces())
             assert await home.namespaces(limit=0) == []
 

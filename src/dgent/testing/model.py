@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, VersionConflict
 from dgent.protocol import Revision
-from dgent.query import Query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dgent.query import Query
 
 
 class Entry(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import pytest
@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
-from dgent.protocol import DgentProtocol
 from dgent.query import Query
 from dgent.testing.base import START, ContractBase, examples, fresh, pages
 from dgent.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from dgent.protocol import DgentProtocol
 
 BATCH: Final = 5_000
 ORDERS: Final = ("newest", "oldest", "seq")
@@ -31,9 +33,13 @@ def any_datum(id: str) -> st.SearchStrategy[Datum]:
     """Draw what a schema-free store takes under an id."""
     named = {"n": values(), "a.b": values(), "deep": st.fixed_dictionaries({"x": values()}), "schema": values()}
     tags = st.lists(st.sampled_from(["t", "t%", "T", "é", ""]), max_size=3) | values()
-    metadata = st.fixed_dictionaries({}, optional={**named, "tags": tags, "author": st.sampled_from(["ann", "system", 1])})
+    metadata = st.fixed_dictionaries(
+        {}, optional={**named, "tags": tags, "author": st.sampled_from(["ann", "system", 1])}
+    )
     body = {"x": values(), "deep": st.fixed_dictionaries({"x": values()}), "list": st.lists(values(), max_size=2)}
-    content = st.fixed_dictionaries({}, optional=body).map(orjson.dumps) | st.sampled_from([b"", b"\xff", b"{", b"null"])
+    content = st.fixed_dictionaries({}, optional=body).map(orjson.dumps) | st.sampled_from(
+        [b"", b"\xff", b"{", b"null"]
+    )
     return st.builds(Datum, st.just(id), content, st.sampled_from([START, START + 0.5, -1.0]), st.none(), metadata)
 
 
@@ -211,7 +217,13 @@ class ReadingLaws(ContractBase):
             at = data.draw(st.integers(0, len(cursor) - 2))  # the last character has bits that mean nothing
             other = data.draw(st.characters(codec="ascii").filter(lambda new: new not in {cursor[at], "\0"}))
             forged = cursor[:at] + other + cursor[at + 1 :]
-            for bad in (forged, cursor[:at], "", f"{cursor}AAAA", data.draw(st.text(st.characters(codec="ascii", min_codepoint=1)))):
+            for bad in (
+                forged,
+                cursor[:at],
+                "",
+                f"{cursor}AAAA",
+                data.draw(st.text(st.characters(codec="ascii", min_codepoint=1))),
+            ):
                 with pytest.raises(InvalidCursor):
                     await store.list(limit=1, cursor=bad)
             for filters in ({"prefix": "k"}, {"after": 0.0}, {"order": "oldest"}):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 from dgent.datum import Limits
 from dgent.exceptions import CausalCycle, InvalidInput, LimitExceeded, VersionConflict
-from dgent.protocol import DgentProtocol
 from dgent.testing.base import ContractBase, as_backend, examples, fresh
 from dgent.testing.clock import ManualClock
+
+if TYPE_CHECKING:
+    from dgent.protocol import DgentProtocol
 
 CALLERS = 16
 BATCH = 5_000
