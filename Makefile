@@ -33,7 +33,7 @@ install: $(READY)  ## make .venv with everything in it
 
 demo: $(READY)  ## import a conversation and look at both tracks (FILE=conv.json for your own)
 	@rm -rf $(DEMO_DIR)
-	@KGENTS_DATA_DIR=$(DEMO_DIR) $(DEMO) $(FILE)
+	@KGENTS_DATA_DIR=$(DEMO_DIR) KGENTS_CONFIG_DIR=$(DEMO_DIR) $(DEMO) $(FILE)
 
 test: $(READY)  ## run every test, on SQLite and on a real PostgreSQL (ARGS="-k history")
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(ARGS)
@@ -45,7 +45,7 @@ bench: $(READY)  ## measure every operation against the bare driver, in one run 
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 check: $(READY)  ## lint, format, types, floors, and whether the generated docs are fresh
-	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache > .import_linter.log || { cat .import_linter.log; exit 1; }

@@ -38,7 +38,7 @@ def configure(**where: Any) -> None:
 
 def online(connection: Connection) -> None:
     configure(connection=connection)
-    migrations.refuse_newer(context.get_context().get_current_heads())
+    migrations.refuse_newer(context.get_context().get_current_heads(), context.script)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -57,7 +57,7 @@ def command() -> None:
         if context.is_offline_mode():
             offline()
         else:
-            migrations.run(Settings.load(), online)
+            migrations.run(Settings.load(), online, context.script)
     except DgentError as error:
         raise CommandError(str(error)) from None
 

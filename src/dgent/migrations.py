@@ -23,7 +23,8 @@ from sqlalchemy import URL, Connection, NullPool, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.errors import sqlstate, translate
-from dgent.database.sqlite_engine import FileLock, connect, prepare, wrap
+from dgent.database.file_lock import FileLock
+from dgent.database.sqlite_engine import connect, lock_path, prepare, wrap
 from dgent.exceptions import (
     BackendUnavailable,
     Conflict,
@@ -106,7 +107,7 @@ async def check(target: Target = None) -> None:
         StorageError: as for `current`.
     """
     found = await _in_thread(partial(_heads, _resolve(target)))
-    refuse_newer(found)
+    refuse_newer(found, _scripts())
     if found != (head(),):
         raise SchemaOutdated(
             f"schema is at {', '.join(found) or 'no revision'}, this version needs {head()}: run `alembic upgrade head`"
@@ -168,26 +169,29 @@ def include_name(name: str | None, type_: str, parent_names: object = None) -> b
     return not (name in TABLES or name == VERSION_TABLE or name.startswith("dgent_"))
 
 
-def run(settings: Settings, work: Callable[[Connection], T]) -> T:
+def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDirectory | None = None) -> T:
     """Run work on a connection that holds both locks, inside the one transaction of a migration, and commit.
 
-    It blocks: call it from a thread, or from a program without an event loop.
+    `scripts` are the revisions that count as known, those of `script_location()` unless given. It blocks: call it from a thread, or from a program without an event loop.
 
     Raises:
         SchemaTooNew, MigrationError, StorageError: as for `upgrade`; everything was rolled back.
     """
     with _turn, _explained(settings):
-        refuse_newer(_heads(settings))  # before the file is put into WAL mode: a newer database is not touched
+        refuse_newer(
+            _heads(settings), scripts or _scripts()
+        )  # before the file is put into WAL mode: a newer database is not touched
         result: T = _BACKENDS[settings.url.get_backend_name()].write(settings, work)
         return result
 
 
-def refuse_newer(found: Collection[str]) -> None:
-    """Raise SchemaTooNew if one of these revisions is not known to this code."""
-    known = {step.revision for step in history()}
+def refuse_newer(found: Collection[str], scripts: ScriptDirectory) -> None:
+    """Raise SchemaTooNew if one of the revisions that a database is at is not among the scripts."""
+    known = {script.revision for script in scripts.walk_revisions()}
     if unknown := sorted(set(found) - known):
         raise SchemaTooNew(
-            f"schema is at {', '.join(unknown)}, this version knows up to {head()}: upgrade D-gent; nothing was written"
+            f"schema is at {', '.join(unknown)}, this version knows up to {scripts.get_current_head()}: "
+            "upgrade D-gent; nothing was written"
         )
 
 
@@ -294,9 +298,9 @@ def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
 
 def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
     path = _path(settings)
-    lock = FileLock(path, settings.busy_timeout)
+    lock = FileLock(lock_path(path), settings.busy_timeout, sole=False)
     try:
-        with lock.held():
+        with lock:
             driver = prepare(path, settings)
             try:
                 return _transaction(driver, work)

@@ -1,20 +1,511 @@
+"""Agent memory in a JSONL file obeys the contract, and the file survives what happens to files."""
+
 from __future__ import annotations
 
+import asyncio
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+import textwrap
 import time
 from typing import TYPE_CHECKING, Any
 
-from dgent.datum import Limits
+import orjson
+import pytest
+
+from dgent.datum import Datum, Limits
+from dgent.exceptions import Corrupt, PrivacyWarning, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
+from dgent.memory.journal import Journal
 from dgent.memory.jsonl import JSONLBackend
-from dgent.testing import DgentContract
+from dgent.memory.ledger import Draft
+from dgent.memory.lines import seal, unseal
+from dgent.testing import DgentContract, ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
+
+    from dgent.memory.change import Change
+
+DEFAULT = Limits()
 
 
-class TestJSONLBackend(DgentContract):
+class TestJSONL(DgentContract):
     capabilities = JSONLBackend.capabilities
 
     async def open(
-        self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()
+        self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = DEFAULT
     ) -> JSONLBackend:
         return JSONLBackend(place / "memory.jsonl", namespace, clock=clock, limits=limits)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "memory.jsonl"
+
+
+def state(path: Path) -> list[tuple[Any, ...]]:
+    """Open the file, return everything in it, and close it."""
+    journal = Journal(path, DEFAULT, ManualClock(), 1.0)
+    try:
+        with journal.exclusive():
+            return dump(journal)
+    finally:
+        journal.close()
+
+
+def dump(journal: Journal) -> list[tuple[Any, ...]]:
+    return [(name, *stored) for name, shelf in sorted(journal.ledger.shelves.items()) for stored in shelf]
+
+
+def put(journal: Journal, *datums: Datum, namespace: str = "default", ttl: float | None = None) -> None:
+    with journal.exclusive():
+        draft = Draft(journal.ledger)
+        for datum in datums:
+            draft.put(namespace, datum, None, ttl)
+        journal.append(draft)
+
+
+def delete(journal: Journal, id: str) -> None:
+    with journal.exclusive():
+        draft = Draft(journal.ledger)
+        draft.delete("default", id)
+        journal.append(draft)
+
+
+def written(path: Path) -> list[list[tuple[Any, ...]]]:
+    """Write a small file of every kind of line; return what it held after each flush."""
+    journal = Journal(path, DEFAULT, ManualClock(), 1.0)
+    states: list[list[tuple[Any, ...]]] = [[]]
+    metadata = {"tags": ["é", "\n\u2028"], "n": 1.5, "deep": {"b3": None}}
+    steps: list[Callable[[], None]] = [
+        lambda: put(journal, Datum("a", b"text\nwith \x00 lines", 1.0)),
+        lambda: put(
+            journal, Datum("b", b"\xff\xfe\n", 2.5, "a", metadata), Datum("c", b"", -1.0), namespace="other/ns"
+        ),
+        lambda: put(journal, Datum("a", b'{"b3":"x"}\n', 3.0), ttl=60),
+        lambda: delete(journal, "a"),
+        lambda: put(journal, Datum("a", b"again", 4.0, "z")),
+    ]
+    try:
+        for step in steps:
+            step()
+            states.append(dump(journal))
+    finally:
+        journal.close()
+    return states
+
+
+def test_d1_a_line_gives_back_what_was_put(path: Path) -> None:
+    states = written(path)
+    assert state(path) == states[-1]
+    assert [len(held) for held in states] == [0, 1, 3, 4, 5, 6]
+    for line in path.read_bytes().splitlines(keepends=True):
+        assert seal(orjson.loads(b"{" + line[41:])) == line
+
+
+def test_d4_every_prefix_of_the_file_reopens_to_a_prefix_of_what_was_acknowledged(path: Path) -> None:
+    states = written(path)
+    whole = path.read_bytes()
+    ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]
+    for size in range(len(whole) + 1):
+        path.write_bytes(whole[:size])
+        path.chmod(0o600)
+        flushed = max(0, sum(end <= size for end in ends) - 1)  # the first line is the header
+        journal = Journal(path, DEFAULT, ManualClock(), 1.0)
+        put(journal, Datum("new", b"", 9.0))
+        held = dump(journal)
+        journal.close()
+        assert [entry for entry in held if entry[1] != "new"] == states[flushed], size
+        torn = list(path.parent.glob("*.torn-*"))
+        assert b"".join(file.read_bytes() for file in torn) == whole[max([0, *(e for e in ends if e <= size)]) : size]
+        for file in torn:
+            file.unlink()
+        if size % 10 == 0:
+            assert state(path) == held
+            path.unlink()
+
+
+def test_a_flipped_bit_is_corrupt_or_a_torn_tail_and_never_an_answer(path: Path) -> None:
+    states = written(path)
+    whole = path.read_bytes()
+    last = whole[:-1].rindex(b"\n")  # this newline and what follows are the tail
+    for at in range(len(whole)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
+        if at < last:
+            with pytest.raises(Corrupt, match="line 1 " if at < whole.index(b"\n") else "line "):
+                state(path)
+        else:
+            assert state(path) in states[:-1]
+            assert len(list(path.parent.glob("*.torn-*"))) == 1
+            for file in path.parent.glob("*.torn-*"):
+                file.unlink()
+
+
+def test_corrupt_names_the_line(path: Path) -> None:
+    written(path)
+    lines = path.read_bytes().splitlines(keepends=True)
+    for at in range(1, len(lines) - 1):
+        path.write_bytes(b"".join([*lines[:at], lines[at].replace(b"seq", b"SEQ"), *lines[at + 1 :]]))
+        with pytest.raises(Corrupt, match=f"line {at + 1} "):
+            state(path)
+        path.write_bytes(b"".join(lines[:at] + lines[at + 1 :]))
+        with pytest.raises(Corrupt, match=f"line {at + 1} was line {at + 2}"):
+            state(path)
+        path.write_bytes(b"".join([*lines[: at + 1], *lines[at:]]))
+        with pytest.raises(Corrupt, match=f"line {at + 2} was line {at + 1}"):
+            state(path)
+
+
+async def test_a_snapshot_is_whole_or_corrupt(path: Path) -> None:
+    async with opened(path) as store:
+        await store.put_many([Datum(f"k{n}", b"x", 1.0) for n in range(4)])
+        await store.purge("k0")
+        await store.put(Datum("late", b"x", 1.0))
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 1 + 3 + 1
+    for kept in range(1, 4):
+        path.write_bytes(b"".join(lines[:kept]))
+        with pytest.raises(Corrupt):
+            state(path)
+    path.write_bytes(b"".join(lines[:4]))
+    assert [entry[1] for entry in state(path)] == ["k1", "k2", "k3"]
+
+
+def opened(path: Path, **named: Any) -> Any:
+    import contextlib
+
+    return contextlib.aclosing(_Closing(path, **named))
+
+
+class _Closing(JSONLBackend):
+    aclose = JSONLBackend.close
+
+
+async def test_waiting_puts_share_a_line(path: Path) -> None:
+    async with opened(path) as store:
+        await asyncio.gather(*(store.put(Datum(f"k{n}", b"x", 1.0)) for n in range(500)))
+        assert path.read_bytes().count(b"\n") < 100
+        assert [datum.seq for datum in await store.list(order="seq", limit=500)] == list(range(1, 501))
+
+
+async def test_purge_and_compact_leave_no_byte(path: Path) -> None:
+    async with opened(path) as store:
+        await store.put(Datum("a", b"first secret", 1.0))
+        await store.put(Datum("a", b"second secret", 1.0))
+        await store.put(Datum("b", b"third secret", 1.0))
+        assert await store.compact(keep_versions=1) == 1
+        assert b"first secret" not in path.read_bytes()
+        assert b"second secret" in path.read_bytes()
+        assert await store.purge("a") == 1
+        assert b"second secret" not in path.read_bytes()
+        assert (await store.put(Datum("a", b"", 1.0))).seq == 4
+    assert not list(path.parent.glob("*.tmp"))
+
+
+async def test_changes_are_told_after_the_commit_in_order(path: Path) -> None:
+    heard: list[Change] = []
+
+    def listen(change: Change) -> None:
+        heard.append(change)
+        raise RuntimeError("a listener that fails harms nobody")
+
+    async with opened(path, on_change=listen) as store:
+        datum = Datum("a", b"x", 1.0)
+        await store.put(datum)
+        await store.put(datum)
+        await store.within("other").put_many([datum, Datum("b", b"x", 1.0)])
+        with pytest.raises(VersionConflict):
+            await store.put(datum, expect=7)
+        await store.delete("a")
+        await store.delete("a")
+        await store.purge("a")
+    told = [(change.kind, change.namespace, change.id, change.version, change.seq) for change in heard]
+    assert told == [
+        ("put", "default", "a", 1, 1),
+        ("put", "other", "a", 1, 1),
+        ("put", "other", "b", 1, 2),
+        ("delete", "default", "a", 2, 2),
+        ("purge", "default", "a", 0, 0),
+    ]
+
+
+async def test_a_file_that_was_exchanged_removed_or_cut_is_corrupt(path: Path) -> None:
+    other = path.with_name("other.jsonl")
+    async with opened(other) as store:
+        await store.put(Datum("a", b"other", 1.0))
+    async with opened(path) as store:
+        await store.put(Datum("a", b"x", 1.0))
+        whole = path.read_bytes()
+        aside = path.rename(path.with_name("aside"))
+        for reads in (store.get("a"), store.put(Datum("b", b"x", 1.0)), store.list()):
+            with pytest.raises(Corrupt, match="removed"):
+                await reads
+        path.write_bytes(other.read_bytes())
+        path.chmod(0o600)
+        with pytest.raises(Corrupt, match="another file"):
+            await store.get("a")
+        path.unlink()
+        aside.rename(path)
+        assert await store.exists("a")
+        path.write_bytes(whole[:-1])
+        with pytest.raises(Corrupt, match="shorter"):
+            await store.get("a")
+        path.write_bytes(whole)
+        assert (await store.put(Datum("b", b"x", 1.0))).seq == 2
+
+
+@pytest.mark.parametrize(
+    "content", [b"{}\n", b"hello", b"SQLite format 3\0" * 10, b"\n", b'{"b3":"' + b"0" * 90 + b"\n"]
+)
+def test_a_file_of_something_else_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(Corrupt, match="line 1 "):
+        state(path)
+    assert path.read_bytes() == content
+
+
+def test_a_newer_format_is_refused(path: Path) -> None:
+    written(path)
+    header, rest = path.read_bytes().split(b"\n", 1)
+    record = unseal(header + b"\n")
+    assert record is not None
+    path.write_bytes(seal({name: value for name, value in record.items() if name != "b3"} | {"format": 2}) + rest)
+    with pytest.raises(SchemaTooNew, match="format 2"):
+        state(path)
+
+
+async def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    path = tmp_path / "made" / "deep" / "memory.jsonl"
+    before = os.umask(0)
+    try:
+        async with opened(path) as store:
+            await store.put(Datum("a", b"x", 1.0))
+            await store.purge("a")
+        with path.open("ab") as file:
+            file.write(b"torn")
+        async with opened(path) as store:
+            await store.put(Datum("a", b"x", 1.0))
+            assert (await store.status())["torn"] == ["memory.jsonl.torn-1"]
+    finally:
+        os.umask(before)
+    modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()}
+    assert modes == {"memory.jsonl": 0o600, "memory.jsonl.lock": 0o600, "memory.jsonl.torn-1": 0o600}
+    assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(path.parent.parent.stat().st_mode) == 0o700
+
+
+async def test_a_wide_file_warns_and_a_link_is_refused(path: Path) -> None:
+    written(path)
+    path.chmod(0o644)
+    async with opened(path) as store:
+        with pytest.warns(PrivacyWarning, match="chmod 600"):
+            assert await store.exists("a")
+    path.chmod(0o600)
+    link = path.with_name("link.jsonl")
+    link.symlink_to(path)
+    async with opened(link) as store:
+        with pytest.raises(ReadOnly, match="link"):
+            await store.put(Datum("b", b"x", 1.0))
+        assert await store.is_available() is False
+    below = path / "below.jsonl"
+    async with opened(below) as store:
+        with pytest.raises(ReadOnly):
+            await store.get("a")
+
+
+async def test_another_process_that_keeps_the_lock_is_not_waited_for_without_end(path: Path) -> None:
+    async with opened(path, lock_timeout=0.05) as store:
+        await store.put(Datum("a", b"x", 1.0))
+        with path.with_name("memory.jsonl.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with pytest.raises(StorageTimeout):
+                await store.put(Datum("b", b"x", 1.0))
+            assert await store.exists("a")
+        assert (await store.put(Datum("b", b"x", 1.0))).seq == 2
+
+
+async def test_a_lock_file_that_was_removed_is_made_again(path: Path) -> None:
+    async with opened(path) as one, opened(path) as two:
+        await one.put(Datum("a", b"x", 1.0))
+        path.with_name("memory.jsonl.lock").unlink()
+        await asyncio.gather(*(store.put(Datum(f"{n}", b"x", 1.0)) for n in range(20) for store in (one, two)))
+        assert await one.count() == await two.count() == 21
+
+
+def python(source: str, *args: object) -> subprocess.Popen[str]:
+    prelude = "import asyncio, os, sys\nfrom dgent.datum import Datum\nfrom dgent.memory.jsonl import JSONLBackend\n"
+    command = [sys.executable, "-c", prelude + textwrap.dedent(source), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
+    out, err = process.communicate(timeout=timeout)
+    assert process.returncode == 0, err
+    return out
+
+
+PUT = """
+    async def main(path, name, many):
+        store = JSONLBackend(path)
+        for n in range(int(many)):
+            await store.put(Datum(f"{name}-{n}", name.encode(), 1.0))
+            print(n, flush=True)
+        await store.close()
+    asyncio.run(main(*sys.argv[1:]))
+"""
+COMPACT = """
+    async def main(path, many):
+        store = JSONLBackend(path)
+        for n in range(int(many)):
+            await store.put(Datum("churn", str(n).encode(), 1.0))
+            await store.compact(keep_versions=1)
+            await store.purge("churn")
+        await store.close()
+    asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_d5_writers_in_three_processes_lose_nothing_while_one_compacts(path: Path) -> None:
+    processes = [python(PUT, path, "one", 80), python(PUT, path, "two", 80), python(COMPACT, path, 15)]
+    async with opened(path) as store:
+        for n in range(40):
+            await store.put(Datum(f"here-{n}", b"here", 1.0))
+        await asyncio.gather(*(asyncio.to_thread(finished, process) for process in processes))
+        ids = {f"{name}-{n}" for name, many in (("one", 80), ("two", 80), ("here", 40)) for n in range(many)}
+        assert {datum.id for datum in await store.list(limit=1000)} == ids
+        stats = await store.stats()
+        assert (stats.live, stats.versions, stats.seq) == (200, 200, 215)
+    assert len(state(path)) == 200
+
+
+async def test_an_acknowledged_put_survives_kill_9(path: Path, full_size: bool) -> None:
+    acknowledged: set[str] = set()
+    for round in range(500 if full_size else 15):
+        process = python(PUT, path, f"r{round}", 10_000)
+        assert process.stdout is not None
+        seen = [process.stdout.readline() for _ in range(1 + round * 7 % 40)]
+        process.kill()
+        seen += process.communicate()[0].splitlines()
+        acknowledged |= {f"r{round}-{line.strip()}" for line in seen if line.strip()}
+        async with opened(path) as store:
+            held = {datum.id for datum in await store.list(limit=10_000)}
+            assert acknowledged <= held
+            assert len(held - acknowledged) <= round + 1  # in, but its answer was cut off
+            assert await store.put(Datum(f"after-{round}", b"x", 1.0))
+            acknowledged.add(f"after-{round}")
+    assert len(state(path)) >= len(acknowledged)
+
+
+def test_a_full_disk_is_an_error_and_no_loss(path: Path) -> None:
+    out = finished(
+        python(
+            """
+            import resource
+            from dgent.exceptions import DiskFull
+            async def main(path):
+                store, n = JSONLBackend(path), 0
+                await store.put(Datum("first", b"x", 1.0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+                try:
+                    while True:
+                        await store.put(Datum(f"k{n}", b"x" * 700, 1.0))
+                        n += 1
+                except DiskFull as error:
+                    assert path in str(error), error
+                size = os.stat(path).st_size
+                assert size < 20_000 and await store.count() == n + 1, (size, n)
+                for id in ("big", "b2"):
+                    try:
+                        await store.put_many([Datum("small", b"", 1.0), Datum(id, b"y" * 30_000, 1.0)])
+                        raise SystemExit("no error")
+                    except DiskFull:
+                        assert os.stat(path).st_size == size
+                assert await store.put(Datum("first", b"x", 1.0))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+                assert (await store.put(Datum("big", b"y" * 30_000, 1.0))).seq == n + 2
+                await store.close()
+                print(n)
+            asyncio.run(main(sys.argv[1]))
+            """,
+            path,
+        )
+    )
+    n = int(out)
+    assert n > 10
+    assert {entry[1] for entry in state(path)} == {"first", "big", *(f"k{at}" for at in range(n))}
+    assert not list(path.parent.glob("*.torn-*"))
+
+
+def test_a_forked_child_is_refused(path: Path) -> None:
+    out = finished(
+        python(
+            """
+            import warnings
+            from dgent.exceptions import StoreClosed
+            async def main(path):
+                store = JSONLBackend(path)
+                await store.put(Datum("a", b"x", 1.0))
+                warnings.simplefilter("ignore")
+                child = os.fork()
+                if child == 0:
+                    try:
+                        await store.get("a")
+                    except StoreClosed as error:
+                        os._exit(7 if "fork" in str(error) else 1)
+                    os._exit(2)
+                assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+                await store.put(Datum("b", b"x", 1.0))
+                await store.close()
+                print(await_count)
+            await_count = "fine"
+            asyncio.run(main(sys.argv[1]))
+            """,
+            path,
+        )
+    )
+    assert out.strip() == "fine"
+
+
+def test_a_second_event_loop_works_and_an_unclosed_store_does_not_hold_up_the_end(path: Path) -> None:
+    process = python(
+        """
+        store = JSONLBackend(sys.argv[1])
+        for n in range(3):
+            asyncio.run(store.put(Datum(f"k{n}", b"x", 1.0)))
+        print(asyncio.run(store.count()))
+        """,
+        path,
+    )
+    assert finished(process, timeout=20).strip() == "3"
+
+
+def test_threads_with_loops_of_their_own_share_a_store(path: Path) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    store = JSONLBackend(path)
+
+    async def increment() -> None:
+        for _ in range(20):
+            while True:
+                found = await store.get("n")
+                value = Datum("n", b"%d" % (int(found.content) + 1 if found else 1), 1.0)
+                try:
+                    await store.put(value, expect=found.version if found else 0)
+                    break
+                except VersionConflict:
+                    continue
+
+    with ThreadPoolExecutor(4) as threads:
+        for result in [threads.submit(asyncio.run, increment()) for _ in range(4)]:
+            result.result()
+
+    async def check() -> None:
+        found = await store.get("n")
+        assert found is not None
+        assert (found.content, found.version) == (b"80", 80)
+        await store.close()
+
+    asyncio.run(check())

@@ -10,11 +10,13 @@ from dgent.testing import DgentContract
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+DEFAULT = Limits()
+
 
 class TestMemoryBackend(DgentContract):
     capabilities = MemoryBackend.capabilities
 
     async def open(
-        self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()
+        self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = DEFAULT
     ) -> MemoryBackend:
         return MemoryBackend(namespace, clock=clock, limits=limits)

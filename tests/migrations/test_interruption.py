@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = ("CREATE", "INSERT", "UPDATE", "DROP", "ALTER")
-LAST = 35
+LAST = 34
 """The number of the last changing statement from 001 to the head: Alembic's own note of the revision."""
 UPGRADE = "import asyncio, sys; from dgent import migrations; print(asyncio.run(migrations.upgrade(sys.argv[1])))"
 WAIT = f"import sys; sys.stdin.readline(); {UPGRADE}"

@@ -24,7 +24,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from dgent.database.base import A, Database, Each, T, Work, uninterrupted
 from dgent.database.errors import translate, translated
-from dgent.database.sqlite_engine import FileLock, connect, orm_engine, prepare, wrap
+from dgent.database.file_lock import FileLock
+from dgent.database.sqlite_engine import connect, lock_path, orm_engine, prepare, wrap
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, DgentError
 
@@ -72,7 +73,7 @@ class SQLiteDatabase(Database):
         self.path = Path(url.database or "").absolute()
         self.what = str(self.path)
         self._lock = threading.Lock()
-        self._file_lock = FileLock(self.path, settings.busy_timeout)
+        self._file_lock = FileLock(lock_path(self.path), settings.busy_timeout, sole=False)
         self._writer: Worker | None = None
         self._writing: Connection | None = None
         self._identity: tuple[int, int] | None = None
@@ -162,7 +163,7 @@ class SQLiteDatabase(Database):
     def _lend(self, job: Job) -> None:
         """Give an ORM transaction the turn, and wait for it; the lock between processes is held for it."""
         try:
-            with translated(self.what), self._file_lock.held():
+            with translated(self.what), self._file_lock:
                 self._open()
                 deliver([job])
                 while not job.task.back.wait(timeout=1.0):
@@ -174,7 +175,7 @@ class SQLiteDatabase(Database):
 
     def _commit_together(self, jobs: list[Job]) -> None:
         try:
-            with translated(self.what), self._file_lock.held():
+            with translated(self.what), self._file_lock:
                 connection = self._open()
                 driver: Any = connection.connection.dbapi_connection
                 driver.execute("BEGIN IMMEDIATE")
@@ -231,7 +232,7 @@ class SQLiteDatabase(Database):
     def _end_writes(self) -> None:
         try:
             if self._writing is not None:
-                with suppress(DgentError), self._file_lock.held():  # closing the last connection checkpoints
+                with suppress(DgentError), self._file_lock:  # closing the last connection checkpoints
                     _close(self._writing)
         finally:
             self._writing = None

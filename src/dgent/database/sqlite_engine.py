@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sqlite3
-import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from dgent.exceptions import StorageTimeout
 from dgent.settings import Settings, private_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CACHE_KIB = 16_384
 CHECKPOINT_PAGES = 1000
-_POLL = 0.0005
 
 
 def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -> list[str]:
@@ -68,6 +61,14 @@ def wrap(connection: sqlite3.Connection) -> Connection:
     for name in ("do_rollback", "do_commit"):  # ours to say
         setattr(engine.dialect, name, lambda dbapi: None)
     return engine.connect()
+
+
+def lock_path(path: Path) -> Path:
+    """Return the file whose lock the writers of a database take turns at.
+
+    It keeps the commits of one process apart from the checkpoints of another, and the queue fair.
+    """
+    return path.with_name(f"{path.name}.lock")
 
 
 def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
@@ -126,53 +127,3 @@ def _hook(engine: Engine, settings: Settings) -> None:
             dbapi.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
         else:
             dbapi.execute("BEGIN IMMEDIATE")
-
-
-class FileLock:
-    """A lock between processes, on a file beside the database, so that writers take turns fairly.
-
-    SQLite's own busy handler sleeps longer and longer; with eight writers the worst wait falls from 0.73 s to 0.06 s.
-    It also keeps the commits of one process apart from the checkpoints of another.
-    """
-
-    def __init__(self, database: Path, timeout: float) -> None:
-        self.path = database.with_name(database.name + ".lock")
-        self._timeout = timeout
-        self._file: int | None = None
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock.
-
-        Raises:
-            StorageTimeout: another process kept it for longer than the busy timeout.
-        """
-        if self._file is None:
-            self._file = os.open(private_file(self.path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
-        self._acquire(self._file)
-        try:
-            yield
-        finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
-
-    def _acquire(self, file: int) -> None:
-        deadline = time.monotonic() + self._timeout
-        pause = _POLL
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise StorageTimeout(
-                        f"another process has held {self.path} for {self._timeout:g} s: end it, or raise busy_timeout"
-                    ) from None
-                time.sleep(pause)
-                pause = min(pause * 1.5, 0.005)
-            else:
-                return
-
-    def close(self) -> None:
-        """Close the file; the lock file stays."""
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None

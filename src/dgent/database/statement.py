@@ -99,7 +99,7 @@ class BulkInsert:
         self._table = table
         self._values = Statement(insert(table), names)
 
-    def run(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         """Insert rows of values in the order of the table's columns."""
         if not rows:
             return

@@ -36,7 +36,8 @@ class Worker:
     ) -> None:
         self._run, self._finish = run, finish
         self._most = most
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[list[Job] | None] = SimpleQueue()
+        self._gathering: dict[asyncio.AbstractEventLoop, list[Job]] = {}
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
@@ -46,11 +47,23 @@ class Worker:
         If the caller is cancelled before the thread took it, it is never done; later, it is done whole.
         """
         job = Job(task)
-        self._jobs.put(job)
+        gathering = self._gathering.get(job.loop)
+        if gathering is None:
+            self._gathering[job.loop] = [job]
+            job.loop.call_soon(self._submit, job.loop)
+        else:
+            gathering.append(job)
         return await job.future
+
+    def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake the thread once for all the jobs of one turn of the event loop: so they are done together."""
+        if jobs := self._gathering.pop(loop, None):
+            self._jobs.put(jobs)
 
     async def stop(self) -> None:
         """Let the thread finish the jobs that wait, and wait for its end."""
+        for loop in list(self._gathering):
+            self._submit(loop)
         self._jobs.put(None)
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
 
@@ -69,18 +82,18 @@ class Worker:
         self._finish()
 
     def _take(self) -> tuple[list[Job], bool]:
-        """Wait for a job, then take all that wait; False says that it was told to stop."""
+        """Wait for jobs, then take all that wait; False says that it was told to stop."""
         jobs: list[Job] = []
-        job = self._jobs.get()
+        more = self._jobs.get()
         try:
-            while job is not None:
-                jobs.append(job)
+            while more is not None:
+                jobs += more
                 if len(jobs) >= self._most:
                     break
-                job = self._jobs.get_nowait()
+                more = self._jobs.get_nowait()
         except Empty:
             pass
-        return jobs, job is not None
+        return jobs, more is not None
 
 
 def deliver(jobs: list[Job]) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import random
-import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.exceptions import BackendUnavailable, DiskFull, ReadOnly, StorageError, StorageTimeout
-from dgent.settings import private_file
+from dgent.exceptions import BackendUnavailable, DiskFull, ReadOnly, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -80,62 +76,6 @@ def write_private(path: Path, chunks: Iterator[bytes], *, replace: Path | None =
     if replace is not None:
         path.rename(replace)
     sync_directory(path.parent)
-
-
-class FileLock:
-    """A lock between processes, on a file beside the one that it guards; `flock` frees it when its process dies."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self._timeout = path, timeout
-        self._fd = -1
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Hold the lock for a block.
-
-        Raises:
-            StorageTimeout: another process held it for longer than the timeout.
-        """
-        self._acquire()
-        try:
-            yield
-        finally:
-            fcntl.flock(self._fd, fcntl.LOCK_UN)
-
-    def close(self) -> None:
-        """Give back the file descriptor."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def _acquire(self) -> None:
-        deadline, pause = time.monotonic() + self._timeout, 0.0005
-        while not self._try():
-            if time.monotonic() > deadline:
-                raise StorageTimeout(
-                    f"another process has held {self.path} for {self._timeout:g} s: end it, or raise busy_timeout"
-                )
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # only spreads the waiters
-            pause = min(pause * 2, 0.02)
-
-    def _try(self) -> bool:
-        if self._fd < 0:
-            self._fd = os.open(private_file(self.path), os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        if _same_file(self._fd, self.path):
-            return True
-        self.close()  # somebody removed the file: who holds the new one would not meet us
-        return False
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
-    except FileNotFoundError:
-        return False
 
 
 def set_aside(path: Path, start: int) -> Path:

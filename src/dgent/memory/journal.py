@@ -7,9 +7,10 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final
 
+from dgent.database.file_lock import FileLock
 from dgent.datum import Limits, uuid7
 from dgent.exceptions import Corrupt, OutcomeUnknown
-from dgent.memory.files import FileLock, os_errors, set_aside, storage_error, write_all, write_private
+from dgent.memory.files import os_errors, set_aside, storage_error, write_all, write_private
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.lines import Header, flush_line, flushed, unseal
 from dgent.memory.shelf import Shelf, Stored
@@ -36,7 +37,7 @@ class Journal:
         self.path = path
         self.ledger = Ledger(limits, clock)
         self._limits, self._clock = limits, clock
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout)
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout, sole=True)
         self._fd = -1
         self._header = Header("", 0, 0, {})
         self._seen = (0, 0)  # inode and acknowledged size, in one assignment for the readers
@@ -71,7 +72,7 @@ class Journal:
         """
         with os_errors(self.path):
             private_directory(self.path.parent)
-            with self._lock.held():
+            with self._lock:
                 self._catch_up()
                 self._busy = True
                 try:
@@ -87,7 +88,7 @@ class Journal:
         """
         if not draft.pending:
             return []
-        line = flush_line(draft.pending)
+        line = flush_line(self._lines + 1, draft.pending)
         try:
             write_all(self._fd, line)
             os.fsync(self._fd)
@@ -125,8 +126,8 @@ class Journal:
     def _write(self, header: Header, kept: list[tuple[str, Stored]]) -> None:
         def chunks() -> Iterator[bytes]:
             yield header.line()
-            for one in kept:
-                yield flush_line([one])
+            for number, one in enumerate(kept, start=2):
+                yield flush_line(number, [one])
 
         write_private(self.path.with_name(f"{self.path.name}.tmp"), chunks(), replace=self.path)
 
@@ -203,9 +204,10 @@ class Journal:
             if record is None:
                 break
             lines += 1
-            for namespace, stored in flushed(record):
-                with ledger.lock:
-                    self._check_order(ledger.shelf(namespace), stored, lines, appended=lines > snapshot)
+            if record["line"] != lines:
+                raise Corrupt(f"{self.path}, line {lines} was line {record['line']}: restore the file from a backup")
+            with ledger.lock:
+                for namespace, stored in flushed(record):
                     ledger.append(namespace, stored)
             start = file.tell()
         if line and (lines < snapshot or file.read(1)):
@@ -216,14 +218,6 @@ class Journal:
             self._set_aside(start)
         os.fsync(file.fileno())  # a process that was killed may have written without syncing
         return lines, start
-
-    def _check_order(self, shelf: Shelf, stored: Stored, line: int, *, appended: bool) -> None:
-        latest = shelf.latest(stored.id)
-        if (appended and stored.seq != shelf.seq + 1) or (latest is not None and latest.version >= stored.version):
-            raise Corrupt(
-                f"{self.path}, line {line}: seq {stored.seq} does not follow {shelf.seq}; a line is missing, or is there "
-                "twice: restore the file from a backup"
-            )
 
     def _check_same(self, header: Header) -> None:
         known = self._header

@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from dgent.database.worker import Job, Worker, deliver
@@ -48,8 +49,8 @@ class JSONLBackend(ResidentBackend):
 
     Writes that wait together share one line, one write and one sync; each is acknowledged after the sync. Several
     processes may use the file at once: they take turns at `<name>.lock`, and each sees what the others acknowledged.
-    What a crash left of a write is kept aside in `<name>.torn-1` and so on. Erasing (purge, compact) writes the file anew,
-    so it needs as much free space as the file has.
+    What a crash left of a write is kept aside in `<name>.torn-1` and so on. Erasing (purge, compact) writes the file
+    anew, so it needs as much free space as the file has.
 
     Args:
         path: where the file lies, or will after the first use; private to its owner.
@@ -110,6 +111,7 @@ class _House:
         self.journal = journal
         self._on_change = on_change
         self._worker: Worker | None = None
+        self._starting = Lock()
         self._closed = False
         self._process: Final = os.getpid()
 
@@ -123,14 +125,16 @@ class _House:
 
     async def do(self, task: _Write | _Erase | _Look) -> Any:
         """Have the thread do a task, together with all that waits, and return its answer."""
-        self.open()
-        if self._worker is None:
-            self._worker = Worker(f"dgent-jsonl-{self.journal.path.name}", self._run, self.journal.close)
+        with self._starting:
+            self.open()
+            if self._worker is None:
+                self._worker = Worker(f"dgent-jsonl-{self.journal.path.name}", self._run, self.journal.close)
         return await self._worker.do(task)
 
     async def close(self) -> None:
         """End the thread after what it has to do."""
-        self._closed = True
+        with self._starting:
+            self._closed = True
         if self._worker is not None:
             await self._worker.stop()
 

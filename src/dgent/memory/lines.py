@@ -1,11 +1,12 @@
 """What a line of the JSONL file is: a JSON object that starts with the checksum of the rest of it.
 
     {"b3":"<checksum>","dgent":"jsonl","format":1,"store":"...","generation":1,"entries":0,"heads":{}}
-    {"b3":"<checksum>","ops":[{"ns":"default","id":"a","version":1,"seq":1,"stored_at":1.8e9,"text":"...", ...}]}
+    {"b3":"<checksum>","line":2,"ops":[{"ns":"default","id":"a","version":1,"seq":1,"text":"...", ...}]}
 
 The first line is the header. Each further line is one flush: what was written and synced together, so that a crash can
-damage no line but the last. A rewrite (purge, compact) puts a file of the next generation in the place of the old one:
-its first `entries` lines are a snapshot, and `heads` keeps the last seq and time of each namespace.
+damage no line but the last. It knows its number, so that none is lost or comes twice unseen. A rewrite (purge, compact)
+puts a file of the next generation in the place of the old one: its first `entries` lines are a snapshot, and `heads`
+keeps the last seq and time of each namespace.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def unseal(line: bytes) -> dict[str, Any] | None:
     body = memoryview(line)[_BODY:-1]
     if not line.endswith(b"}\n") or line[:_BODY] != _opening(body):
         return None
-    record: dict[str, Any] = orjson.loads(b"{%b" % body)
+    record: dict[str, Any] = orjson.loads(b"{" + body)
     return record
 
 
@@ -82,9 +83,9 @@ class Header(NamedTuple):
         return cls(record["store"], record["generation"], record["entries"], heads)
 
 
-def flush_line(pending: Iterable[tuple[str, Stored]]) -> bytes:
-    """Return what is written together as one line."""
-    return seal({"ops": [_entry(namespace, stored) for namespace, stored in pending]})
+def flush_line(number: int, pending: Iterable[tuple[str, Stored]]) -> bytes:
+    """Return what is written together as the line of this number."""
+    return seal({"line": number, "ops": [_entry(namespace, stored) for namespace, stored in pending]})
 
 
 def flushed(record: dict[str, Any]) -> list[tuple[str, Stored]]:

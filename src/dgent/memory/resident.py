@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from dgent.datum import Datum, check_id, check_namespace
-from dgent.exceptions import InvalidDatum, StorageError
+from dgent.exceptions import InvalidDatum
 from dgent.memory.ledger import Draft, Ledger, check_expect, check_ttl, checked_ids
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
 
@@ -149,7 +149,7 @@ class ResidentBackend(ABC):
         """Tell whether the store answers now. Never raises."""
         try:
             await self._current()
-        except StorageError:
+        except Exception:
             return False
         return True
 

@@ -181,58 +181,64 @@ class _Flush:
                 self.pending = {row.id: row for row in self.rows}
             raise
 
-    def _live(self, id: str) -> Row | None:
-        row = self.pending.get(id) or self.latest.get(id)
+    def _last(self, id: str) -> Row | None:
+        return self.pending.get(id) or self.latest.get(id)
+
+    def _live(self, row: Row | None) -> Row | None:
         if row is None or not row.live or (row.expires_at is not None and row.expires_at <= self.now):
             return None
         return row
 
     def _put(self, put: Put) -> Outcome:
-        datum, live = put.datum, self._live(put.datum.id)
-        _check_expected(datum.id, put.expect, live)
-        if live is not None and put.ttl is None and live.expires_at is None and _same(live, datum):
+        datum, expect, ttl = put
+        last = self._last(datum.id)
+        live = self._live(last) if last else None
+        if expect is not None:
+            _check_expected(datum.id, expect, live)
+        if live is not None and ttl is None and live.expires_at is None and _same(live, datum):
             return Outcome(stamped(datum, live.version, live.seq), changed=False)
         parent = datum.causal_parent
         if parent is not None and (live is None or live.parent != parent):
             self._check_acyclic(datum.id, parent)
-        row = self._append(
-            datum.id,
-            datum.created_at,
-            None if put.ttl is None else self.now + put.ttl,
-            parent,
-            datum.metadata_json,
-            datum.content,
+        expires_at = None if ttl is None else self.now + ttl
+        version, seq = self._append(
+            last, datum.id, datum.created_at, expires_at, parent, datum.metadata_json, datum.content
         )
-        return Outcome(stamped(datum, row.version, row.seq), changed=True, version=row.version, seq=row.seq)
+        return Outcome(stamped(datum, version, seq), changed=True, version=version, seq=seq)
 
     def _delete(self, operation: Delete) -> Outcome:
-        live = self._live(operation.id)
+        last = self._last(operation.id)
+        live = self._live(last)
         _check_expected(operation.id, operation.expect, live)
         if live is None:
             return Outcome(None, changed=False)
-        row = self._append(operation.id, self.now, None, None, "{}", None)
-        return Outcome(None, changed=True, version=row.version, seq=row.seq)
+        version, seq = self._append(last, operation.id, self.now, None, None, "{}", None)
+        return Outcome(None, changed=True, version=version, seq=seq)
 
     def _append(
         self,
+        last: Row | None,
         id: str,
         created_at: float,
         expires_at: float | None,
         parent: str | None,
         metadata: str,
         content: bytes | None,
-    ) -> Row:
-        before = self.pending.get(id) or self.latest.get(id)
-        version = before.version + 1 if before else 1
-        self.seq += 1
-        value = (created_at, self.now, expires_at, parent, metadata, content)
-        checked = digest(self.namespace, id, version, self.seq, *value)
-        row = Row(self.namespace, id, version, self.seq, content is not None, *value, checked)
+    ) -> tuple[int, int]:
+        version = last.version + 1 if last else 1
+        seq = self.seq = self.seq + 1
+        namespace, now = self.namespace, self.now
+        checked = digest(namespace, id, version, seq, created_at, now, expires_at, parent, metadata, content)
+        live = content is not None
+        # _make, because calling a NamedTuple costs three times as much and this runs once for each write
+        row = Row._make(
+            (namespace, id, version, seq, live, created_at, now, expires_at, parent, metadata, content, checked)
+        )
         self.rows.append(row)
         self.pending[id] = row
         if parent is not None:
             self.referenced.add(parent)
-        return row
+        return version, seq
 
     def _check_acyclic(self, id: str, parent: str) -> None:
         """Refuse a parent below `id`. Where nothing has `id` as its parent there is nothing below it."""
@@ -246,7 +252,7 @@ class _Flush:
             if above == id:
                 raise CausalCycle(f"{parent!r} descends from {id!r}, so it cannot be its parent")
             if above in self.pending:
-                row = self._live(above)
+                row = self._live(self.pending[above])
                 above = row.parent if row else None
                 continue
             if above not in known:
@@ -258,18 +264,17 @@ class _Flush:
         """Write what the operations made."""
         if not self.rows:
             return
-        last = {row.id: row for row in self.rows}
+        rows, last = self.rows, self.pending
         self._retire(row for id in last if (row := self.latest.get(id)) is not None and row.live)
-        _INSERT.run(
-            self.connection,
-            [row if not row.live or last[row.id] is row else row._replace(live=False) for row in self.rows],
-        )
+        if len(last) < len(rows):  # an id twice: only its last version is live
+            rows = [row if last[row.id] is row else row._replace(live=False) for row in rows]
+        _INSERT.run(self.connection, rows)
         _INSERT_TERMS.run(
             self.connection,
             [
                 (self.namespace, term, row.created_at, row.id, row.version)
                 for row in last.values()
-                if row.live
+                if row.metadata != "{}"
                 for term in terms_of(row.metadata)
             ],
         )

@@ -116,7 +116,6 @@ class Row(NamedTuple):
 
 
 _numbers = struct.Struct("<qqddd").pack
-_hash = blake3
 
 
 def digest(
@@ -135,9 +134,9 @@ def digest(
 
     NUL separates the texts, none of which can hold one, so no two versions have the same preimage.
     """
-    head = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0{'-' if content is None else '+'}".encode()
+    texts = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0{'-' if content is None else '+'}"
     numbers = _numbers(version, seq, created_at, stored_at, -1.0 if expires_at is None else expires_at)
-    return _hash(numbers + head + (content or b"")).digest(16)
+    return blake3(b"%b%b%b" % (numbers, texts.encode(), content or b"")).digest(16)
 
 
 def datum_of(row: Any) -> Datum:

@@ -12,6 +12,7 @@ from sqlalchemy import Text as SQLText
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DontWrapMixin
 from sqlalchemy.ext.asyncio import AsyncAttrs
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.engine import Dialect
+    from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.sql.operators import OperatorType
 
 _ISO = "%(year)04d-%(month)02d-%(day)02dT%(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06dZ"
@@ -95,10 +97,19 @@ class Text(TypeDecorator[str]):
         return value
 
 
+class _JSONText(SQLJSON):
+    """JSON in a TEXT column: in one declared JSON, SQLite would turn the text `1e15` into an integer."""
+
+
+@compiles(_JSONText)
+def _text(element: _JSONText, compiler: SQLCompiler, **kw: Any) -> str:
+    return "TEXT"
+
+
 class JSON(TypeDecorator[Any]):
     """A JSON value, JSONB on Postgres; None is SQL's NULL. What not both databases can keep is refused."""
 
-    impl = SQLJSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
+    impl = _JSONText(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql")
     cache_ok = True
 
     def coerce_compared_value(self, op: OperatorType | None, value: Any) -> TypeEngine[Any]:

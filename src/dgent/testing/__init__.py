@@ -5,8 +5,15 @@ Needs pytest, pytest-asyncio and hypothesis; nothing else in the package imports
 
 from __future__ import annotations
 
-from dgent.testing.clock import ManualClock
-from dgent.testing.contract import DgentContract
-from dgent.testing.model import Model
+import pytest
+
+# Before the laws are imported: then a law that fails shows what it compared.
+pytest.register_assert_rewrite(
+    *(f"dgent.testing.{name}" for name in ("base", "machine", "reading", "writing", "contract"))
+)
+
+from dgent.testing.clock import ManualClock  # noqa: E402
+from dgent.testing.contract import DgentContract  # noqa: E402
+from dgent.testing.model import Model  # noqa: E402
 
 __all__ = ["DgentContract", "ManualClock", "Model"]

@@ -1,5 +1,7 @@
 """What a backend tells the contract about itself, and what every law needs."""
 
+# ruff: noqa: S101  # laws are tests: they assert, and their names say what
+
 from __future__ import annotations
 
 import asyncio
@@ -32,8 +34,9 @@ _numbers = count(1)
 
 def examples(divisor: int = 1) -> settings:
     """Return settings for a law: a share of the examples of the hypothesis profile that is loaded."""
+    profile = settings.default or settings()
     return settings(
-        max_examples=max(5, settings.default.max_examples // divisor),
+        max_examples=max(5, profile.max_examples // divisor),
         deadline=None,
         suppress_health_check=[
             HealthCheck.too_slow,
@@ -139,8 +142,8 @@ class ContractBase(ABC):
         tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
         yield
         deadline = time.monotonic() + 5
-        while (left := _running(tasks, threads)) and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
+        while (left := _running(tasks, threads)) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)  # a thread that ends sets no event
         assert not left, f"still running after close: {left}"
 
 

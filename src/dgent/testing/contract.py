@@ -1,5 +1,7 @@
 """`DgentContract`: every law of `DgentProtocol`, to be inherited by the tests of a backend."""
 
+# ruff: noqa: S101, D102  # laws are tests: they assert, and their names say what
+
 from __future__ import annotations
 
 import asyncio
@@ -29,8 +31,8 @@ class DgentContract(WritingLaws, ReadingLaws):
             return MyBackend(place / "file", namespace, clock=clock, limits=limits)
     ```
 
-    Every law is one test, named after it. A law that needs what the store says it lacks is skipped and says why. The number
-    of examples is that of hypothesis' profile.
+    Every law is one test, named after it. A law that needs what the store says it lacks is skipped and says why. The
+    number of examples is that of hypothesis' profile.
     """  # noqa: D415  # the sentence goes on in the code
 
     @examples()

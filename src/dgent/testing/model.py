@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, VersionConflict
-from dgent.protocol import Revision
+from dgent.protocol import Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -80,6 +80,32 @@ class Model:
         if version is None:
             return self.live.get(id)
         return next((entry.datum for entry in self.versions(id) if entry.version == version), None)
+
+    def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
+        """Return the live ones."""
+        live = self.live
+        return {id: live[id] for id in ids if id in live}
+
+    def delete_many(self, ids: Iterable[str]) -> int:
+        """Delete and count."""
+        return sum(self.delete(id) for id in ids)
+
+    def exists(self, id: str) -> bool:
+        """Tell whether it is live."""
+        return id in self.live
+
+    def count(self, *, prefix: str = "") -> int:
+        """Count the live ids that start with `prefix`."""
+        return sum(id.startswith(prefix) for id in self.live)
+
+    def as_of(self, time: float, *, prefix: str = "") -> list[Datum]:
+        """Return what was live at a time, in the order of the ids: all pages joined."""
+        then = self.at(time)
+        return [then[id] for id in sorted(then) if id.startswith(prefix)]
+
+    def stats(self) -> StoreStats:
+        """Return how much there is."""
+        return StoreStats(len(self.live), len(self.log), self.seq)
 
     def query(self, query: Query) -> list[Datum]:
         """Return everything that matches, in order: all pages joined."""

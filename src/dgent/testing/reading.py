@@ -1,5 +1,7 @@
 """The laws of reading: pages, prefixes, queries, chains, the order of seq, the past."""
 
+# ruff: noqa: S101, D102  # laws are tests: they assert, and their names say what
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +13,7 @@ from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
-from dgent.query import Query
+from dgent.query import Order, Query
 from dgent.testing.base import START, ContractBase, examples, fresh, pages
 from dgent.testing.clock import ManualClock
 
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from dgent.protocol import DgentProtocol
 
 BATCH: Final = 5_000
-ORDERS: Final = ("newest", "oldest", "seq")
+ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest", "seq")
 VALUES: Final = (1, 1.0, 0, 2**53 + 1, -2.5, True, False, None, "1", "", "a'b", "é", [1, "x"], {"k": 1}, 1e300)
 PATHS: Final = ("metadata.n", 'metadata["a.b"]', "metadata.deep.x", "x", "content.deep.x", "list[0]", "list[-1].y")
 

@@ -1,5 +1,7 @@
 """The laws of writing: append, compare and swap, causality, batches, expiry, limits, cancellation."""
 
+# ruff: noqa: S101, D102  # laws are tests: they assert, and their names say what
+
 from __future__ import annotations
 
 import asyncio
@@ -251,7 +253,7 @@ class WritingLaws(ContractBase):
         async with self.opened(place, namespace) as store:
             await store.put_many([self.make_datum(id, 1) for id in ids])
             wanted = [self.make_datum(id, 2) for id in ids]
-            task = asyncio.create_task(store.put_many(wanted) if batch else store.put(wanted[0]))  # type: ignore[arg-type]
+            task = asyncio.create_task(store.put_many(wanted) if batch else store.put(wanted[0]))
             for _ in range(patience):
                 await asyncio.sleep(0)
             task.cancel()

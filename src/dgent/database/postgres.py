@@ -1,0 +1,130 @@
+"""PostgreSQL: links to the server that are kept open, reads that share a call, writes that share a COMMIT.
+
+Everything that lives on an event loop is in one `_Home`, which closes with that loop; the next loop gets another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
+from dgent.database.errors import translate
+from dgent.database.postgres_engine import Strays, create_engine
+from dgent.database.postgres_lanes import Lanes, Links
+from dgent.database.postgres_link import Link
+from dgent.exceptions import DgentError, StoreClosed
+from dgent.settings import Settings
+
+READ_TOGETHER: Final = 256
+WRITE_TOGETHER: Final = 512
+
+
+class PostgresDatabase(Database):
+    """A PostgreSQL database. Reads and writes each have up to `pool_size` connections, opened as they are needed.
+
+    Usable from one event loop at a time.
+    """
+
+    def __init__(self, url: URL, settings: Settings) -> None:
+        super().__init__(url, settings)
+        self._engine = create_engine(url, settings)
+        self._home: _Home | None = None
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:  # noqa: ARG002  # nothing here blocks the loop
+        """Run work that only reads; again, once, if the connection had died."""
+        return await self._read(self._here(), work)
+
+    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Run a short read at once, or together with those of its lane that wait for the one under way."""
+        home = self._here()
+        if lane in home.reading:
+            return await home.reading.do(work, item, lane)
+        home.reading.open(lane)
+        try:
+            return only(await self._read(home, lambda connection: work(connection, [item])))
+        finally:
+            home.reading.release(lane)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work in a transaction of its own and answer after its commit.
+
+        If the caller is cancelled before it began, it is never done; later, it is done whole.
+
+        Raises:
+            OutcomeUnknown: the answer to the commit was lost, and the server cannot tell what became of it.
+        """
+        return (await self.write_each(lambda connection, _: [(work(connection),)], None, object()))[0]
+
+    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Write an item together with those of its lane that wait for the transaction under way."""
+        home = self._here()
+        self._check_not_nested()
+        return await home.writing.do(work, item, lane)
+
+    async def is_available(self) -> bool:
+        """Tell whether the database answers a real statement now, within `connect_timeout`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.connect_timeout):
+                return await super().is_available()
+        return False
+
+    async def close(self) -> None:
+        """Finish what was accepted, then close every connection. A transaction that is still open is undone."""
+        self._closed = True
+        home, self._home = self._home, None
+        if home is not None and not home.loop.is_closed():
+            self._check_loop(home)
+            await home.close()
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[AsyncSession]:
+        home = self._here()
+        self._check_not_nested()
+        async with home.writers.lend() as link:
+            session = await link.session()
+            try:
+                yield session
+            finally:
+                await uninterrupted(link.end(session))
+
+    async def _read(self, home: _Home, work: Work[T]) -> T:
+        link = await home.readers.take()
+        try:
+            return await link.read(work)
+        except Exception as error:
+            ours = translate(error, self.what)
+            if ours is None or ours is error:
+                raise
+            raise ours from None
+        finally:
+            home.readers.give(link)
+
+    def _here(self) -> _Home:
+        """Return what lives on the running loop."""
+        self._check_usable()
+        home = self._home
+        if home is not None and home.loop is asyncio.get_running_loop():
+            return home
+        if home is not None and not home.loop.is_closed():
+            self._check_loop(home)
+        self._home = _Home(...)
+        return self._home
+
+    def _check_loop(self, home: _Home) -> None:
+        if home.loop is not asyncio.get_running_loop():
+            raise StoreClosed(
+                f"{self.what} is in use by another event loop: open a second database for this one, or close that loop"
+            )
+
+
+class _Home:
+    """What belongs to one event loop. It closes with the loop, or when nobody refers to it any more."""
+
+    def __init__(self, database: PostgresDatabase) -> None:
+        ...

@@ -1,0 +1,175 @@
+"""How a PostgreSQL connection is opened: every timeout set, and in autocommit: who wants a transaction says BEGIN."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
+
+from sqlalchemy import URL
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import AsyncAdaptedQueuePool
+
+from dgent.database.errors import sqlstate, translate
+from dgent.exceptions import BackendUnavailable
+from dgent.settings import Settings
+
+GRACE: Final = 2.0
+"""Seconds that the client waits beyond the server's own limit, so that the server's answer comes first."""
+BEGIN: Final = "BEGIN; EXECUTE dgent_begin"
+"""Opens a transaction and reports its id as the connection's application_name, all in one round trip."""
+_PREPARE: Final = (
+    "PREPARE dgent_begin AS SELECT set_config('application_name', 'dgent ' || pg_current_xact_id()::text, true)"
+)
+_LIFE: Final = "SELECT stats_reset::text FROM pg_stat_bgwriter"
+"""The statistics restart after a crash, after which the ids of transactions that were lost are given out again."""
+_LIBPQ_ONLY: Final = frozenset(
+    {"channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count", "keepalives_idle"}
+    | {"keepalives_interval", "tcp_user_timeout"}
+)
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
+_REFUSED_LOGIN: Final = ("28", "3D", "42501")
+
+
+def create_engine(url: URL, settings: Settings) -> AsyncEngine:
+    """Return an engine whose connections are in autocommit; they are taken from it by `connect`, for good.
+
+    Raises:
+        BackendUnavailable: asyncpg is not installed.
+    """
+    try:
+        return create_async_engine(
+            "postgresql+asyncpg://",  # where to and with which password only the creator knows
+            async_creator=_creator(url, settings),
+            poolclass=AsyncAdaptedQueuePool,
+            max_overflow=-1,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+        )
+    except ModuleNotFoundError:
+        raise BackendUnavailable(
+            "PostgreSQL needs the driver asyncpg: run `pip install dgent[postgres]`"
+        ) from None
+
+
+class Opened(NamedTuple):
+    """An open connection, asyncpg's own inside of it, and a mark that changes when the server recovers from a crash."""
+
+    connection: AsyncConnection
+    driver: Any
+    life: str
+
+
+async def connect(engine: AsyncEngine, what: str) -> Opened:
+    """Open a connection that no pool knows. Not to be cancelled: SQLAlchemy would leak it.
+
+    Raises:
+        BackendUnavailable: the server cannot be reached, or refuses.
+    """
+    try:
+        connection = await engine.connect()
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        assert connection.sync_connection is not None  # noqa: S101  # it is open
+        connection.sync_connection.detach()
+        return Opened(connection, driver, await driver.fetchval(_LIFE))
+    except Exception as error:
+        raise _refusal(error, what) from None
+
+
+async def close(driver: Any) -> None:
+    """Cancel what runs on an asyncpg connection and close it; one that does not answer is cut off."""
+    with suppress(Exception):
+        await driver.close(timeout=GRACE)
+
+
+class Strays:
+    """Tasks that nobody awaits: connections on their way to be closed. They are few and end soon."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def add(self, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run it in the background."""
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def settle(self) -> None:
+        """Wait until all have ended."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _creator(url: URL, settings: Settings) -> Callable[[], Awaitable[Any]]:
+    import asyncpg  # noqa: PLC0415  # an optional dependency
+
+    known = {name: value for name, value in url.query.items() if name not in _LIBPQ_ONLY}
+    dsn = url.set(drivername="postgresql", query=known).render_as_string(hide_password=False)
+
+    async def create() -> Any:
+        driver = await asyncpg.connect(
+            dsn,
+            timeout=settings.connect_timeout,
+            command_timeout=settings.command_timeout + GRACE,
+            statement_cache_size=512,
+            server_settings=_server_settings(settings),
+        )
+        try:
+            _keep_alive(driver, settings)
+            await driver.execute(_PREPARE)
+        except BaseException:
+            driver.terminate()
+            raise
+        return driver
+
+    return create
+
+
+def _server_settings(settings: Settings) -> dict[str, str]:
+    return {
+        "application_name": "dgent",
+        "default_transaction_isolation": "read committed",
+        "statement_timeout": _milliseconds(settings.command_timeout),
+        "idle_in_transaction_session_timeout": _milliseconds(settings.transaction_timeout + GRACE),
+        "tcp_keepalives_idle": "60",
+        "timezone": "UTC",
+        "jit": "off",  # its compiler costs 100 ms where a recursive query is estimated too high
+    }
+
+
+def _milliseconds(seconds: float) -> str:
+    return str(max(1, int(seconds * 1000)))
+
+
+def _keep_alive(driver: Any, settings: Settings) -> None:
+    """Let the kernel find out that the server's machine is gone, where it can."""
+    transport = getattr(driver, "_transport", None)  # asyncpg has no public way to the socket
+    found = transport.get_extra_info("socket") if transport is not None else None
+    if found is None or found.family not in {socket.AF_INET, socket.AF_INET6}:
+        return
+    options = {**_KEEPALIVE, "TCP_USER_TIMEOUT": int(_milliseconds(settings.connect_timeout))}
+    with suppress(OSError):
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in options.items():
+            if hasattr(socket, name):
+                found.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _refusal(error: Exception, what: str) -> Exception:
+    """Return what an error while connecting means: whatever the driver says, the backend is out of reach."""
+    state = sqlstate(error)
+    if state is not None and state.startswith(_REFUSED_LOGIN):
+        return BackendUnavailable(
+            f"{what} refused the login or the database name (SQLSTATE {state}): check the user, the password and the "
+            "name in the URL"
+        )
+    ours = translate(error, what)
+    if ours is None:
+        return error
+    if isinstance(ours, BackendUnavailable):
+        return ours
+    if state is not None:
+        return BackendUnavailable(f"{what} refused the connection with SQLSTATE {state}: see the log of the server")
+    return BackendUnavailable(f"{what} does not answer: check that it runs and can be reached, and the URL")

@@ -1,0 +1,247 @@
+"""One connection to PostgreSQL that opens when it is needed, is replaced when it dies, and knows what became of a COMMIT."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any, Final
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.util import await_only
+
+from dgent.database.base import T, Work
+from dgent.database.errors import RETRYABLE, sqlstate, translate
+from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, close, connect
+from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
+
+TRIES: Final = 8
+"""How often a unit of work runs before a conflict with other writers is its answer."""
+_PAUSE: Final = 0.001
+_LONGEST_PAUSE: Final = 0.2
+_STALE_PLAN: Final = "0A000"
+_IN_THE_FUTURE: Final = "22023"
+_STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
+_UNKNOWN: Final = (
+    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: ask again, the write is idempotent"
+)
+_END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
+
+
+class Link:
+    """A place in a pool. Whoever holds it has it alone; its connection is in autocommit between transactions."""
+
+    def __init__(self, engine: AsyncEngine, what: str, timeout: float, strays: Strays) -> None:
+        self._engine, self._what, self._timeout, self._strays = engine, what, timeout, strays
+        self._connection: AsyncConnection | None = None
+        self._driver: Any = None
+        self._life = self._xid = ""
+        self._in_session = False  # whose own begin, commit and rollback then count
+
+    async def read(self, work: Work[T]) -> T:
+        """Run work that only reads; once more, if its connection had died or its plan was out of date."""
+        try:
+            return await self._run(self._alive() or await self._open(), work)
+        except Exception as error:
+            passing = self._driver is not None and (self._driver.is_closed() or sqlstate(error) == _STALE_PLAN)
+            if passing or isinstance(error, TimeoutError):  # which leaves a statement behind
+                self.drop()
+            if not passing:
+                raise
+        except BaseException:
+            self.drop()
+            raise
+        return await self._run(await self._open(), work)
+
+    async def transact(self, work: Work[T]) -> T:
+        """Run a unit of work in a transaction of its own, again after a conflict, and answer after its COMMIT.
+
+        Raises:
+            Conflict: it met other writers every time.
+            BackendUnavailable: the connection was lost, twice; nothing was written.
+            OutcomeUnknown: the answer to COMMIT was lost, and the server cannot tell what became of it.
+        """
+        lost = 0
+        for attempt in range(1, TRIES + 1):
+            connection = self._alive() or await self._open()
+            try:
+                return await self._transact_on(connection, work)
+            except Exception as error:
+                ours = translate(error, self._what)
+                lost += isinstance(ours, BackendUnavailable)
+                conflict = sqlstate(error) in {*RETRYABLE, _STALE_PLAN}
+                if attempt == TRIES or lost > 1 or not (lost or conflict):
+                    raise (ours or error) from None
+            await asyncio.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311  # no secret
+        raise AssertionError
+
+    async def session(self) -> AsyncSession:
+        """Return a session in a transaction that has begun on this connection; end it with `end`."""
+        connection = self._alive()
+        if connection is not None:
+            with suppress(Exception):  # it had died without a sign: BEGIN is what finds out
+                return await self._session_on(connection)
+        return await self._session_on(await self._open())
+
+    async def end(self, session: AsyncSession) -> None:
+        """Close a session; what it did not commit is rolled back."""
+        try:
+            await session.close()
+        finally:
+            self._in_session = False
+
+    def drop(self) -> None:
+        """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
+        driver = self._driver
+        self._connection = self._driver = None
+        if driver is not None and not driver.is_closed():
+            self._strays.add(close(driver))
+
+    def rest(self) -> None:
+        """Drop the connection unless it is as it was lent: open, and in no transaction."""
+        driver, connection = self._driver, self._connection
+        if driver is not None and (driver.is_closed() or driver.is_in_transaction() or connection.invalidated):  # type: ignore[union-attr]
+            self.drop()
+
+    def _alive(self) -> AsyncConnection | None:
+        return self._connection if self._driver is not None and not self._driver.is_closed() else None
+
+    async def _open(self) -> AsyncConnection:
+        """Connect anew, on a task of its own: a cancelled caller need not wait for it."""
+        self.drop()
+        task = asyncio.get_running_loop().create_task(connect(self._engine, self._what))
+        try:
+            done, _ = await asyncio.wait({task}, timeout=self._timeout + GRACE)
+        except BaseException:
+            self._strays.add(_close_late(task))
+            raise
+        if not done:
+            self._strays.add(_close_late(task))
+            raise BackendUnavailable(f"{self._what} takes connections, but does not answer: check what runs there")
+        self._connection, self._driver, self._life = task.result()
+        for name, do in (("begin", self._begin), ("commit", self._commit), ("rollback", self._roll_back)):
+            event.listen(self._connection.sync_connection, name, self._in_turn(do))
+        return self._connection
+
+    def _in_turn(self, do: Callable[[], Awaitable[None]]) -> Callable[[object], None]:
+        def on_event(connection: object) -> None:
+            if self._in_session:
+                await_only(do())
+
+        return on_event
+
+    async def _run(self, connection: AsyncConnection, work: Work[T]) -> T:
+        try:
+            return await connection.run_sync(work)
+        finally:
+            if connection.in_transaction():  # in SQLAlchemy's books only: nothing is sent
+                await connection.rollback()
+
+    async def _transact_on(self, connection: AsyncConnection, work: Work[T]) -> T:
+        await self._begin()
+        try:
+            result = await self._run(connection, work)
+            await self._commit()
+        except BaseException:
+            await self._roll_back()
+            raise
+        return result
+
+    async def _session_on(self, connection: AsyncConnection) -> AsyncSession:
+        session = AsyncSession(connection, expire_on_commit=False)
+        self._in_session = True
+        try:
+            await session.connection()
+        except BaseException:
+            self._in_session = False
+            self.drop()
+            raise
+        return session
+
+    def _open_driver(self) -> Any:
+        if self._driver is None:
+            raise BackendUnavailable(f"the connection to {self._what} was closed under its transaction, which is undone")
+        return self._driver
+
+    async def _begin(self) -> None:
+        driver = self._open_driver()
+        try:
+            await driver.execute(BEGIN, timeout=self._timeout)
+        except BaseException:
+            self.drop()
+            raise
+        self._xid = driver.get_settings().application_name.removeprefix("dgent ")
+
+    async def _roll_back(self) -> None:
+        driver = self._driver
+        if driver is not None and not driver.is_closed() and driver.is_in_transaction():
+            try:
+                await driver.execute("ROLLBACK", timeout=self._timeout)
+            except BaseException as error:
+                self.drop()
+                if not isinstance(error, Exception):
+                    raise
+
+    async def _commit(self) -> None:
+        driver = self._open_driver()
+        try:
+            status = await driver.execute("COMMIT")
+        except Exception as error:
+            if sqlstate(error) is not None and not driver.is_closed():
+                raise  # the server answered, and said no
+            self.drop()
+            if not await self._is_in(self._xid, self._life):
+                raise BackendUnavailable(
+                    f"the connection to {self._what} was lost at COMMIT, and the write is not in: try again"
+                ) from None
+            return
+        except BaseException:
+            self.drop()
+            raise
+        if status != "COMMIT":
+            raise StorageError(
+                f"{self._what} rolled back the transaction, because one of its statements had failed: run what may fail "
+                "in a savepoint, session.begin_nested()"
+            )
+
+    async def _is_in(self, xid: str, life: str) -> bool:
+        """Tell whether a transaction was committed, on a new connection; end it, if it still runs.
+
+        Raises:
+            OutcomeUnknown: nobody can tell.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._timeout
+        while clock() < deadline:
+            try:
+                known = await self._ask(xid, life)
+            except OutcomeUnknown:
+                raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, there may be time to ask again
+                if sqlstate(error) == _IN_THE_FUTURE:  # a crash undid it, and its id was not given out again
+                    return False
+                self.drop()
+                known = None
+            if known is not None:
+                return known
+            await asyncio.sleep(_LONGEST_PAUSE / 4)
+        raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
+
+    async def _ask(self, xid: str, life: str) -> bool | None:
+        if self._alive() is None:
+            await self._open()
+        status, now = await self._driver.fetchrow(_STATUS, xid, timeout=self._timeout)
+        if status == "in progress" and now == life:
+            await self._driver.execute(_END, xid, timeout=self._timeout)
+            return None
+        if status is None or (status == "committed" and now != life):  # after a crash the id may be another's
+            raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
+        return bool(status == "committed")
+
+
+async def _close_late(task: asyncio.Task[Opened]) -> None:
+    """Close a connection that nobody waits for any more, once it is open."""
+    with suppress(Exception):
+        await close((await task).driver)

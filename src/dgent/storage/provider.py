@@ -1,0 +1,138 @@
+"""The one object that a program opens: both tracks, their bridge and their common transaction."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Any, Self
+
+from dgent import migrations
+from dgent.agentese import Resolver, Umwelt
+from dgent.bridge import TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.database import Database, open_database
+from dgent.exceptions import DgentError
+from dgent.memory.bus import DataBus
+from dgent.memory.router import DgentRouter
+from dgent.settings import Settings, private_directory
+from dgent.storage.relational import RelationalStore
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from dgent.models.base import Base
+
+
+class StorageProvider:
+    """Agent memory and typed tables in one database.
+
+    Attributes:
+        settings: what it was opened with.
+        database: what runs SQL.
+        memory: agent memory under the namespace of the settings, a `Backend`; `memory.within(...)` for others.
+        relational: plain SQL.
+        tables: the typed tables that are registered, and by that readable for agents.
+        bus: tells of what was put, deleted, degraded and recovered, after the fact.
+    """
+
+    def __init__(self, settings: Settings, database: Database, memory: DgentRouter, bus: DataBus) -> None:
+        self.settings = settings
+        self.database = database
+        self.memory = memory
+        self.relational = RelationalStore(database)
+        self.tables = Tables(database)
+        self.bus = bus
+        self._resolver = Resolver(self.memory, self.tables)
+        self._scratch: str | None = None
+
+    @classmethod
+    async def from_config(cls, settings: Settings | None = None, **overrides: Any) -> Self:
+        """Open what the settings say: `membrane.db` under the XDG data directory, or KGENTS_DATABASE_URL.
+
+        `overrides` are settings by name: `from_config(data_dir=..., strict=True)`.
+
+        Raises:
+            InvalidSettings: a setting does not fit. BackendUnavailable: `strict`, and the first choice does not answer.
+        """
+        loaded = Settings.load(**overrides) if settings is None else settings
+        private_directory(loaded.data_dir)
+        database = open_database(loaded)
+        bus = DataBus()
+        storage = cls(loaded, database, DgentRouter(loaded, database=database, bus=bus), bus)
+        try:
+            await storage.memory.open()
+        except BaseException:
+            await storage.close()
+            raise
+        return storage
+
+    @classmethod
+    async def create_minimal(cls) -> Self:
+        """Open an empty storage that is gone when it is closed, with every table in place; for tests and trials."""
+        folder = tempfile.mkdtemp(prefix="dgent-")
+        storage = await cls.from_config(data_dir=folder, chain=("sqlite",), synchronous="NORMAL")
+        storage._scratch = folder
+        await storage.run_migrations()
+        return storage
+
+    async def run_migrations(self) -> str | None:
+        """Bring the typed tables to the newest revision, and return it.
+
+        Raises:
+            SchemaTooNew: a newer D-gent wrote the database. MigrationError: a migration failed; nothing changed.
+        """
+        return await migrations.upgrade(self.settings)
+
+    def table(self, model: type[Base]) -> TableAdapter:
+        """Return a typed table as a `DgentProtocol`, registering it if it is not."""
+        return self.tables.adapter(model)
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Open one transaction over both tracks: `tx.session`, `tx.memory`, `tx.table(Model)`; all or none.
+
+        Raises:
+            StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+        """
+        return unit_of_work(self.database, self.memory, self.tables)
+
+    async def resolve(self, path: str, umwelt: Umwelt | None = None, **arguments: Any) -> Any:
+        """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.
+
+        Raises:
+            InvalidPath, PathNotFound, TableNotFound: with the nearest names. PermissionDenied: the umwelt does not
+                grant it.
+        """
+        return await self._resolver.resolve(path, umwelt, **arguments)
+
+    async def reconcile(self) -> int:
+        """Deliver what a crash kept between the two tracks, and return how many datums that were."""
+        return await self.memory.reconcile()
+
+    async def status(self) -> Mapping[str, object]:
+        """Return what a person wants to know of where the data lies and how it does; no secrets."""
+        try:
+            schema: object = await migrations.current(self.settings)
+        except DgentError as error:
+            schema = f"unknown: {error}"
+        return {
+            "database": self.database.what,
+            "schema": schema,
+            "schema_needed": migrations.head(),
+            "memory": await self.memory.status(),
+        }
+
+    async def close(self) -> None:
+        """Wait for what was acknowledged, then release everything. May be called twice."""
+        await self.memory.close()
+        await self.database.close()
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()

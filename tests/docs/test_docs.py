@@ -1,0 +1,107 @@
+"""The documentation is true: its code runs, its tables are fresh and complete, its links and doors lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgent import exceptions
+from dgent.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+RUN = [page for page in PAGES if page.name == "README.md" or page.parent.name == "how-to"]
+FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+SKIP = re.compile(r"<!-- not run: (?P<reason>.{10,}?) -->\s*\Z")
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    line: int
+    skipped: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    text = page.read_text("utf-8")
+    found = []
+    for match in FENCE.finditer(text):
+        skip = SKIP.search(text[: match.start()])
+        line = text.count("\n", 0, match.start("code"))
+        found.append(Block(match["language"], match["code"], line, skip["reason"] if skip else None))
+    return found
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+async def test_python_blocks_run(page: Path) -> None:
+    """Run the blocks of one page in order, as one reader would: names of one block are there in the next."""
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks(page):
+        if block.language == "python" and block.skipped is None:
+            source = "\n" * block.line + block.code  # so that a traceback shows the line of the page
+            code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+            if inspect.isawaitable(result := eval(code, names)):  # noqa: S307 - our own pages
+                await result
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_blocks_name_their_language(page: Path) -> None:
+    assert [block.line for block in blocks(page) if not block.language] == []
+    assert page.read_text("utf-8").count("```") == 2 * len(blocks(page))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = FENCE.sub("", page.read_text("utf-8"))
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_doors_exist(page: Path) -> None:
+    doors = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text("utf-8"), re.MULTILINE))
+    assert named <= doors
+
+
+def test_every_page_is_in_an_index() -> None:
+    linked = set()
+    for page in PAGES:
+        linked |= {(page.parent / link).resolve() for link in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8"))}
+    assert [name(page) for page in PAGES if page not in linked and page != ROOT / "README.md"] == []
+
+
+def test_generated_tables_are_fresh() -> None:
+    done = subprocess.run(
+        [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_setting_is_documented() -> None:
+    page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == set(Settings.model_fields)
+    assert all(field.description for field in Settings.model_fields.values())
+
+
+def test_every_error_is_documented() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text("utf-8")
+    classes = {
+        kind.__name__
+        for _, kind in inspect.getmembers(exceptions, inspect.isclass)
+        if kind.__module__ == exceptions.__name__
+    }
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == classes
