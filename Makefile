@@ -36,7 +36,7 @@ demo: $(READY)  ## import a conversation and look at both tracks (FILE=conv.json
 	@KGENTS_DATA_DIR=$(DEMO_DIR) KGENTS_CONFIG_DIR=$(DEMO_DIR) $(DEMO) $(FILE)
 
 test: $(READY)  ## run every test, on SQLite and on a real PostgreSQL (ARGS="-k history")
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 -rfEs $(ARGS)
 
 faults: $(READY)  ## the promises at full size: kills, cut connections, full disks (minutes)
 	@$(BIN)/python -m pytest --hypothesis-profile full --durations 10 tests/faults $(ARGS)
@@ -60,7 +60,7 @@ docs: $(READY)  ## write the tables of settings and errors anew
 	@$(BIN)/python docs/generate.py
 
 wheel-test: $(READY)  ## build the wheel and use it in a folder with decoys
-	@PYTHON=$(BIN)/python tests/wheel/run.sh
+	@$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 clean:  ## remove what was made, .venv included
 	@rm -rf $(VENV) $(DEMO_DIR) build dist .mypy_cache .ruff_cache .import_linter_cache .import_linter.log .hypothesis

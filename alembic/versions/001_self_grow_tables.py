@@ -37,6 +37,14 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_self_grow_proposals"),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_self_grow_proposals_id_length")),
+        sa.CheckConstraint("length(target) BETWEEN 1 AND 512", name=op.f("ck_self_grow_proposals_target_length")),
+        sa.CheckConstraint(
+            "length(content_hash) BETWEEN 1 AND 512", name=op.f("ck_self_grow_proposals_content_hash_length")
+        ),
+        sa.CheckConstraint(
+            "length(causal_parent) BETWEEN 1 AND 512", name=op.f("ck_self_grow_proposals_causal_parent_length")
+        ),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_self_grow_proposals_datum_id_length")),
         sa.CheckConstraint(
             "status IN ('PROPOSED', 'GERMINATED', 'PROMOTED', 'REJECTED', 'ROLLED_BACK')",
             name=op.f("ck_self_grow_proposals_status"),

@@ -35,6 +35,10 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.PrimaryKeyConstraint("id", name="pk_brain_crystals"),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_brain_crystals_id_length")),
+        sa.CheckConstraint(
+            "length(content_hash) BETWEEN 1 AND 512", name=op.f("ck_brain_crystals_content_hash_length")
+        ),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_brain_crystals_datum_id_length")),
         sa.CheckConstraint("access_count >= 0", name=op.f("ck_brain_crystals_access_count_positive")),
         sa.Index("ix_brain_crystals_content_hash", "content_hash"),
         sa.Index("ix_brain_crystals_datum_id", "datum_id"),
@@ -51,6 +55,7 @@ def upgrade() -> None:
             name="fk_brain_crystal_tags_crystal_id_brain_crystals",
             ondelete="CASCADE",
         ),
+        sa.CheckConstraint("length(tag) BETWEEN 1 AND 128", name=op.f("ck_brain_crystal_tags_tag_length")),
         sa.Index("ix_brain_crystal_tags_tag_crystal_id", "tag", "crystal_id"),
     )
     op.create_table(

@@ -34,6 +34,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_citizens"),
         sa.UniqueConstraint("name", name="uq_citizens_name"),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_citizens_id_length")),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 512", name=op.f("ck_citizens_name_length")),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_citizens_datum_id_length")),
         sa.Index("ix_citizens_datum_id", "datum_id"),
         sa.Index("ix_citizens_created_at_id", "created_at", "id"),
     )
@@ -57,6 +59,9 @@ def upgrade() -> None:
             ondelete="SET NULL",
         ),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_citizen_conversations_id_length")),
+        sa.CheckConstraint(
+            "length(citizen_name) BETWEEN 1 AND 512", name=op.f("ck_citizen_conversations_citizen_name_length")
+        ),
         sa.CheckConstraint("turn_count >= 0", name=op.f("ck_citizen_conversations_turn_count_positive")),
         sa.Index("ix_citizen_conversations_citizen_id", "citizen_id"),
         sa.Index("ix_citizen_conversations_citizen_name_created_at", "citizen_name", "created_at"),
@@ -84,6 +89,10 @@ def upgrade() -> None:
         ),
         sa.UniqueConstraint("conversation_id", "turn_number", name="uq_conversation_turns_conversation_id_turn_number"),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_conversation_turns_id_length")),
+        sa.CheckConstraint(
+            "length(causal_parent) BETWEEN 1 AND 512", name=op.f("ck_conversation_turns_causal_parent_length")
+        ),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_conversation_turns_datum_id_length")),
         sa.CheckConstraint("turn_number >= 0", name=op.f("ck_conversation_turns_turn_number_positive")),
         sa.Index("ix_conversation_turns_causal_parent", "causal_parent"),
         sa.Index("ix_conversation_turns_datum_id", "datum_id"),

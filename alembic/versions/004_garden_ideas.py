@@ -32,6 +32,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name="pk_garden_plots"),
         sa.UniqueConstraint("name", name="uq_garden_plots_name"),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_garden_plots_id_length")),
+        sa.CheckConstraint("length(name) BETWEEN 1 AND 512", name=op.f("ck_garden_plots_name_length")),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_garden_plots_datum_id_length")),
         sa.Index("ix_garden_plots_datum_id", "datum_id"),
         sa.Index("ix_garden_plots_created_at_id", "created_at", "id"),
     )
@@ -50,6 +52,7 @@ def upgrade() -> None:
             ["plot_id"], ["garden_plots.id"], name="fk_gardener_sessions_plot_id_garden_plots", ondelete="SET NULL"
         ),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_gardener_sessions_id_length")),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_gardener_sessions_datum_id_length")),
         sa.Index("ix_gardener_sessions_plot_id", "plot_id"),
         sa.Index("ix_gardener_sessions_datum_id", "datum_id"),
         sa.Index("ix_gardener_sessions_created_at_id", "created_at", "id"),
@@ -79,6 +82,10 @@ def upgrade() -> None:
             ["plot_id"], ["garden_plots.id"], name="fk_garden_ideas_plot_id_garden_plots", ondelete="SET NULL"
         ),
         sa.CheckConstraint("length(id) BETWEEN 1 AND 512", name=op.f("ck_garden_ideas_id_length")),
+        sa.CheckConstraint(
+            "length(causal_parent) BETWEEN 1 AND 512", name=op.f("ck_garden_ideas_causal_parent_length")
+        ),
+        sa.CheckConstraint("length(datum_id) BETWEEN 1 AND 512", name=op.f("ck_garden_ideas_datum_id_length")),
         sa.CheckConstraint(
             "lifecycle IN ('SEED', 'SAPLING', 'TREE', 'FLOWER', 'COMPOST')", name=op.f("ck_garden_ideas_lifecycle")
         ),

@@ -110,7 +110,8 @@ async def check(target: Target = None) -> None:
     refuse_newer(found, _scripts())
     if found != (head(),):
         raise SchemaOutdated(
-            f"schema is at {', '.join(found) or 'no revision'}, this version needs {head()}: run `alembic upgrade head`"
+            f"schema is at {', '.join(found) or 'no revision'}, this version needs {head()}: "
+            "run `alembic upgrade head` or `kg db upgrade`"
         )
 
 
@@ -172,7 +173,8 @@ def include_name(name: str | None, type_: str, parent_names: object = None) -> b
 def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDirectory | None = None) -> T:
     """Run work on a connection that holds both locks, inside the one transaction of a migration, and commit.
 
-    `scripts` are the revisions that count as known, those of `script_location()` unless given. It blocks: call it from a thread, or from a program without an event loop.
+    `scripts` are the revisions that count as known: those of `script_location()`, unless given. It blocks: call it from
+    a thread, or from a program without an event loop.
 
     Raises:
         SchemaTooNew, MigrationError, StorageError: as for `upgrade`; everything was rolled back.
@@ -331,7 +333,7 @@ def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
     def locked(connection: Connection) -> T:
-        connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000)}"))
+        connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"))
         return work(connection)
 

@@ -124,20 +124,37 @@ class Query:
 
     def matches(self, datum: Datum) -> bool:
         """Tell whether a datum satisfies every condition: the meaning of a query, of which indexes are a shortcut."""
-        created, metadata = datum.created_at, datum.metadata
+        created = datum.created_at
         return (
             (self.prefix is None or datum.id.startswith(self.prefix))
-            and (self.since is None or created >= self.since)  # type: ignore[operator]
+            and (self.since is None or created >= self.since)  # type: ignore[operator]  # made a float above
             and (self.until is None or created < self.until)  # type: ignore[operator]
             and (self.after is None or created > self.after)
             and (self.after_seq is None or datum.seq > self.after_seq)
-            and (self.schema is None or metadata.get("schema") == self.schema)
-            and (self.author is None or datum.author == self.author)
-            and (not self.tags or self.tags <= datum.tags)
-            and self._where_holds(datum, metadata)
+            and self.looks_right(datum)
         )
 
-    def _where_holds(self, datum: Datum, metadata: Mapping[str, Any]) -> bool:
+    @cached_property
+    def looks_inside(self) -> bool:
+        """Whether some condition is on the metadata or the content."""
+        return bool(self.tags or self.schema is not None or self.author is not None or self.conditions)
+
+    def looks_right(self, datum: Datum) -> bool:
+        """Tell whether a datum satisfies the conditions on its metadata and content."""
+        if not self.looks_inside:
+            return True
+        metadata: dict[str, Any] = orjson.loads(datum.metadata_json)
+        if self.schema is not None and metadata.get("schema") != self.schema:
+            return False
+        if self.author is not None and datum.author != self.author:
+            return False
+        if self.tags:
+            tags = metadata.get("tags")
+            if not isinstance(tags, list) or not all(tag in tags for tag in self.tags):
+                return False
+        return not self.conditions or self._where_holds(datum, metadata)
+
+    def _where_holds(self, datum: Datum, metadata: dict[str, Any]) -> bool:
         content: Any = _MISSING
         for root, path, expected in self.conditions:
             if root == "content" and content is _MISSING:
@@ -145,7 +162,7 @@ class Query:
                     content = orjson.loads(datum.content)
                 except orjson.JSONDecodeError:
                     return False
-            found = follow(dict(metadata) if root == "metadata" else content, path)
+            found = follow(metadata if root == "metadata" else content, path)
             if found is _MISSING or comparable_or_none(found) != expected:
                 return False
         return True

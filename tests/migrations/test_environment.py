@@ -81,7 +81,9 @@ def test_the_command_upgrades_checks_and_refuses_a_downgrade(url: str) -> None:
     assert "not up to date" in out + err
     assert alembic(ROOT, url, "upgrade", "head")[0] == 0
     assert schema(url) == schema_of_models(url)
+    execute(url, "CREATE TABLE dgent_datums (id TEXT)", "CREATE TABLE users (id TEXT)")
     assert "No new upgrade operations" in alembic(ROOT, url, "check")[1]
+    execute(url, "DROP TABLE dgent_datums", "DROP TABLE users")
     assert alembic(ROOT, url, "current")[1].startswith("004 (head)")
     code, out, err = alembic(ROOT, url, "downgrade", "base")
     assert (code, "Traceback" in out + err) == (255, False)

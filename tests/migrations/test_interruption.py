@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Engine, event, inspect, text
 from tests.migrations.looking import execute, look, rows, schema, schema_of_models
 
 from dgent import migrations
-from dgent.exceptions import StorageTimeout
+from dgent.exceptions import BackendUnavailable, StorageTimeout
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
@@ -138,6 +138,28 @@ async def test_an_upgrade_killed_leaves_the_previous_schema(url: str, full_size:
     assert finish(child(UPGRADE, url))[:2] == (0, "004")
     assert schema(url) == schema_of_models(url)
     assert rows(url) == data
+
+
+async def test_an_upgrade_whose_connection_is_cut_leaves_the_previous_schema(postgres_url: str) -> None:
+    await seed(postgres_url)
+    before = state(postgres_url)
+    others = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+
+    def cut(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.lstrip().startswith("CREATE TABLE conversation_turns"):
+            look(postgres_url, lambda other: other.execute(text(others)).all())
+
+    event.listen(Engine, "before_cursor_execute", cut)
+    try:
+        with pytest.raises(BackendUnavailable):
+            await migrations.upgrade(postgres_url)
+    finally:
+        event.remove(Engine, "before_cursor_execute", cut)
+    assert state(postgres_url) == before
+    assert await migrations.upgrade(postgres_url) == "004"
 
 
 async def test_upgrades_of_four_processes_take_turns(url: str, full_size: bool) -> None:

@@ -71,8 +71,7 @@ def form_of(kind: TypeEngine[Any], where: str) -> Form:
     Raises:
         CapabilityMissing: the type has none; `where` names the column.
     """
-    while isinstance(kind, TypeDecorator) and not isinstance(kind, Interval | PickleType):
-        kind = kind.impl_instance
+    kind = unwrapped(kind)
     for known, make in _FORMS:
         if isinstance(kind, known):
             return make(kind)
@@ -80,8 +79,8 @@ def form_of(kind: TypeEngine[Any], where: str) -> Form:
 
 
 def unwrapped(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """Return the type that decorators decorate."""
-    while isinstance(kind, TypeDecorator):
+    """Return the type of SQLAlchemy's own that decorators decorate."""
+    while isinstance(kind, TypeDecorator) and not isinstance(kind, Interval | PickleType):
         kind = kind.impl_instance
     return kind
 

@@ -3,61 +3,39 @@
 A row is this datum:
 
 * `id`: the primary key. Text is the id as it is, other types in their JSON form, several columns as a JSON array.
-* `content`: a JSON object of all mapped columns but the version and those that are hidden; sorted keys, the forms of
-  `dgent.bridge.codec`.
-* `created_at`, `causal_parent`, `version`: the columns `created_at` and `causal_parent`, and the mapper's version column.
+* `content`: a JSON object of all mapped columns but the version and those that are hidden, in the forms of
+  `dgent.bridge.codec`, with sorted keys.
+* `created_at`, `causal_parent`, `version`: the columns of these names; the version is the mapper's `version_id_col`.
 * `metadata`: where it comes from, `{"source": "alembic", "table": ...}`, and the row's `tags`.
-
-On the way back the columns come from the content. What the content leaves out comes from the datum (`created_at`,
-`causal_parent`, `metadata["tags"]`), else it takes the column's default. A key, a time or a cause that the content and the
-datum give differently is refused, and so is what the row has no place for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import JSON, Column, DateTime, Integer, String, Table, inspect
+from sqlalchemy import JSON, Column, DateTime, Integer, String, Table, Uuid, inspect
 from sqlalchemy.engine import Dialect
 from sqlalchemy.orm import Mapper
 
-from dgent.bridge.codec import Form, form_of, settled, unwrapped
+from dgent.bridge.codec import unwrapped
+from dgent.bridge.fields import Field, field_of, processors, shown, then
 from dgent.datum import Datum, load_datum
-from dgent.exceptions import CapabilityMissing, Corrupt, DgentError, InvalidRow
+from dgent.exceptions import CapabilityMissing, Corrupt, InvalidRow
+from dgent.models.base import Base
 
 SOURCE: Final = "alembic"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
-_dumps = orjson.dumps
-_loads = orjson.loads
+_KINDS: Final = (String, Integer, Uuid)  # of keys that a causal parent can name
 
 
-class Field(NamedTuple):
-    """One column of a row.
-
-    Attributes:
-        default: makes the value of a new row that gives none; None where the database does, or there is none.
-        fresh: the default is new at each call (a time, an id), so it is drawn for new rows only.
-        stamp: makes the value when the row changes.
-        optional: the content may leave it out.
-    """
-
-    name: str
-    column: Column[Any]
-    form: Form
-    default: Callable[[], Any] | None
-    fresh: bool
-    stamp: Callable[[], Any] | None
-    optional: bool
-
-
-class Converters(NamedTuple):
-    """What stands between a driver's values and ours, for one driver."""
+class _Codecs(NamedTuple):
+    """What stands between the values of a driver and JSON."""
 
     shown: list[tuple[int, Callable[[Any], Any]]]
     """(place in the row, from the driver's value to JSON)"""
@@ -66,66 +44,244 @@ class Converters(NamedTuple):
 
 
 class Layout:
-    """The columns of one model by their roles. Make it with `layout_of`."""
+    """The columns of one model, by their roles. Make it with `layout_of`.
+
+    Attributes:
+        name: the table.
+        fields: what the content shows, in the order of the names. by_name: the same.
+        keys: what the id is made of; `textual` if that is one text, `is_primary` if it is the primary key.
+        created, parent, tags: the fields in these roles. version: the column that counts the writes.
+        kept: hidden fields that have a default or a stamp.
+    """
 
     def __init__(self, model: type[Any], id_field: str | None, hidden: frozenset[str]) -> None:
         mapper: Mapper[Any] = inspect(model)
         self.model = model
-        self.name = mapper.local_table.name if isinstance(mapper.local_table, Table) else model.__name__
-        self.table = _single_table(mapper, self.name)
-        self.version: Column[Any] | None = _version_column(mapper)
-        every = {attribute.key: attribute.columns[0] for attribute in mapper.column_attrs}
-        keys = [id_field] if id_field else [mapper.get_property_by_column(column).key for column in mapper.primary_key]
-        _check_names(self.name, every, keys, hidden)
-        shown = {
-            name: column
-            for name, column in sorted(every.items())
-            if name not in hidden and column is not self.version and column.computed is None
+        self.table = _single_table(mapper)
+        self.name = self.table.name
+        self.version = _version_column(mapper)
+        columns: dict[str, Column[Any]] = {each.key: each.columns[0] for each in mapper.column_attrs}  # type: ignore[misc]
+        keys = [id_field] if id_field else [mapper.get_property_by_column(each).key for each in mapper.primary_key]
+        _check_names(self.name, columns, keys, hidden)
+        fields = {
+            name: field_of(model, name, column)
+            for name, column in sorted(columns.items())
+            if column is not self.version and column.computed is None
         }
-        self.fields = [_field(model, self.name, name, column) for name, column in shown.items()]
-        self.by_name = {field.name: field for field in self.fields}
+        self.kept = [fields[name] for name in sorted(hidden & fields.keys()) if fields[name].default or fields[name].stamp]
+        self.by_name = {name: field for name, field in fields.items() if name not in hidden}
+        self.fields = list(self.by_name.values())
         self.keys = [self.by_name[name] for name in keys]
-        self.is_primary = [field.column for field in self.keys] == list(mapper.primary_key)
-        self.created = self._role("created_at", lambda field: isinstance(unwrapped(field.column.type), DateTime))
-        self.parent = self._role("causal_parent", self._points_to_a_row)
-        self.tags = self._role("tags", lambda field: isinstance(unwrapped(field.column.type), JSON))
-        self.kept = [  # hidden columns that the ORM would fill
-            _field(model, self.name, name, every[name])
-            for name in sorted(hidden)
-            if every[name].default is not None or every[name].onupdate is not None
-        ]
-        self.textual = len(self.keys) == 1 and isinstance(unwrapped(self.keys[0].column.type), String)
-        self._by_driver: dict[str, Converters] = {}
-        self._read_by: dict[str, Callable[[Sequence[Any]], Datum]] = {}
+        self.is_primary = not id_field or [self.by_name[id_field].column] == list(mapper.primary_key)
+        self.textual = len(keys) == 1 and isinstance(unwrapped(self.keys[0].column.type), String)
+        self.created = self._role("created_at", lambda kind: isinstance(kind, DateTime))
+        self.parent = self._role("causal_parent", self._names_a_row)
+        self.tags = self._role("tags", lambda kind: isinstance(kind, JSON))
+        self.columns: list[Column[Any]] = [field.column for field in self.fields]
+        if self.version is not None:
+            self.columns.append(self.version)
+        self._at = {field.name: at for at, field in enumerate(self.fields)}
+        self._codecs: dict[str, _Codecs] = {}
 
-    def _role(self, name: str, fits: Callable[[Field], bool]) -> Field | None:
+    def _role(self, name: str, fits: Callable[[Any], bool]) -> Field | None:
         field = self.by_name.get(name)
-        return field if field is not None and field not in self.keys and fits(field) else None
+        return field if field and field not in self.keys and fits(unwrapped(field.column.type)) else None
 
-    def _points_to_a_row(self, field: Field) -> bool:
-        (key, *more) = (type(unwrapped(key.column.type)) for key in self.keys)
-        return not more and issubclass(type(unwrapped(field.column.type)), _family(key))
+    def _names_a_row(self, kind: Any) -> bool:
+        own = unwrapped(self.keys[0].column.type)
+        return len(self.keys) == 1 and any(isinstance(kind, each) and isinstance(own, each) for each in _KINDS)
 
     @cached_property
-    def tag_table(self) -> tuple[Table, Column[Any]] | None:
-        """The table that indexes the tags of rows, and its column that refers to them.
+    def derive(self) -> Callable[..., None] | None:
+        """What brings the tables that follow this one up to date: see `Base.derive`."""
+        own = getattr(self.model, "derive", None)
+        return None if own is None or own.__func__ is Base.derive.__func__ else own
 
-        It is the one whose primary key is a foreign key to the row and a column `tag`.
+    @cached_property
+    def tag_table(self) -> tuple[Column[Any], Column[Any]] | None:
+        """The columns (row, tag) of the table by which rows are found by tag.
+
+        It is the one whose primary key is a foreign key to the row and a column `tag`; the model keeps it up to date.
         """
         if self.tags is None or len(self.keys) > 1:
             return None
         for table in self.table.metadata.tables.values():
-            names = {column.name for column in table.primary_key}
-            refers = [column for column in table.primary_key if column.references(self.keys[0].column)]
-            if len(names) == 2 and "tag" in names and refers:
-                return table, refers[0]
+            key = table.primary_key.columns
+            refers = [column for column in key if column.references(self.keys[0].column)]
+            if refers and len(key) == 2 and "tag" in key:  # noqa: PLR2004
+                return refers[0], key["tag"]
         return None
 
+    def datum_of(self, row: Sequence[Any], dialect: Dialect) -> Datum:
+        """Return the datum that a row of `columns` is, from the driver's values.
+
+        Raises:
+            Corrupt: a column holds what its type cannot be read from.
+        """
+        cells = list(row)
+        for at, show in self.codecs(dialect).shown:
+            if (value := cells[at]) is not None:
+                try:
+                    cells[at] = show(value)
+                except (ValueError, TypeError, ArithmeticError, LookupError):
+                    raise self._corrupt(at, row) from None
+        return self.datum_from(cells)
+
+    def datum_from(self, cells: Sequence[Any]) -> Datum:
+        """Return the datum that a row of `columns` is, from values in JSON form; times stay datetimes."""
+        fields = self._at
+        content = orjson.dumps(dict(zip(fields, cells, strict=False)), option=_CANONICAL)
+        created = cells[fields["created_at"]] if self.created else None
+        return load_datum(
+            self.id_from([cells[fields[key.name]] for key in self.keys]),
+            content,
+            0.0 if created is None else as_utc(created).timestamp(),
+            as_id(cells[fields["causal_parent"]]) if self.parent else None,
+            self._metadata(cells[fields["tags"]]) if self.tags else self.plain_metadata,
+            cells[-1] if self.version is not None else 0,
+            0,
+        )
+
     @cached_property
-    def derive(self) -> Callable[..., None] | None:
-        """What the model does after rows were written past the ORM: its own classmethod `derive`."""
-        own = getattr(self.model, "derive", None)
-        base = next((cls for cls in reversed(self.model.__mro__) if "derive" in vars(cls)), None)
-        if own is None or base is None or own.__func__ is getattr(base, "derive").__func__:  # noqa: B009  # a classmethod
-            return None if base is None or base.__subclasses__() else own
-        return own  # type: ignore[no-any-return]
+    def plain_metadata(self) -> str:
+        """The metadata of a row without tags, as canonical JSON."""
+        return orjson.dumps({"source": SOURCE, "table": self.name}).decode()
+
+    def _metadata(self, tags: Any) -> str:
+        if not isinstance(tags, list):
+            return self.plain_metadata
+        return f'{self.plain_metadata[:-1]},"tags":{orjson.dumps(tags, option=_CANONICAL).decode()}}}'
+
+    def id_from(self, key: list[Any]) -> str:
+        """Return the id that the JSON forms of a key make; different keys make different ids."""
+        return as_id(key[0]) or "" if len(key) == 1 else orjson.dumps(key, option=_CANONICAL).decode()
+
+    def key_of(self, id: str) -> list[Any] | None:
+        """Return the Python values of the key that an id is made of, or None if it is no id of this table."""
+        if self.textual:
+            return [id]
+        parts: Any = [id]
+        if len(self.keys) > 1:
+            try:
+                parts = orjson.loads(id)
+            except orjson.JSONDecodeError:
+                return None
+            if not isinstance(parts, list) or len(parts) != len(self.keys):
+                return None
+        try:
+            key = [_key_part(field, part) for field, part in zip(self.keys, parts, strict=True)]
+        except ValueError:
+            return None
+        return key if self.id_from([shown(field, part) for field, part in zip(self.keys, key, strict=True)]) == id else None
+
+    def cause_of(self, id: str) -> Any:
+        """Return the Python value of the column `causal_parent` for an id, or None if it is no id of this table."""
+        assert self.parent is not None  # noqa: S101  # the caller looked
+        try:
+            value = _key_part(self.parent, id)
+        except ValueError:
+            return None
+        return value if as_id(shown(self.parent, value)) == id else None
+
+    def id_of(self, key: Sequence[Any], dialect: Dialect) -> str:
+        """Return the id of a row from the driver's values of its key alone."""
+        loaded = self.codecs(dialect).loaded
+        places = [self._at[field.name] for field in self.keys]
+        values = [load(part) if (load := loaded[at]) else part for at, part in zip(places, key, strict=True)]
+        return self.id_from([shown(field, value) for field, value in zip(self.keys, values, strict=True)])
+
+    def values_of(self, row: Sequence[Any], dialect: Dialect) -> dict[str, Any]:
+        """Return the Python values of a row by the names of its fields."""
+        loaded = self.codecs(dialect).loaded
+        return {
+            name: load(value) if value is not None and (load := loaded[at]) else value
+            for (name, at), value in zip(self._at.items(), row, strict=False)
+        }
+
+    def bind(self, field: Field, value: Any, dialect: Dialect) -> Any:
+        """Return the driver's value of a Python value.
+
+        Raises:
+            InvalidRow: the column does not take it.
+        """
+        convert = self.codecs(dialect).bound[field.name]
+        if convert is None:
+            return value
+        try:
+            return convert(value)
+        except InvalidRow as error:
+            raise InvalidRow(self.name, field.name, error.reason) from None
+        except (ValueError, TypeError, OverflowError) as error:
+            raise InvalidRow(self.name, field.name, str(error)) from None
+
+    def codecs(self, dialect: Dialect) -> _Codecs:
+        """Return what stands between the values of a driver and JSON; made once per driver."""
+        found = self._codecs.get(dialect.driver)
+        if found is None:
+            found = self._codecs[dialect.driver] = self._make_codecs(dialect)
+        return found
+
+    def _make_codecs(self, dialect: Dialect) -> _Codecs:
+        made = {field.name: processors(field, dialect) for field in [*self.fields, *self.kept]}
+        shown = [(at, both) for name, at in self._at.items() if (both := then(made[name][1], self.by_name[name].form.dump))]
+        return _Codecs(shown, [made[name][1] for name in self._at], {name: bind for name, (bind, _) in made.items()})
+
+    def _corrupt(self, at: int, row: Sequence[Any]) -> Corrupt:
+        key = [row[self._at[field.name]] for field in self.keys]
+        return Corrupt(
+            f"{self.name}.{self.fields[at].name} of the row {key!r} holds what its type cannot be: mend it with an UPDATE, or "
+            "restore the row from a backup"
+        )
+
+
+@lru_cache(maxsize=1024)
+def layout_of(model: type[Any], id_field: str | None = None, hidden: frozenset[str] = frozenset()) -> Layout:
+    """Return the layout of a mapped class.
+
+    Raises:
+        CapabilityMissing: it has a column without a form in JSON, or more than one table.
+        InvalidRow: `id_field` or `hidden` name no column that can be that.
+    """
+    return Layout(model, id_field, hidden)
+
+
+def as_utc(value: datetime) -> datetime:
+    """Return a moment with its zone; a column that keeps none is read as UTC."""
+    return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def as_id(part: Any) -> str | None:
+    """Return the JSON form of a key as an id."""
+    return part if part is None or isinstance(part, str) else orjson.dumps(part, option=_CANONICAL).decode().strip('"')
+
+
+def _key_part(field: Field, part: Any) -> Any:
+    try:
+        return field.form.load(part)
+    except ValueError:
+        if not isinstance(part, str):
+            raise
+    return field.form.load(orjson.loads(part))  # a number, or true: text in an id
+
+
+def _single_table(mapper: Mapper[Any]) -> Table:
+    if len(mapper.tables) != 1 or mapper.polymorphic_on is not None or not isinstance(mapper.local_table, Table):
+        raise CapabilityMissing(f"{mapper.class_.__name__} is not mapped to one table of its own: lift its parts one by one")
+    return mapper.local_table
+
+
+def _version_column(mapper: Mapper[Any]) -> Column[Any] | None:
+    column = mapper.version_id_col
+    return column if column is not None and isinstance(column.type, Integer) else None  # type: ignore[return-value]
+
+
+def _check_names(table: str, columns: dict[str, Column[Any]], keys: list[str], hidden: frozenset[str]) -> None:
+    for name in (*keys, *hidden):
+        if name not in columns:
+            raise InvalidRow(table, name, f"is no column; they are {', '.join(sorted(columns))}")
+    for name in keys:
+        if name in hidden:
+            raise InvalidRow(table, name, "is the id, which cannot be hidden")
+    (first, *more) = keys
+    if not more and columns[first].nullable:
+        raise InvalidRow(table, first, "can be null, so it cannot be the id")

@@ -81,3 +81,25 @@ def _lock_sqlite(element: transaction_lock, compiler: SQLCompiler, **kw: Any) ->
 @compiles(transaction_lock, "postgresql")
 def _lock_postgresql(element: transaction_lock, compiler: SQLCompiler, **kw: Any) -> str:
     return f"(pg_advisory_xact_lock({compiler.process(element.clauses, **kw)}) IS NULL)"
+
+
+class bytewise(ColumnElement[str]):  # noqa: N801  # reads as a function in SQL expressions
+    """A text column that compares by its UTF-8 bytes, whatever the collation that it was made with."""
+
+    inherit_cache = True
+
+    def __init__(self, inner: ColumnElement[str]) -> None:
+        self.inner = inner
+        self.type = inner.type
+
+    _traverse_internals = [("inner", InternalTraversal.dp_clauseelement)]  # noqa: RUF012  # SQLAlchemy's own form
+
+
+@compiles(bytewise, "sqlite")
+def _bytewise_sqlite(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.inner, **kw)
+
+
+@compiles(bytewise, "postgresql")
+def _bytewise_postgresql(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str:
+    return f'({compiler.process(element.inner, **kw)} COLLATE "C")'

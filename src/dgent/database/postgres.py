@@ -6,20 +6,22 @@ Everything that lives on an event loop is in one `_Home`, which closes with that
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Hashable
 from contextlib import asynccontextmanager, suppress
-from typing import Final
-
-from sqlalchemy import URL
-from sqlalchemy.ext.asyncio import AsyncSession
+from typing import TYPE_CHECKING, Final
 
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
-from dgent.database.errors import translate
-from dgent.database.postgres_engine import Strays, create_engine
+from dgent.database.postgres_engine import Strays, create_engine, load_driver
 from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
-from dgent.exceptions import DgentError, StoreClosed
-from dgent.settings import Settings
+from dgent.exceptions import StoreClosed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+
+    from sqlalchemy import URL
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from dgent.settings import Settings
 
 READ_TOGETHER: Final = 256
 WRITE_TOGETHER: Final = 512
@@ -33,10 +35,10 @@ class PostgresDatabase(Database):
 
     def __init__(self, url: URL, settings: Settings) -> None:
         super().__init__(url, settings)
-        self._engine = create_engine(url, settings)
+        load_driver()
         self._home: _Home | None = None
 
-    async def read(self, work: Work[T], *, short: bool = False) -> T:  # noqa: ARG002  # nothing here blocks the loop
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads; again, once, if the connection had died."""
         return await self._read(self._here(), work)
 
@@ -76,10 +78,13 @@ class PostgresDatabase(Database):
 
     async def close(self) -> None:
         """Finish what was accepted, then close every connection. A transaction that is still open is undone."""
-        self._closed = True
-        home, self._home = self._home, None
+        home = self._home
         if home is not None and not home.loop.is_closed():
             self._check_loop(home)
+        self._closed, self._home = True, None
+        if home is not None and home.loop.is_closed():
+            home.forget()
+        elif home is not None:
             await home.close()
 
     @asynccontextmanager
@@ -97,11 +102,6 @@ class PostgresDatabase(Database):
         link = await home.readers.take()
         try:
             return await link.read(work)
-        except Exception as error:
-            ours = translate(error, self.what)
-            if ours is None or ours is error:
-                raise
-            raise ours from None
         finally:
             home.readers.give(link)
 
@@ -109,12 +109,13 @@ class PostgresDatabase(Database):
         """Return what lives on the running loop."""
         self._check_usable()
         home = self._home
-        if home is not None and home.loop is asyncio.get_running_loop():
-            return home
-        if home is not None and not home.loop.is_closed():
-            self._check_loop(home)
-        self._home = _Home(...)
-        return self._home
+        if home is not None and home.loop.is_closed():
+            home.forget()
+            home = None
+        if home is None:
+            home = self._home = _Home(self.url, self.settings, self.what)
+        self._check_loop(home)
+        return home
 
     def _check_loop(self, home: _Home) -> None:
         if home.loop is not asyncio.get_running_loop():
@@ -124,7 +125,44 @@ class PostgresDatabase(Database):
 
 
 class _Home:
-    """What belongs to one event loop. It closes with the loop, or when nobody refers to it any more."""
+    """What belongs to one event loop. It is closed with that loop, or when nobody refers to it any more."""
 
-    def __init__(self, database: PostgresDatabase) -> None:
-        ...
+    def __init__(self, url: URL, settings: Settings, what: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        strays, engine = Strays(), create_engine(url, settings)
+
+        def pool() -> Links:
+            return Links(
+                lambda: Link(engine, what, settings.connect_timeout, strays),
+                settings.pool_size,
+                settings.pool_timeout,
+                what,
+            )
+
+        self.readers, self.writers = pool(), pool()
+        self.reading = Lanes(self.readers, Link.read, READ_TOGETHER)
+        self.writing = Lanes(self.writers, Link.transact, WRITE_TOGETHER)
+        self._guard = _until_the_end([self.readers, self.writers], strays)
+        with suppress(StopIteration):
+            self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it
+
+    async def close(self) -> None:
+        """Wait for what was accepted, then close every connection."""
+        await self.writing.landed()
+        await self.readers.returned()
+        await uninterrupted(self._guard.aclose())
+
+    def forget(self) -> None:
+        """Let go of connections whose loop was closed over them."""
+        for links in (self.readers, self.writers):
+            links.forget()
+
+
+async def _until_the_end(pools: list[Links], strays: Strays) -> AsyncGenerator[None, None]:
+    """Close the connections when this is closed, as `asyncio.run` does with asynchronous generators at its end."""
+    try:
+        yield
+    finally:
+        for links in pools:
+            links.drop()
+        await strays.settle()

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import socket
-from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from dgent.database.errors import sqlstate, translate
 from dgent.exceptions import BackendUnavailable
-from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from sqlalchemy import URL
+
+    from dgent.settings import Settings
 
 GRACE: Final = 2.0
 """Seconds that the client waits beyond the server's own limit, so that the server's answer comes first."""
@@ -33,25 +38,28 @@ _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _REFUSED_LOGIN: Final = ("28", "3D", "42501")
 
 
-def create_engine(url: URL, settings: Settings) -> AsyncEngine:
-    """Return an engine whose connections are in autocommit; they are taken from it by `connect`, for good.
+def load_driver() -> Any:
+    """Import asyncpg, an optional dependency.
 
     Raises:
-        BackendUnavailable: asyncpg is not installed.
+        BackendUnavailable: it is not installed.
     """
     try:
-        return create_async_engine(
-            "postgresql+asyncpg://",  # where to and with which password only the creator knows
-            async_creator=_creator(url, settings),
-            poolclass=AsyncAdaptedQueuePool,
-            max_overflow=-1,
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-        )
+        return importlib.import_module("asyncpg")
     except ModuleNotFoundError:
-        raise BackendUnavailable(
-            "PostgreSQL needs the driver asyncpg: run `pip install dgent[postgres]`"
-        ) from None
+        raise BackendUnavailable("PostgreSQL needs the driver asyncpg: run `pip install dgent[postgres]`") from None
+
+
+def create_engine(url: URL, settings: Settings) -> AsyncEngine:
+    """Return an engine whose connections are in autocommit; they are taken from it by `connect`, for good."""
+    return create_async_engine(
+        "postgresql+asyncpg://",  # where to and with which password only the creator knows
+        async_creator=_creator(url, settings),
+        poolclass=AsyncAdaptedQueuePool,
+        max_overflow=-1,
+        isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
+    )
 
 
 class Opened(NamedTuple):
@@ -103,8 +111,7 @@ class Strays:
 
 
 def _creator(url: URL, settings: Settings) -> Callable[[], Awaitable[Any]]:
-    import asyncpg  # noqa: PLC0415  # an optional dependency
-
+    asyncpg = load_driver()
     known = {name: value for name, value in url.query.items() if name not in _LIBPQ_ONLY}
     dsn = url.set(drivername="postgresql", query=known).render_as_string(hide_password=False)
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import Connection
-
-from dgent.database.base import A, Each, T
-from dgent.database.postgres_link import Link
 from dgent.exceptions import StorageTimeout
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+
+    from sqlalchemy import Connection
+
+    from dgent.database.base import A, Each, T
+    from dgent.database.postgres_link import Link
 
 Fly: TypeAlias = "Callable[[Link, Callable[[Connection], list[Any]]], Awaitable[list[Any]]]"
 
@@ -71,6 +74,11 @@ class Links:
         """Let go of every connection, lent or not."""
         for link in self._all:
             link.drop()
+
+    def forget(self) -> None:
+        """Let go of connections whose event loop is closed."""
+        for link in self._all:
+            link.forget()
 
     async def _wait(self) -> None:
         try:
@@ -154,7 +162,7 @@ class Lanes:
                 if aboard:
                     items, work = [waiting.item for waiting in aboard], aboard[0].work
                     _settle(aboard, await self._fly(link, lambda connection: work(connection, items)))
-        except Exception as error:  # noqa: BLE001  # the callers hear of it
+        except Exception as error:  # the callers hear of it
             _settle(aboard or [queue.popleft() for _ in range(len(queue))], error)
         except BaseException:
             for waiting in aboard:

@@ -1,21 +1,24 @@
-"""One connection to PostgreSQL that opens when it is needed, is replaced when it dies, and knows what became of a COMMIT."""
+"""One connection to PostgreSQL: it opens when needed, is replaced when it dies, and learns what became of a COMMIT."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from sqlalchemy.util import await_only
 
-from dgent.database.base import T, Work
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, close, connect
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from dgent.database.base import T, Work
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
@@ -25,7 +28,8 @@ _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
 _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
 _UNKNOWN: Final = (
-    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: ask again, the write is idempotent"
+    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: ask again, the write is "
+    "idempotent"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 
@@ -49,11 +53,14 @@ class Link:
             if passing or isinstance(error, TimeoutError):  # which leaves a statement behind
                 self.drop()
             if not passing:
-                raise
+                self._raise(error)
         except BaseException:
             self.drop()
             raise
-        return await self._run(await self._open(), work)
+        try:
+            return await self._run(await self._open(), work)
+        except Exception as error:
+            self._raise(error)
 
     async def transact(self, work: Work[T]) -> T:
         """Run a unit of work in a transaction of its own, again after a conflict, and answer after its COMMIT.
@@ -69,11 +76,11 @@ class Link:
             try:
                 return await self._transact_on(connection, work)
             except Exception as error:
-                ours = translate(error, self._what)
-                lost += isinstance(ours, BackendUnavailable)
-                conflict = sqlstate(error) in {*RETRYABLE, _STALE_PLAN}
-                if attempt == TRIES or lost > 1 or not (lost or conflict):
-                    raise (ours or error) from None
+                gone = isinstance(translate(error, self._what), BackendUnavailable)
+                lost += gone
+                again = gone or sqlstate(error) in {*RETRYABLE, _STALE_PLAN}
+                if not again or lost > 1 or attempt == TRIES:
+                    self._raise(error)
             await asyncio.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311  # no secret
         raise AssertionError
 
@@ -99,11 +106,25 @@ class Link:
         if driver is not None and not driver.is_closed():
             self._strays.add(close(driver))
 
+    def forget(self) -> None:
+        """Let go of a connection whose event loop is closed."""
+        driver, self._connection, self._driver = self._driver, None, None
+        if driver is not None:
+            with suppress(RuntimeError):  # asyncio's, after it did what can be done
+                driver.terminate()
+
     def rest(self) -> None:
         """Drop the connection unless it is as it was lent: open, and in no transaction."""
         driver, connection = self._driver, self._connection
         if driver is not None and (driver.is_closed() or driver.is_in_transaction() or connection.invalidated):  # type: ignore[union-attr]
             self.drop()
+
+    def _raise(self, error: Exception) -> NoReturn:
+        """Raise what an error means; one that is no driver's passes as it is."""
+        ours = translate(error, self._what)
+        if ours is None or ours is error:
+            raise error
+        raise ours from None
 
     def _alive(self) -> AsyncConnection | None:
         return self._connection if self._driver is not None and not self._driver.is_closed() else None
@@ -162,7 +183,7 @@ class Link:
 
     def _open_driver(self) -> Any:
         if self._driver is None:
-            raise BackendUnavailable(f"the connection to {self._what} was closed under its transaction, which is undone")
+            raise BackendUnavailable(f"the connection to {self._what} was closed in its transaction, which is undone")
         return self._driver
 
     async def _begin(self) -> None:
@@ -202,8 +223,8 @@ class Link:
             raise
         if status != "COMMIT":
             raise StorageError(
-                f"{self._what} rolled back the transaction, because one of its statements had failed: run what may fail "
-                "in a savepoint, session.begin_nested()"
+                f"{self._what} rolled back the transaction, because one of its statements had failed: run what may "
+                "fail in a savepoint, session.begin_nested()"
             )
 
     async def _is_in(self, xid: str, life: str) -> bool:
@@ -219,7 +240,7 @@ class Link:
                 known = await self._ask(xid, life)
             except OutcomeUnknown:
                 raise
-            except Exception as error:  # noqa: BLE001  # whatever it is, there may be time to ask again
+            except Exception as error:  # whatever it is, there may be time to ask again
                 if sqlstate(error) == _IN_THE_FUTURE:  # a crash undid it, and its id was not given out again
                     return False
                 self.drop()

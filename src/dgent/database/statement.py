@@ -88,6 +88,8 @@ class Statement:
         fixed = {name: value for name, value in compiled.params.items() if name not in self._params}
         arrange = _arrangement(self._params, names, fixed, compiled.positional)
         run, run_many = (_hop, _hop_many) if dialect.driver == "aiosqlite" else (_cursor, _cursor_many)
+        if dialect.driver == "asyncpg" and not self._element.is_text:
+            run = _execute if self._element.is_dml and not compiled.effective_returning else _fetch
         return _Compiled(compiled.string, arrange, run, run_many)
 
 
@@ -153,6 +155,25 @@ def _cursor_many(dbapi: Any, sql: str, rows: list[Any]) -> None:
         cursor.executemany(sql, rows)
     finally:
         cursor.close()
+
+
+def _fetch(dbapi: Any, sql: str, values: Any) -> tuple[list[Any], int]:
+    """Run what answers with rows on asyncpg itself, at half the overhead of SQLAlchemy's cursor over it.
+
+    Only in autocommit, where the cursor would not begin a transaction first.
+    """
+    if not dbapi.autocommit:
+        return _cursor(dbapi, sql, values)
+    rows = dbapi.run_async(lambda driver: driver.fetch(sql, *values))
+    return rows, len(rows)
+
+
+def _execute(dbapi: Any, sql: str, values: Any) -> tuple[list[Any], int]:
+    """Run what answers with a count, such as "UPDATE 3", as `_fetch` does."""
+    if not dbapi.autocommit:
+        return _cursor(dbapi, sql, values)
+    status: str = dbapi.run_async(lambda driver: driver.execute(sql, *values))
+    return [], int(status.rpartition(" ")[2])
 
 
 def _hop(dbapi: Any, sql: str, values: Any) -> tuple[list[Any], int]:

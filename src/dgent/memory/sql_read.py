@@ -25,7 +25,7 @@ from dgent.database.constructs import BYTEWISE, texts, unindexed
 from dgent.database.statement import Statement
 from dgent.datum import ID_LENGTH, Datum
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.tables import datum_of, datums, heads, terms
+from dgent.memory.tables import datums, datums_of, heads, terms
 from dgent.memory.terms import terms_for
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
@@ -169,11 +169,11 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
     """Return the live datum, or the one that was put as `version`."""
     if version is not None:
         row = _GET_VERSION.row(connection, namespace, id, version)
-        return None if row is None or row[10] is None else datum_of(row)
+        return None if row is None or row[10] is None else datums_of([row])[0]
     row = _GET.row(connection, namespace, id)
     if row is None or not row[4] or (row[7] is not None and row[7] <= now):
         return None
-    return datum_of(row)
+    return datums_of([row])[0]
 
 
 def get_each(
@@ -187,7 +187,7 @@ def get_each(
         try:
             if version is not None:
                 return get(connection, namespace, id, version, now)
-            return datum_of(rows[id]) if id in rows else None
+            return datums_of([rows[id]])[0] if id in rows else None
         except Corrupt as error:
             return error
 
@@ -196,7 +196,7 @@ def get_each(
 
 def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
     """Return the live ones of these ids, by id."""
-    found = {row[1]: datum_of(row) for row in _GET_MANY.rows(connection, namespace, ids, now)}
+    found = {datum.id: datum for datum in datums_of(_GET_MANY.rows(connection, namespace, ids, now))}
     return {id: found[id] for id in ids if id in found}
 
 
@@ -217,13 +217,14 @@ def causal_chain(connection: Connection, namespace: str, id: str, now: float, mo
     rows = _CHAIN.rows(connection, namespace, id, now, most)
     if len(rows) > most:
         raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
-    return list(map(datum_of, rows))
+    return datums_of(rows)
 
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:
     """Return the last `limit` versions below `before`, oldest first."""
     rows = _HISTORY.rows(connection, namespace, id, 2**62 if before is None else before, limit)
-    return [Revision(row[2], row[3], row[6], None if row[10] is None else datum_of(row)) for row in reversed(rows)]
+    kept = [(row, datums_of([row])[0] if row[10] is not None else None) for row in reversed(rows)]
+    return [Revision(row[2], row[3], row[6], datum) for row, datum in kept]
 
 
 def as_of(
@@ -233,7 +234,7 @@ def as_of(
     fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
     last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
     end = _end(prefix) if prefix else None
-    found = list(map(datum_of, _AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1)))
+    found = datums_of(_AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1))
     if len(found) <= limit or not limit:
         return Page(found[:limit])
     return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
@@ -273,19 +274,18 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     at = query.start()
     if query.limit == 0:
         return Page()
-    wanted = sorted(terms_for(query), key=lambda term: _width_of_term(connection, namespace, term))
+    wanted = terms_for(query)
+    if len(wanted) > 1:
+        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
     by = "term" if wanted else _walk(connection, namespace, query)
-    looks = bool(wanted or query.schema or query.tags or query.author or query.conditions)
     batch = query.limit + 1
     found: list[Datum] = []
     while True:
-        rows = _rows(connection, namespace, query, by, wanted, at, batch, now)
-        datums_here = map(datum_of, rows)
-        found += filter(query.matches, datums_here) if looks else datums_here
-        if len(found) > query.limit or len(rows) < batch:
+        here = datums_of(_rows(connection, namespace, query, by, wanted, at, batch, now))
+        found += filter(query.looks_right, here) if query.looks_inside else here
+        if len(found) > query.limit or len(here) < batch:
             return query.page(found)
-        last = datum_of(rows[-1])
-        at, batch = query.position(last), max(batch, BATCH)
+        at, batch = query.position(here[-1]), max(batch, BATCH)
 
 
 def _walk(connection: Connection, namespace: str, query: Query) -> str:

@@ -7,7 +7,7 @@ leads every key, so that the tables shard by it without change.
 from __future__ import annotations
 
 import struct
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from blake3 import blake3
 from sqlalchemy import (
@@ -28,6 +28,9 @@ from sqlalchemy import (
 from dgent.database.constructs import BYTEWISE, transaction_lock
 from dgent.datum import Datum, load_datum, uuid7
 from dgent.exceptions import Corrupt, SchemaTooNew
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FORMAT: Final = 1
 _LOCK: Final = 0x6467656E74  # "dgent"
@@ -139,23 +142,34 @@ def digest(
     return blake3(b"%b%b%b" % (numbers, texts.encode(), content or b"")).digest(16)
 
 
-def datum_of(row: Any) -> Datum:
-    """Return the datum in a row, of all columns in their order.
+def datums_of(rows: Iterable[Any]) -> list[Datum]:
+    """Return the datums in rows of all columns in their order.
+
+    `digest` stands here once more, unfolded, because a call for each row takes half as long as reading it.
 
     Raises:
-        Corrupt: the row is not what was written.
+        Corrupt: a row is not what was written.
     """
-    namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata_json, content, kept = row
-    try:
-        found = digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata_json, content)
-    except (TypeError, struct.error, UnicodeEncodeError):  # a column holds another type than was written
-        found = b""
-    if found != kept:
-        raise Corrupt(
-            f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a "
-            "backup, or purge it"
-        )
-    return load_datum(id, content, created_at, parent, metadata_json, version, seq)
+    found = []
+    for row in rows:
+        namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata, content, kept = row
+        try:
+            numbers = _numbers(version, seq, created_at, stored_at, -1.0 if expires_at is None else expires_at)
+            texts = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0+".encode()
+            if blake3(b"%b%b%b" % (numbers, texts, content)).digest(16) != kept:
+                raise _corrupt(row)
+        except (TypeError, struct.error, UnicodeEncodeError):  # a column holds another type than was written
+            raise _corrupt(row) from None
+        found.append(load_datum(id, content, created_at, parent, metadata, version, seq))
+    return found
+
+
+def _corrupt(row: Any) -> Corrupt:
+    namespace, id, version = row[:3]
+    return Corrupt(
+        f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, or "
+        "purge it"
+    )
 
 
 def create(connection: Connection) -> str:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dgent.datum import canonical_json, uuid7
+from dgent.datum import ID_LENGTH, canonical_json, uuid7
 from dgent.exceptions import InvalidDatum, InvalidRow
 
 if TYPE_CHECKING:
@@ -68,8 +68,10 @@ class UTCDateTime(TypeDecorator[datetime]):
             raise InvalidValue(f"{value} is not between the years 1 and 9999 in UTC") from None
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the moment in UTC, whatever zone the driver gave."""
-        return value if value is None else value.astimezone(UTC)
+        """Return the moment in UTC; SQLite's own `CURRENT_TIMESTAMP` names no zone and means it."""
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Text(TypeDecorator[str]):
@@ -144,6 +146,11 @@ JSONDict = MutableDict.as_mutable(JSON())
 """A JSON object whose changes in place are noticed and saved, one level deep: `citizen.traits["age"] = 3`."""
 
 
+def length(column: str, most: int = ID_LENGTH) -> CheckConstraint:
+    """Return a check that a text has 1 to `most` code points: what is longer fits no index of Postgres."""
+    return CheckConstraint(f"length({column}) BETWEEN 1 AND {most}", name=f"{column}_length")
+
+
 def utcnow() -> datetime:
     """Return the present moment, aware, in UTC."""
     return datetime.now(UTC)
@@ -203,12 +210,7 @@ def _python_side(mapper: Mapper[Any]) -> Iterator[tuple[str, Callable[[Any], Any
 class IdMixin:
     """A text id that every store can keep, as a UUIDv7 where none is given."""
 
-    id: Mapped[str] = mapped_column(
-        CheckConstraint("length(id) BETWEEN 1 AND 512", name="id_length"),
-        primary_key=True,
-        default=uuid7,
-        sort_order=-1,
-    )
+    id: Mapped[str] = mapped_column(length("id"), primary_key=True, default=uuid7, sort_order=-1)
 
 
 class TimestampMixin:
@@ -224,13 +226,13 @@ class CausalMixin:
     It is no foreign key: an absent parent ends the chain, and deleting a parent changes no child.
     """
 
-    causal_parent: Mapped[str | None] = mapped_column(index=True)
+    causal_parent: Mapped[str | None] = mapped_column(length("causal_parent"), index=True)
 
 
 class DatumMixin:
     """The id of the datum that holds this row's content in agent memory, which may lie in another store."""
 
-    datum_id: Mapped[str | None] = mapped_column(index=True)
+    datum_id: Mapped[str | None] = mapped_column(length("datum_id"), index=True)
 
 
 class VersionMixin:

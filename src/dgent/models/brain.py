@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from datetime import datetime  # noqa: TC003  # SQLAlchemy reads the annotations at run time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, delete, event, insert, inspect, select, text
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
-from dgent.models.base import JSON, Base, DatumMixin, IdMixin, JSONList, TimestampMixin, VersionMixin
+from dgent.models.base import JSON, Base, DatumMixin, IdMixin, JSONList, TimestampMixin, VersionMixin, length
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection
+
+TAG_LENGTH: Final = 128
+"""The longest tag of a crystal, in code points."""
 
 
 class Crystal(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
@@ -25,7 +28,7 @@ class Crystal(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
         Index(None, "created_at", "id"),
     )
 
-    content_hash: Mapped[str] = mapped_column(index=True)
+    content_hash: Mapped[str] = mapped_column(length("content_hash"), index=True)
     summary: Mapped[str]
     tags: Mapped[list[str]] = mapped_column(JSONList, default=list)
     access_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))
@@ -46,7 +49,7 @@ class CrystalTag(Base):
     __table_args__ = (Index(None, "tag", "crystal_id"),)
 
     crystal_id: Mapped[str] = mapped_column(ForeignKey("brain_crystals.id", ondelete="CASCADE"), primary_key=True)
-    tag: Mapped[str] = mapped_column(primary_key=True)
+    tag: Mapped[str] = mapped_column(length("tag", TAG_LENGTH), primary_key=True)
 
 
 class BrainSetting(TimestampMixin, VersionMixin, Base):
@@ -54,9 +57,7 @@ class BrainSetting(TimestampMixin, VersionMixin, Base):
 
     __tablename__ = "brain_settings"
 
-    key: Mapped[str] = mapped_column(
-        CheckConstraint("length(key) BETWEEN 1 AND 512", name="key_length"), primary_key=True
-    )
+    key: Mapped[str] = mapped_column(length("key"), primary_key=True)
     value: Mapped[Any] = mapped_column(JSON())
 
 

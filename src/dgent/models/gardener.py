@@ -8,7 +8,7 @@ from typing import Final
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, TimestampMixin, VersionMixin
+from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, TimestampMixin, VersionMixin, length
 
 LIFECYCLE: Final = ("SEED", "SAPLING", "TREE", "FLOWER", "COMPOST")
 """The stages of an idea, in their order."""
@@ -20,7 +20,7 @@ class GardenPlot(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
     __tablename__ = "garden_plots"
     __table_args__ = (Index(None, "created_at", "id"),)
 
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str] = mapped_column(length("name"), unique=True)
     description: Mapped[str | None]
 
     sessions: Mapped[list[GardenerSession]] = relationship(back_populates="plot", passive_deletes=True)

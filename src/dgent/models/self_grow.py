@@ -8,7 +8,7 @@ from typing import Any, Final
 from sqlalchemy import CheckConstraint, ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, JSONDict, TimestampMixin, VersionMixin
+from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, JSONDict, TimestampMixin, VersionMixin, length
 
 STATUS: Final = ("PROPOSED", "GERMINATED", "PROMOTED", "REJECTED", "ROLLED_BACK")
 """Where a proposal can stand."""
@@ -24,10 +24,10 @@ class GrowthProposal(IdMixin, CausalMixin, DatumMixin, TimestampMixin, VersionMi
         Index(None, "created_at", "id"),
     )
 
-    target: Mapped[str] = mapped_column(index=True)
+    target: Mapped[str] = mapped_column(length("target"), index=True)
     rationale: Mapped[str | None]
     content: Mapped[str]
-    content_hash: Mapped[str] = mapped_column(index=True)
+    content_hash: Mapped[str] = mapped_column(length("content_hash"), index=True)
     proposed_by: Mapped[str | None]
     status: Mapped[str] = mapped_column(default="PROPOSED", server_default="PROPOSED")
 

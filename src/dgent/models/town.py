@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, JSONDict, TimestampMixin, VersionMixin
+from dgent.models.base import Base, CausalMixin, DatumMixin, IdMixin, JSONDict, TimestampMixin, VersionMixin, length
 
 
 class Citizen(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
@@ -16,7 +16,7 @@ class Citizen(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
     __tablename__ = "citizens"
     __table_args__ = (Index(None, "created_at", "id"),)
 
-    name: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str] = mapped_column(length("name"), unique=True)
     archetype: Mapped[str | None]
     traits: Mapped[dict[str, Any]] = mapped_column(JSONDict, default=dict)
 
@@ -37,7 +37,7 @@ class CitizenConversation(IdMixin, TimestampMixin, VersionMixin, Base):
         Index(None, "created_at", "id"),
     )
 
-    citizen_name: Mapped[str]
+    citizen_name: Mapped[str] = mapped_column(length("citizen_name"))
     citizen_id: Mapped[str | None] = mapped_column(ForeignKey("citizens.id", ondelete="SET NULL"), index=True)
     topic: Mapped[str | None]
     turn_count: Mapped[int] = mapped_column(default=0, server_default=text("0"))

@@ -1,0 +1,222 @@
+"""Agent memory on SQLite against stdlib sqlite3: same thread, same durability, same tables and indexes."""
+
+from __future__ import annotations
+
+import itertools
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measure import Case, spread
+from dgent.datum import Datum
+from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.tables import digest
+from dgent.query import Query
+
+INSERT = "INSERT INTO dgent_datums VALUES (?, ?, 1, ?, 1, ?, ?, NULL, ?, ?, ?, ?)"
+_seq = itertools.count(1)
+
+
+class Floor:
+    """The bare driver on a second file with the same tables."""
+
+    def __init__(self, path: Path, template: Path) -> None:
+        self.db = sqlite3.connect(path, isolation_level=None, cached_statements=512)
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "cache_size=-16384"):
+            self.db.execute(f"PRAGMA {pragma}")
+        schema = sqlite3.connect(template)
+        for (sql,) in schema.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name LIKE '%dgent%'"):
+            self.db.execute(sql)
+        schema.close()
+
+    def row(self, datum: Datum, namespace: str = "f") -> tuple[Any, ...]:
+        seq, now = next(_seq), time.time()
+        rest = (datum.causal_parent, datum.metadata_json, datum.content)
+        checked = digest(namespace, datum.id, 1, seq, datum.created_at, now, None, *rest)
+        return (namespace, datum.id, seq, datum.created_at, now, *rest, checked)
+
+    def put(self, datums: list[Datum]) -> Callable[[], int]:
+        def run() -> int:
+            for row in [self.row(datum) for datum in datums]:
+                self.db.execute("BEGIN IMMEDIATE")
+                self.db.execute(INSERT, row)
+                self.db.execute("COMMIT")
+            return len(datums)
+
+        return run
+
+    def put_many(self, rows: list[tuple[Any, ...]]) -> int:
+        self.db.execute("BEGIN IMMEDIATE")
+        self.db.executemany(INSERT, rows)
+        self.db.execute("COMMIT")
+        return len(rows)
+
+    def fetch(self, sql: str, calls: list[tuple[Any, ...]]) -> int:
+        for values in calls:
+            self.db.execute(sql, values).fetchall()
+        return len(calls)
+
+
+def _fresh(count: int, size: int) -> list[Datum]:
+    return [Datum.create(b"x" * size) for _ in range(count)]
+
+
+async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
+    """Yield the cases; each prepares its own data."""
+    store = SQLiteBackend(folder / "ours.db", "f")
+    await store.prepare()
+    floor = Floor(folder / "floor.db", folder / "ours.db")
+    label = f"{size} B"
+
+    for tasks, count, budget in ((1, 300, 0.70), (16, 3000, 4.0), (256, 12_000, 14.0)):
+
+        async def ours(tasks: int = tasks, count: int = count) -> int:
+            return await spread(_fresh(count, size), tasks, store.put)()
+
+        yield Case(
+            f"put, {tasks} task{'s' * (tasks > 1)}, FULL, {label}",
+            "insert + commit",
+            budget,
+            ours,
+            lambda: floor.put(_fresh(300, size))(),
+        )
+    batches = [[_fresh(10_000, size) for _ in range(9)] for _ in range(2)]
+    rows = [[floor.row(datum) for datum in batch] for batch in batches[0]]
+
+    async def put_many() -> int:
+        return len(await store.put_many(batches[1].pop()))
+
+    yield Case(f"put_many, 10 000, {label}", "executemany", 0.60, put_many, lambda: floor.put_many(rows.pop()))
+
+    known = [datum.id for datum in await store.list(limit=5000)]
+    get = "SELECT * FROM dgent_datums WHERE namespace = ? AND id = ? ORDER BY version DESC LIMIT 1"
+    ids = [row[0] for row in floor.db.execute("SELECT id FROM dgent_datums LIMIT 5000")]
+    for tasks, budget in ((1, 0.50), (64, 0.60)):
+        yield Case(
+            f"get, {tasks} task{'s' * (tasks > 1)}, {label}",
+            "select by key",
+            budget,
+            spread(known, tasks, store.get),
+            lambda: floor.fetch(get, [("f", id) for id in ids]),
+        )
+    chunks = [known[at : at + 64] for at in range(0, 3200, 64)]
+    holes = ", ".join("?" * 64)
+
+    async def get_many() -> int:
+        for chunk in chunks:
+            await store.get_many(chunk)
+        return len(chunks)
+
+    yield Case(
+        f"get_many, 64 ids, {label}",
+        "one IN query",
+        0.60,
+        get_many,
+        lambda: floor.fetch(
+            f"SELECT * FROM dgent_datums WHERE namespace = ? AND id IN ({holes})",
+            [("f", *ids[at : at + 64]) for at in range(0, 3200, 64)],
+        ),
+    )
+
+    async def newest() -> int:
+        for _ in range(60):
+            await store.list(limit=100)
+        return 60
+
+    newest_sql = (
+        "SELECT * FROM dgent_datums WHERE namespace = ? AND live = 1 ORDER BY created_at DESC, id DESC LIMIT 100"
+    )
+    yield Case(
+        f"list newest 100, {label}", "the same query, tuples", 0.35, newest, lambda: floor.fetch(newest_sql, [("f",)] * 60)
+    )
+    async for case in _narrow(store, floor, size):
+        yield case
+    async for case in _chains(store, floor, size):
+        yield case
+    async for case in _queries(store, floor, size):
+        yield case
+    floor.db.close()
+    await store.close()
+
+
+async def _narrow(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    datums = [Datum.create(b"x" * size, id=f"{group:04}/{at:02}") for group in range(50) for at in range(100)]
+    await store.put_many(datums)
+    floor.put_many([floor.row(datum) for datum in datums])
+
+    async def ours() -> int:
+        for group in range(50):
+            await store.list(prefix=f"{group:04}/", limit=100)
+        return 50
+
+    sql = (
+        "SELECT * FROM dgent_datums WHERE namespace = ? AND id >= ? AND id < ? AND live = 1 "
+        "ORDER BY +created_at DESC, id DESC LIMIT 100"
+    )
+    calls = [("f", f"{group:04}/", f"{group:04}0") for group in range(50)]
+    yield Case(f"list by narrow prefix, {size} B", "id range", 0.30, ours, lambda: floor.fetch(sql, calls))
+
+
+async def _chains(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    sql = (
+        "WITH RECURSIVE chain(id, parent, version, depth) AS (SELECT id, parent, version, 0 FROM dgent_datums WHERE "
+        "namespace = ?1 AND id = ?2 AND live = 1 UNION ALL SELECT d.id, d.parent, d.version, depth + 1 FROM chain "
+        "JOIN dgent_datums d ON d.namespace = ?1 AND d.id = chain.parent AND d.live = 1) SELECT d.* FROM chain JOIN "
+        "dgent_datums d ON d.namespace = ?1 AND d.id = chain.id AND d.version = chain.version ORDER BY depth DESC"
+    )
+    for depth in (100, 1000):
+        chain: list[Datum] = []
+        for at in range(depth):
+            parent = chain[-1].id if chain else None
+            chain.append(Datum.create(b"x" * size, id=f"chain-{depth}-{at}", causal_parent=parent))
+        await store.put_many(chain)
+        floor.put_many([floor.row(datum) for datum in chain])
+
+        async def ours(last: str = chain[-1].id, depth: int = depth) -> int:
+            for _ in range(5000 // depth):
+                assert len(await store.causal_chain(last)) == depth
+            return 5000 // depth
+
+        def bare(last: str = chain[-1].id, depth: int = depth) -> int:
+            return floor.fetch(sql, [("f", last)] * (5000 // depth))
+
+        yield Case(f"causal_chain, depth {depth}, {size} B", "recursive query, tuples", 0.45, ours, bare)
+
+
+async def _queries(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Find 100 of 100 000."""
+    there = store.within("q")
+    for start in range(0, 100_000, 10_000):
+        await there.put_many(
+            [
+                Datum.create(b"x" * size, metadata={"tags": [f"t{at % 1000}"], "n": at % 1000})
+                for at in range(start, start + 10_000)
+            ]
+        )
+    floor.db.execute("CREATE TABLE found (tag TEXT, created_at REAL, id TEXT, body BLOB)")
+    floor.db.execute("CREATE INDEX found_tag ON found (tag, created_at, id)")
+    floor.db.executemany(
+        "INSERT INTO found VALUES (?, ?, ?, ?)",
+        ((f"t{at % 1000}", float(at), f"{at:036}", b"x" * size) for at in range(100_000)),
+    )
+    sql = "SELECT * FROM found WHERE tag = ? ORDER BY created_at DESC, id DESC LIMIT 100"
+    kinds = {
+        "tag": [Query(tags=frozenset([f"t{at}"])) for at in range(50)],
+        "metadata path": [Query(where={"metadata.n": at}) for at in range(50)],
+    }
+    for name, queries in kinds.items():
+
+        async def ours(queries: list[Query] = queries) -> int:
+            for query in queries:
+                assert len(await there.query(query)) == 100
+            return len(queries)
+
+        yield Case(
+            f"query by {name}, 100 of 100 000, {size} B",
+            "indexed SQL",
+            0.40,
+            ours,
+            lambda: floor.fetch(sql, [(f"t{at}",) for at in range(50)]),
+        )

@@ -1,0 +1,130 @@
+"""Follow an agent path to its value."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dgent.agentese.aspects import ASPECTS, Aspect, capable
+from dgent.agentese.umwelt import MEMORY, RIGHTS, Umwelt, table_place
+from dgent.exceptions import InvalidInput, InvalidPath, InvalidQuery, PathNotFound, PermissionDenied, TableNotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from dgent.bridge import Tables
+    from dgent.protocol import DgentProtocol
+
+MAX_PATH: Final = 1000
+_SEGMENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
+
+
+class _Place(NamedTuple):
+    """A store and where it lies."""
+
+    path: str
+    store: DgentProtocol
+
+
+class Resolver:
+    """Resolves `self.data.<verb>` over agent memory and `self.data.table.<table>.<verb>` over the typed tables.
+
+    A table is named by its name in the database or by its model: `brain_crystals`, `Crystal`, `crystal`. A path that
+    stops early lists what is there for the one who asks: `self.data`, `self.data.table`, `self.data.table.crystal`.
+    """
+
+    def __init__(self, memory: DgentProtocol, tables: Tables) -> None:
+        self._memory = _Place(MEMORY, memory)
+        self._tables = tables
+
+    async def resolve(self, path: str, umwelt: Umwelt | None = None, /, **arguments: Any) -> Any:
+        """Return what the path leads to: the verb's answer, or a list of names.
+
+        Without an `umwelt` it is `Umwelt.reader()`. A datum may be given as its record or as JSON text, a query too.
+
+        Raises:
+            InvalidPath: the path cannot be read. PathNotFound, TableNotFound: it leads nowhere; the message has the
+                nearest names. PermissionDenied: the umwelt does not grant it. CapabilityMissing: the store cannot do
+                that. InvalidQuery: an argument is unknown, missing or wrong. And what the verb raises.
+        """
+        asking = Umwelt.reader() if umwelt is None else umwelt
+        if not isinstance(asking, Umwelt):
+            raise InvalidInput(f"an umwelt is an Umwelt, not {type(umwelt).__name__}: make one with Umwelt.of(...)")
+        match _segments(path):
+            case ["self", "data"]:
+                return _listing(path, arguments, [*_affordances(self._memory, asking), "table"])
+            case ["self", "data", "table"]:
+                return _listing(path, arguments, self._reachable(asking))
+            case ["self", "data", "table", table]:
+                return _listing(path, arguments, _affordances(self._table(table, asking), asking))
+            case ["self", "data", "table", table, aspect]:
+                return await _invoke(self._table(table, asking), aspect, asking, arguments)
+            case ["self", "data", aspect]:
+                return await _invoke(self._memory, aspect, asking, arguments)
+        raise PathNotFound(f"no path {_shown(path)}: a path is self.data.<verb> or self.data.table.<table>.<verb>")
+
+    def _table(self, name: str, umwelt: Umwelt) -> _Place:
+        adapter = self._tables.find(name)
+        if adapter is None:
+            raise TableNotFound(f"no table {_shown(name)} is registered{_nearest(name, self._reachable(umwelt))}")
+        return _Place(table_place(adapter.table), adapter)
+
+    def _reachable(self, umwelt: Umwelt) -> list[str]:
+        """Return the tables where anything at all is granted, sorted."""
+        names = sorted(adapter.table for adapter in self._tables)
+        return [name for name in names if any(umwelt.allows(table_place(name), right) for right in RIGHTS)]
+
+
+async def _invoke(place: _Place, name: str, umwelt: Umwelt, arguments: Mapping[str, Any]) -> Any:
+    aspect = ASPECTS.get(name)
+    if aspect is None:
+        raise PathNotFound(f"{place.path} has no {_shown(name)}{_nearest(name, _affordances(place, umwelt))}")
+    if not umwelt.allows(place.path, aspect.right):
+        raise PermissionDenied(_refusal(place, aspect, umwelt))
+    if aspect.capability is not None:
+        place.store.capabilities.require(aspect.capability, place.path)
+    return await aspect.verb(place.store)(**aspect.read(f"{place.path}.{name}", arguments))
+
+
+def _affordances(place: _Place, umwelt: Umwelt) -> list[str]:
+    """Return the aspects that are granted and that the store can do, in the order of the protocol."""
+    return [
+        aspect.name
+        for aspect in ASPECTS.values()
+        if umwelt.allows(place.path, aspect.right) and capable(place.store, aspect)
+    ]
+
+
+def _listing(path: str, arguments: Mapping[str, Any], names: list[str]) -> list[str]:
+    if arguments:
+        raise InvalidQuery(f"{path} lists what is there and has no argument {min(arguments)!r}")
+    return names
+
+
+def _segments(path: object) -> list[str]:
+    if not isinstance(path, str) or len(path) > MAX_PATH:
+        raise InvalidPath(f"a path is text of up to {MAX_PATH:,} characters")
+    segments = path.split(".")
+    for segment in segments:
+        if _SEGMENT.fullmatch(segment) is None:
+            raise InvalidPath(f"{_shown(path)} is no path at {_shown(segment)}: write names joined by single dots")
+    return segments
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    among = list(names)
+    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
+    if found:
+        return f": did you mean {' or '.join(found)}?"
+    return f": there are {', '.join(among)}" if among else ": nothing is granted there"
+
+
+def _refusal(place: _Place, aspect: Aspect, umwelt: Umwelt) -> str:
+    table = place.path.removeprefix(table_place(""))
+    grant = f'memory="{aspect.right}"' if place.path == MEMORY else f'{aspect.right}=["{table}"]'
+    return f"{umwelt.who!r} may not {aspect.name} at {place.path}: grant it with Umwelt.of({umwelt.who!r}, {grant})"
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 80 else f"{text[:77]}...")

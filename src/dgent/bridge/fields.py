@@ -1,0 +1,105 @@
+"""One mapped column as the bridge sees it: its form in JSON, what fills it where nothing is given, how a driver takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from sqlalchemy import JSON, Column, Float, Numeric, inspect
+from sqlalchemy.engine import Dialect
+
+from dgent.bridge.codec import Form, form_of, unwrapped
+
+
+class Field(NamedTuple):
+    """One column of a row.
+
+    Attributes:
+        default: makes the value of a new row that gives none; None where the database does, or where there is none.
+        fresh: the default is new at each call (a time, an id), so it is drawn for new rows only.
+        stamp: makes the value that a change leaves.
+        optional: the content may leave it out.
+    """
+
+    name: str
+    column: Column[Any]
+    form: Form
+    default: Callable[[], Any] | None
+    fresh: bool
+    stamp: Callable[[], Any] | None
+    optional: bool
+
+
+def shown(field: Field, value: Any) -> Any:
+    """Return the JSON form of a Python value; datetimes, which orjson writes, stay as they are."""
+    return value if value is None or field.form.dump is None else field.form.dump(value)
+
+
+def field_of(model: type[Any], name: str, column: Column[Any]) -> Field:
+    """Return the field that a mapped column is.
+
+    Raises:
+        CapabilityMissing: its type has no form in JSON.
+    """
+    form = form_of(column.type, f"{column.table.name}.{name}")
+    if isinstance(unwrapped(column.type), JSON):
+        form = Form(form.dump, _contained(form.load, _containers(model, name), name))
+    default, stamp = _python_side(column.default), _python_side(column.onupdate)
+    fresh = default is not None and column.default.is_callable and not isinstance(default(), list | dict | int | float | None)
+    made = column.server_default is not None or column.identity is not None or column is column.table.autoincrement_column
+    return Field(name, column, form, default, fresh, stamp, default is not None or made or bool(column.nullable))
+
+
+def _python_side(default: Any) -> Callable[[], Any] | None:
+    if default is not None and default.is_callable:
+        return lambda: default.arg(None)
+    return (lambda: default.arg) if default is not None and default.is_scalar else None
+
+
+def _containers(model: type[Any], name: str) -> list[type[Any]]:
+    """Return which of list and dict the ORM takes for a JSON column: a mutable one takes its own kind only."""
+    taken: list[type[Any]] = []
+    for kind in (list, dict):
+        probe = inspect(model).class_manager.new_instance()
+        try:
+            setattr(probe, name, kind())
+        except Exception:  # noqa: BLE001, S112  # whatever the model's own validators raise
+            continue
+        taken.append(kind)
+    return taken
+
+
+def _contained(load: Callable[[Any], Any], kinds: list[type[Any]], name: str) -> Callable[[Any], Any]:
+    def checked(value: Any) -> Any:
+        if len(kinds) == 1 and type(value) is not kinds[0]:
+            raise ValueError(f"is {type(value).__name__}, not {kinds[0].__name__}")
+        if name == "tags" and not (isinstance(value, list) and all(isinstance(tag, str) for tag in value)):
+            raise ValueError("is not a list of texts")
+        return load(value)
+
+    return checked
+
+
+def processors(field: Field, dialect: Dialect) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
+    """Return what the column's type does to values on the way to the driver and back."""
+    kind: Any = field.column.type.dialect_impl(dialect)
+    bind, load = kind.bind_processor(dialect), kind.result_processor(dialect, None)
+    if bind is None or load is None or not isinstance(unwrapped(kind), Numeric | Float):
+        return bind, load
+
+    def exactly(value: Any) -> Any:
+        bound = bind(value)
+        if load(bound) != value:
+            raise ValueError("has more digits than this database keeps")
+        return bound
+
+    return exactly, load
+
+
+def then(
+    first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None
+) -> Callable[[Any], Any] | None:
+    """Return one function for two, either of which may be missing."""
+    if first is None or second is None:
+        return first or second
+    return lambda value: second(first(value))

@@ -1,0 +1,59 @@
+"""The tree of commands and the options that stand before all of them."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003  # typer reads the annotations at run time
+from typing import Annotated
+
+import typer
+
+from dgent.cli import db, memory, tracks, transfer
+from dgent.cli.command import Json, Kg
+
+app = typer.Typer(
+    help="D-gent: agent memory and typed tables in one database.",
+    epilog="Exit codes: 0 ok, 1 refused or failed, 2 usage, 3 not found, 4 conflict, 5 permission, 6 unavailable or"
+    " timeout, 7 corrupt, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is there in half the time
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        print(f"kg (dgent) {version('dgent')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    *,
+    data_dir: Annotated[Path | None, typer.Option(help="Where databases and files lie.")] = None,
+    database_url: Annotated[
+        str | None, typer.Option(help="The database. A URL with a password belongs into KGENTS_DATABASE_URL.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="The namespace of agent memory.")] = None,
+    json: Json = False,
+    traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Keep the global options for the command that follows."""
+    overrides = {"data_dir": data_dir, "database_url": database_url, "namespace": namespace}
+    context.obj = Kg(overrides, json=json, traceback=traceback)
+
+
+app.command("status")(tracks.status)
+app.add_typer(db.app, name="db")
+app.add_typer(memory.app, name="memory")
+app.command("data")(tracks.data)
+app.add_typer(tracks.town, name="town")
+app.add_typer(tracks.brain, name="brain")
+memory.app.command("export")(transfer.export)
+memory.app.command("import")(transfer.import_)

@@ -1,0 +1,160 @@
+"""What every command of `kg` has in common: its settings, its storage, where it writes and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, NoReturn, ParamSpec, get_type_hints
+
+import typer
+
+from dgent.cli.exits import ExitCode, exit_code, explained
+from dgent.exceptions import DgentError, DgentWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+
+    from dgent.settings import Settings
+    from dgent.storage import StorageProvider
+
+P = ParamSpec("P")
+Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines on stdout.")]
+
+
+@dataclass
+class Kg:
+    """One run of `kg`: the global options, and what follows from them when it is asked for."""
+
+    overrides: dict[str, Any] = field(default_factory=dict)
+    json: bool = False
+    traceback: bool = False
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The settings, with the global options over them."""
+        from dgent.settings import Settings
+
+        return Settings.load(**self.overrides)
+
+    @cached_property
+    def console(self) -> Console:
+        """Where people read; not used with --json."""
+        from rich.console import Console
+
+        return Console(highlight=False)
+
+    @asynccontextmanager
+    async def storage(self) -> AsyncIterator[StorageProvider]:
+        """Open the storage, and close it at the end."""
+        from dgent.storage import StorageProvider
+
+        async with await StorageProvider.from_config(self.settings) as storage:
+            yield storage
+
+    def answer(self, value: Any, *shown: RenderableType) -> None:
+        """Write the answer: with --json the value as one line, else what is shown to people."""
+        if self.json:
+            self.json_line(value)
+        elif shown:
+            self.console.print(*shown, sep="\n")
+
+    def json_line(self, value: Any) -> None:
+        """Write one JSON document on a line of its own, in UTF-8 whatever the locale."""
+        from dgent.cli.show import to_json
+
+        self.raw(to_json(value) + b"\n")
+
+    def raw(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        sys.stdout.flush()
+        sys.stdout.buffer.write(data)
+
+
+def command(work: Callable[Concatenate[Kg, P], Awaitable[None]]) -> Callable[..., None]:
+    """Make a command of a coroutine function: its parameters after the first are the command's, and --json is added."""
+
+    @wraps(work)
+    def run(context: typer.Context, *, json: bool = False, **arguments: Any) -> None:
+        kg: Kg = context.obj
+        kg.json = kg.json or json
+        with ended(kg):
+            asyncio.run(work(kg, **arguments))  # type: ignore[arg-type]  # typer passes what the signature says
+
+    hints = get_type_hints(work, include_extras=True)
+    own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(work).parameters.values()][1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    given = [each.replace(kind=kind) for each in own]
+    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context)
+    last = inspect.Parameter("json", kind, annotation=Json, default=False)
+    run.__signature__ = inspect.Signature([first, *given, last])  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in (first, *given, last)}
+    return run
+
+
+@contextmanager
+def ended(kg: Kg) -> Iterator[None]:
+    """Run a block and end the process as a script expects: its code, one line on stderr for an error, no traceback."""
+    try:
+        with spoken_warnings():
+            yield
+        sys.stdout.flush()
+    except (typer.Exit, SystemExit):
+        raise
+    except DgentError as error:
+        _failed(kg, explained(error), exit_code(error))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        _failed(kg, "interrupted; what was acknowledged is safe", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        _hush()
+        raise typer.Exit(ExitCode.BROKEN_PIPE) from None
+    except OSError as error:
+        _hush()
+        _failed(kg, f"{error.filename or 'output'}: {error.strerror or error}", ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001  # the last net: a person gets a line, never a traceback
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119  # not a path to open
+        _failed(kg, f"a bug of ours: {type(error).__name__} in {place}; --traceback shows more", ExitCode.FAILED)
+
+
+def misused(problem: str) -> NoReturn:
+    """End with the code for a wrong use of the command line."""
+    print(f"kg: {problem}", file=sys.stderr)
+    raise typer.Exit(ExitCode.USAGE)
+
+
+@contextmanager
+def spoken_warnings() -> Iterator[None]:
+    """Show each warning of ours as one line on stderr, once."""
+    said: set[str] = set()
+
+    def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        text = " ".join(str(message).split())
+        if issubclass(category, DgentWarning) and text not in said:
+            said.add(text)
+            print(f"warning: {text}", file=sys.stderr)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DgentWarning)
+        warnings.showwarning = say
+        yield
+
+
+def _failed(kg: Kg, problem: str, code: ExitCode) -> NoReturn:
+    if kg.traceback:
+        traceback.print_exc()
+    print(f"kg: {problem}", file=sys.stderr)
+    raise typer.Exit(code) from None
+
+
+def _hush() -> None:
+    """Let the interpreter's last flush of a stdout that nobody reads go nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

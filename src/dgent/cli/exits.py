@@ -1,0 +1,55 @@
+"""What a script learns from `kg`: one exit code for each kind of end, and one line on stderr for each error."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from dgent.exceptions import (
+    BackendUnavailable,
+    Conflict,
+    Corrupt,
+    DgentError,
+    NotFound,
+    OutcomeUnknown,
+    PermissionDenied,
+    SchemaOutdated,
+    StorageTimeout,
+)
+
+
+class ExitCode(IntEnum):
+    """How a command ended; `docs/cli.md` says the same to people."""
+
+    OK = 0
+    FAILED = 1
+    USAGE = 2
+    NOT_FOUND = 3
+    CONFLICT = 4
+    PERMISSION = 5
+    UNAVAILABLE = 6
+    CORRUPT = 7
+    INTERRUPTED = 130
+    BROKEN_PIPE = 141
+
+
+_CODES: tuple[tuple[type[DgentError], ExitCode], ...] = (
+    (NotFound, ExitCode.NOT_FOUND),
+    (Conflict, ExitCode.CONFLICT),
+    (PermissionDenied, ExitCode.PERMISSION),
+    (BackendUnavailable, ExitCode.UNAVAILABLE),
+    (StorageTimeout, ExitCode.UNAVAILABLE),
+    (OutcomeUnknown, ExitCode.UNAVAILABLE),
+    (Corrupt, ExitCode.CORRUPT),
+    (DgentError, ExitCode.FAILED),
+)
+
+
+def exit_code(error: DgentError) -> ExitCode:
+    """Return the code that an error ends a command with."""
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def explained(error: DgentError) -> str:
+    """Return an error as one line for people."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return f"{text}, or `kg db upgrade`" if isinstance(error, SchemaOutdated) else text

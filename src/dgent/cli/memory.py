@@ -1,0 +1,193 @@
+"""`kg memory`: agent memory, one datum or many at a time."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from dgent.cli.command import Kg, command, misused
+
+app = typer.Typer(help="Agent memory: datums, their causes and their history.", no_args_is_help=True)
+Id = Annotated[str, typer.Argument(help="The id of a datum.")]
+Limit = Annotated[int, typer.Option(help="How many at most.")]
+Cursor = Annotated[str | None, typer.Option(help="Where the page before ended.")]
+Expect = Annotated[int | None, typer.Option(help="The version that must be live; 0 for none.")]
+
+
+@app.command()
+@command
+async def put(
+    kg: Kg,
+    content: Annotated[str, typer.Argument(help="The text, @file, or - for stdin.")],
+    metadata: Annotated[list[str] | None, typer.Argument(help="key=value, or a JSON object.")] = None,
+    *,
+    id: Annotated[str | None, typer.Option(help="Its id; a UUIDv7 if there is none.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag; may be given again.")] = None,
+    parent: Annotated[str | None, typer.Option(help="The id of what caused it.")] = None,
+    author: Annotated[str | None, typer.Option(help="Who made it.")] = None,
+    expect: Expect = None,
+    ttl: Annotated[float | None, typer.Option(help="Seconds until it counts as absent.")] = None,
+) -> None:
+    """Store a datum and show the id and the version that it got."""
+    from dgent.cli import values
+    from dgent.datum import Datum
+
+    datum = Datum.create(
+        values.content(content, kg.settings.max_content),
+        id=id,
+        causal_parent=parent,
+        author=author,
+        tags=tag or (),
+        metadata=values.assignments(metadata or (), typed=True),
+    )
+    async with kg.storage() as storage:
+        stored = await storage.memory.put(datum, expect=expect, ttl=ttl)
+    kg.answer(stored, f"[cyan]{_safe(stored.id)}[/] version {stored.version}")
+
+
+@app.command()
+@command
+async def get(
+    kg: Kg,
+    id: Id,
+    version: Annotated[int | None, typer.Option(help="This version instead of the live one.")] = None,
+    content: Annotated[bool, typer.Option("--content", help="Write the content alone, byte for byte.")] = False,
+) -> None:
+    """Show one datum."""
+    from dgent.cli import show
+    from dgent.exceptions import DatumNotFound
+
+    async with kg.storage() as storage:
+        found = await storage.memory.get(id, version=version)
+        where = storage.memory.namespace
+    if found is None:
+        raise DatumNotFound(f"no {'live' if version is None else f'version {version} of'} datum {id!r} in {where!r}")
+    if content and not kg.json:
+        kg.raw(found.content)
+    else:
+        kg.answer(found, show.datum(found))
+
+
+@app.command("list")
+@command
+async def list_(
+    kg: Kg,
+    prefix: Annotated[str | None, typer.Argument(help="Only ids that start with this.")] = None,
+    *,
+    tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; may be given again.")] = None,
+    author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
+    schema: Annotated[str | None, typer.Option(help="Only of this schema.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="path=value in content or metadata.")] = None,
+    since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
+    until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
+    order: Annotated[str, typer.Option(help="newest, oldest or seq.")] = "newest",
+    limit: Limit = 20,
+    cursor: Cursor = None,
+) -> None:
+    """List live datums, the newest first."""
+    from dgent.cli import show, values
+    from dgent.query import Query
+
+    query = Query(
+        prefix=prefix,
+        tags=frozenset(tag or ()),
+        author=author,
+        schema=schema,
+        where=values.assignments(where or (), typed=True),
+        since=values.moment(since),
+        until=values.moment(until),
+        order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
+        limit=limit,
+        cursor=cursor,
+    )
+    async with kg.storage() as storage:
+        page = await storage.memory.query(query)
+    kg.answer({"datums": list(page), "cursor": page.cursor}, show.datums(page), *show.next_page(page.cursor))
+
+
+@app.command()
+@command
+async def history(
+    kg: Kg,
+    id: Id,
+    limit: Limit = 100,
+    before: Annotated[int | None, typer.Option(help="Only versions below this one.")] = None,
+) -> None:
+    """Show every stored version of a datum, deletions included, oldest first."""
+    from dgent.cli import show
+    from dgent.exceptions import DatumNotFound
+
+    async with kg.storage() as storage:
+        found = await storage.memory.history(id, limit=limit, before=before)
+    if not found and before is None and limit:
+        raise DatumNotFound(f"nothing was ever stored as {id!r}, or it was purged")
+    kg.answer(found, show.revisions(found))
+
+
+@app.command()
+@command
+async def chain(kg: Kg, id: Id) -> None:
+    """Show what led to a datum, oldest first."""
+    from dgent.cli import show
+    from dgent.exceptions import DatumNotFound
+
+    async with kg.storage() as storage:
+        found = await storage.memory.causal_chain(id)
+    if not found:
+        raise DatumNotFound(f"no live datum {id!r}")
+    kg.answer(found, show.chain(found))
+
+
+@app.command()
+@command
+async def delete(
+    kg: Kg, ids: Annotated[list[str], typer.Argument(help="The ids of datums.")], *, expect: Expect = None
+) -> None:
+    """Delete datums; their history stays."""
+    from dgent.exceptions import DatumNotFound
+
+    if expect is not None and len(ids) > 1:
+        misused("--expect is for one id")
+    async with kg.storage() as storage:
+        if expect is None:
+            deleted = await storage.memory.delete_many(ids)
+        else:
+            deleted = int(await storage.memory.delete(ids[0], expect=expect))
+    if not deleted:
+        raise DatumNotFound("none of these is live" if len(ids) > 1 else f"no live datum {ids[0]!r}")
+    kg.answer({"deleted": deleted}, f"deleted {deleted:,} of {len(ids):,}; `kg memory history ID` still shows them")
+
+
+@app.command()
+@command
+async def purge(
+    kg: Kg, id: Id, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+) -> None:
+    """Erase every version of a datum for good."""
+    from dgent.exceptions import DatumNotFound
+
+    if not yes:
+        _sure(f"Erase every version of {id!r} for good?")
+    async with kg.storage() as storage:
+        erased = await storage.memory.purge(id)
+    if not erased:
+        raise DatumNotFound(f"nothing was ever stored as {id!r}")
+    kg.answer({"erased": erased}, f"erased {erased:,} versions")
+
+
+def _sure(question: str) -> None:
+    import sys
+
+    if not sys.stdin.isatty():
+        misused("this erases for good: say --yes where nobody can be asked")
+    if not typer.confirm(question, err=True):
+        misused("nothing was erased")
+
+
+def _safe(text: str) -> str:
+    from rich.markup import escape
+
+    from dgent.cli.show import clean
+
+    return escape(clean(text))

@@ -1,0 +1,207 @@
+"""How things look: for machines as JSON, for people as text that no stored byte can turn into terminal commands."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from rich.console import Group
+from rich.syntax import Syntax
+from rich.table import Table
+from rich.text import Text
+
+from dgent.datum import Datum, as_datetime
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from dgent.protocol import Revision
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_TITLES = ("title", "summary", "name", "topic", "content", "text", "description")
+
+
+def to_json(value: Any) -> bytes:
+    """Return any answer of the library as one line of JSON."""
+    return orjson.dumps(value, default=_plain, option=orjson.OPT_UTC_Z | orjson.OPT_NON_STR_KEYS)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Datum):
+        return value.to_dict()
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode()
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, frozenset | set):
+        return sorted(value)
+    return list(value) if isinstance(value, list) else str(value)  # a Page is a list that orjson does not know
+
+
+def clean(text: str) -> str:
+    """Return text with its control characters made visible, so that it cannot steer a terminal."""
+    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
+def line(text: str, style: str = "") -> Text:
+    """Return text on one line, cut where the line ends."""
+    return Text(" ".join(clean(text).split()), style, no_wrap=True, overflow="ellipsis")
+
+
+def when(seconds: float) -> str:
+    """Return Unix seconds as people write a time, in UTC."""
+    return f"{as_datetime(seconds):%Y-%m-%d %H:%M:%S}"
+
+
+def gist(datum: Datum) -> str:
+    """Return what a datum is about: its text, or what a person would look at first in its JSON object."""
+    if datum.content[:1] == b"{":
+        try:
+            record = orjson.loads(datum.content)
+        except orjson.JSONDecodeError:
+            return datum.text[:400]
+        for name in _TITLES:
+            if isinstance(record.get(name), str) and record[name]:
+                return str(record[name])[:400]
+    if b"\0" in datum.content[:400]:
+        return f"{len(datum.content):,} bytes"
+    return datum.content[:400].decode("utf-8", "replace")
+
+
+def grid(*headers: str) -> Table:
+    """Return an empty table in the house's look: no boxes, one rule under the headers."""
+    from rich import box
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", expand=False)
+    for header in headers:
+        table.add_column(header)
+    return table
+
+
+def datums(found: Iterable[Datum]) -> RenderableType:
+    """Return datums as a table, one on a line."""
+    table = grid("id", "created (UTC)", "v", "tags", "content")
+    table.columns[0].max_width = 44
+    table.columns[3].max_width = 26
+    for column in (0, 3, 4):
+        table.columns[column].no_wrap, table.columns[column].overflow = True, "ellipsis"
+    for column in (1, 2):
+        table.columns[column].no_wrap = True
+    for datum in found:
+        table.add_row(
+            line(datum.id, "cyan"),
+            Text(when(datum.created_at), "dim"),
+            Text(str(datum.version), "dim"),
+            line(", ".join(sorted(datum.tags)), "green"),
+            line(gist(datum)),
+        )
+    return table if table.row_count else Text("nothing", "dim")
+
+
+def datum(found: Datum) -> RenderableType:
+    """Return one datum with everything that is known of it."""
+    facts = pairs(
+        {
+            "id": Text(clean(found.id), "bold cyan"),
+            "created": f"{when(found.created_at)} UTC",
+            "parent": found.causal_parent or "none",
+            "version": f"{found.version} (seq {found.seq})" if found.version else "not stored",
+            "size": f"{len(found.content):,} bytes",
+        }
+    )
+    parts: list[RenderableType] = [facts]
+    if found.metadata:
+        parts += [Text("metadata", "dim"), document(found.metadata)]
+    return Group(*parts, Text("content", "dim"), body(found))
+
+
+def body(found: Datum) -> RenderableType:
+    """Return the content of a datum: JSON in colour, text as it is, bytes as their number."""
+    if found.content[:1] in {b"{", b"["}:
+        try:
+            return document(orjson.loads(found.content))
+        except orjson.JSONDecodeError:
+            pass
+    try:
+        return Text(clean(found.content.decode()))
+    except UnicodeDecodeError:
+        return Text(f"{len(found.content):,} bytes that are no text: --content writes them", "yellow")
+
+
+def document(value: Any) -> RenderableType:
+    """Return a JSON value in colour, indented."""
+    text = orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    return Syntax(clean(text), "json", theme="ansi_dark", background_color="default", word_wrap=True)
+
+
+def pairs(facts: Mapping[str, Any]) -> RenderableType:
+    """Return names and values, one pair on a line; a mapping as a value is set below its name."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in _flat(facts, ""):
+        table.add_row(clean(name), value if isinstance(value, Text) else Text(_said(value)))
+    return table
+
+
+def _flat(facts: Mapping[str, Any], indent: str) -> Iterable[tuple[str, Any]]:
+    for name, value in facts.items():
+        label = indent + str(name).replace("_", " ")
+        if isinstance(value, Mapping) and value:
+            yield label, ""
+            yield from _flat(value, f"{indent}  ")
+        else:
+            yield label, value
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, list | tuple | set | frozenset):
+        return ", ".join(_said(each) for each in value) or "none"
+    return clean(str(value))
+
+
+def chain(found: list[Datum]) -> RenderableType:
+    """Return a causal chain, oldest first, each below its cause."""
+    table = Table.grid(padding=(0, 1))
+    for width, style in ((None, "dim"), (None, "cyan"), (None, "dim"), (None, "")):
+        table.add_column(no_wrap=True, overflow="ellipsis", style=style, max_width=width)
+    for index, datum in enumerate(found):
+        mark = "●" if index == 0 else "└" if index == len(found) - 1 else "├"
+        table.add_row(mark, line(datum.author, "cyan"), Text(f"{when(datum.created_at)}"), line(gist(datum)))
+    return table
+
+
+def revisions(found: list[Revision]) -> RenderableType:
+    """Return the history of an id as a table, oldest first."""
+    table = grid("v", "seq", "stored (UTC)", "what", "content")
+    for column in table.columns:
+        column.no_wrap, column.overflow = True, "ellipsis"
+    for each in found:
+        what, shown = ("deleted", Text()) if each.datum is None else ("put", line(gist(each.datum)))
+        style = "red" if each.datum is None else "green"
+        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), Text(what, style), shown)
+    return table if table.row_count else Text("nothing", "dim")
+
+
+def answer(value: Any) -> RenderableType:
+    """Return any answer of an agent path as people read it."""
+    if isinstance(value, Datum):
+        return datum(value)
+    if isinstance(value, list) and value and all(isinstance(each, Datum) for each in value):
+        return datums(value)
+    if isinstance(value, Mapping) and all(isinstance(each, Datum) for each in value.values()):
+        return datums(value.values())
+    if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+        return Text("\n".join(clean(each) for each in value))
+    if isinstance(value, list) and value:
+        return revisions(value)
+    return Text("nothing" if value is None or value == [] else _said(value))

@@ -1,0 +1,86 @@
+"""Read what people type: content, key=value, times."""
+
+from __future__ import annotations
+
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from dgent.cli.command import misused
+from dgent.exceptions import InvalidInput, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+def content(word: str, limit: int) -> bytes:
+    """Return a content: `-` is stdin, `@file` is that file, anything else is the text itself.
+
+    At most one byte more than `limit` is read, so that the store can refuse it.
+
+    Raises:
+        NotFound: there is no such file. InvalidInput: the text is no Unicode.
+    """
+    if word == "-":
+        return sys.stdin.buffer.read(limit + 1)
+    if word.startswith("@"):
+        return _file(Path(word[1:]), limit + 1)
+    try:
+        return word.encode()
+    except UnicodeEncodeError:
+        raise InvalidInput("that content is not UTF-8 text: pass it on stdin, as -") from None
+
+
+def _file(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(limit)
+    except FileNotFoundError:
+        raise NotFound(f"{path}: there is no such file; for a text that starts with @ use stdin") from None
+
+
+def assignments(words: Iterable[str], *, typed: bool) -> dict[str, Any]:
+    """Return what `key=value` and JSON objects say; with `typed` a value that is JSON is read as such."""
+    found: dict[str, Any] = {}
+    for word in words:
+        if word.startswith("{"):
+            found.update(_object(word))
+            continue
+        key, sign, value = word.partition("=")
+        if not sign or not key:
+            misused(f"{word!r} is neither key=value nor a JSON object")
+        found[key] = _json_or_text(value) if typed else value
+    return found
+
+
+def _object(word: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = orjson.loads(word)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        misused(f"{word!r} starts like a JSON object and is none")
+    return found
+
+
+def _json_or_text(value: str) -> Any:
+    try:
+        return orjson.loads(value)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return value
+
+
+def moment(word: str | None) -> float | None:
+    """Return a time: Unix seconds, or ISO 8601, in UTC where it names no zone."""
+    if word is None:
+        return None
+    try:
+        return float(word)
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(word)
+    except ValueError:
+        misused(f"{word!r} is no time: write 2026-01-31, 2026-01-31T08:15:00Z or Unix seconds")
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,10 @@
+"""What a program does with both tracks at once: the Brain, the Town and the Gardener."""
+
+from __future__ import annotations
+
+from dgent.services.brain import Brain
+from dgent.services.gardener import Gardener
+from dgent.services.healing import Healing
+from dgent.services.town import NewTurn, Resumed, Town
+
+__all__ = ["Brain", "Gardener", "Healing", "NewTurn", "Resumed", "Town"]
