@@ -16,10 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import sqlite_memory
+from benchmarks import postgres_memory, sqlite_memory, start
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
-SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {"sqlite": sqlite_memory.cases}
+SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
+    "sqlite": sqlite_memory.cases,
+    "postgres": postgres_memory.cases,
+    "start": start.cases,
+}
 
 
 async def run(suites: list[str], sizes: list[int], only: str, repetitions: int, console: Console) -> list[Result]:

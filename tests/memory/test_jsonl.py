@@ -24,7 +24,7 @@ from dgent.memory.lines import seal, unseal
 from dgent.testing import DgentContract, ManualClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from dgent.memory.change import Change
@@ -44,6 +44,15 @@ class TestJSONL(DgentContract):
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "memory.jsonl"
+
+
+@asynccontextmanager
+async def opened(path: Path, **named: Any) -> AsyncIterator[JSONLBackend]:
+    store = JSONLBackend(path, **named)
+    try:
+        yield store
+    finally:
+        await store.close()
 
 
 def state(path: Path) -> list[tuple[Any, ...]]:
@@ -174,14 +183,18 @@ async def test_a_snapshot_is_whole_or_corrupt(path: Path) -> None:
     assert [entry[1] for entry in state(path)] == ["k1", "k2", "k3"]
 
 
-def opened(path: Path, **named: Any) -> Any:
-    import contextlib
-
-    return contextlib.aclosing(_Closing(path, **named))
-
-
-class _Closing(JSONLBackend):
-    aclose = JSONLBackend.close
+async def test_what_another_process_left_half_written_is_cut_while_the_store_is_open(path: Path) -> None:
+    async with opened(path) as store:
+        await store.put(Datum("a", b"x", 1.0))
+        whole = path.read_bytes()
+        for tail in (b'{"b3":"half', b"no line of ours\n"):
+            with path.open("ab") as file:
+                file.write(tail)
+            assert await store.exists("a")
+            assert path.read_bytes() == whole
+        assert (await store.put(Datum("b", b"x", 1.0))).seq == 2
+        torn = [file.read_bytes() for file in sorted(path.parent.glob("*.torn-*"))]
+        assert torn == [b'{"b3":"half', b"no line of ours\n"]
 
 
 async def test_waiting_puts_share_a_line(path: Path) -> None:

@@ -14,11 +14,10 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Callable
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 from sqlalchemy import (
@@ -40,15 +39,20 @@ from sqlalchemy import (
     TypeDecorator,
     Uuid,
 )
-from sqlalchemy.types import TypeEngine
 
 from dgent.datum import canonical_json
 from dgent.exceptions import CapabilityMissing, InvalidDatum
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.types import TypeEngine
 
 _DURATION: Final = re.compile(
     r"(?P<sign>-?)P(?:(?P<days>\d{1,10})D)?"
     r"(?:T(?:(?P<hours>\d{1,12})H)?(?:(?P<minutes>\d{1,13})M)?(?:(?P<seconds>\d{1,15})(?:\.(?P<micros>\d{1,6}))?S)?)?"
 )
+T = TypeVar("T")
 _EXACT: Final = 1e16
 _INT64: Final = 2**63
 
@@ -239,7 +243,9 @@ def _date(_: Date) -> Form:
 
 def _time(kind: Time) -> Form:
     if kind.timezone:
-        raise CapabilityMissing("a time of day with a zone has no form in JSON that both databases keep: hide the column")
+        raise CapabilityMissing(
+            "a time of day with a zone has no form in JSON that both databases keep: hide the column"
+        )
     return Form(None, _load_time)
 
 
@@ -250,7 +256,7 @@ def _load_time(value: Any) -> time:
     return found
 
 
-def _iso(parse: Callable[[str], Any], value: Any, wanted: str) -> Any:
+def _iso(parse: Callable[[str], T], value: Any, wanted: str) -> T:
     if not isinstance(value, str):
         _no(wanted, value)
     try:

@@ -1,25 +1,27 @@
 """What a datum says about a row: the way back from agent memory to the columns.
 
 Every shown column is replaced. Its value comes from the content; what the content leaves out comes from the datum
-(`created_at`, `causal_parent`, `metadata["tags"]`), else it takes the column's default: null where there is none. A default
-that is new at each call (a time, an id) is drawn for new rows only, and a column with `onupdate` is stamped when something
-else changes, unless the content gives it another value. A key, a time or a cause that the content and the datum give
-differently is refused, and so is what the row has no place for.
+(`created_at`, `causal_parent`, `metadata["tags"]`), else it takes the column's default, or null where there is none. A
+default that is new at each call (a time, an id) is drawn for new rows only. A column with `onupdate` is stamped when
+something else changes, unless the content gives it another value. A key, a time or a cause that the content and the
+datum give differently is refused, and so is what the row has no place for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from dgent.bridge.codec import unwrapped
 from dgent.bridge.fields import Field, shown
-from dgent.bridge.layout import SOURCE, Layout, as_id, as_utc
-from dgent.datum import Datum
+from dgent.bridge.layout import SOURCE, Layout, as_id, as_utc, has_zone
 from dgent.exceptions import InvalidRow
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dgent.datum import Datum
 
 _NOWHERE: Final = object()
 
@@ -117,9 +119,11 @@ def _add_created(layout: Layout, datum: Datum, given: dict[str, Any]) -> None:
             moment = datetime.fromtimestamp(datum.created_at, UTC)
         except (ValueError, OverflowError):
             raise InvalidRow(layout.name, field.name, "is not between the years 1 and 9999") from None
-        given[field.name] = moment if unwrapped(field.column.type).timezone else moment.replace(tzinfo=None)
+        given[field.name] = moment if has_zone(field) else moment.replace(tzinfo=None)
     elif abs(as_utc(said).timestamp() - datum.created_at) >= 1e-6:  # finer than a row keeps
-        raise InvalidRow(layout.name, field.name, "the content has another time than created_at: leave it out of the content")
+        raise InvalidRow(
+            layout.name, field.name, "the content has another time than created_at: leave it out of the content"
+        )
 
 
 def _add_parent(layout: Layout, datum: Datum, given: dict[str, Any]) -> None:
@@ -130,7 +134,9 @@ def _add_parent(layout: Layout, datum: Datum, given: dict[str, Any]) -> None:
         return
     if field.name in given:
         if as_id(shown(field, given[field.name])) != parent:
-            raise InvalidRow(layout.name, field.name, "the content has another cause than the datum: leave it out of it")
+            raise InvalidRow(
+                layout.name, field.name, "the content has another cause than the datum: leave it out of it"
+            )
         return
     given[field.name] = None if parent is None else layout.cause_of(parent)
     if parent is not None and given[field.name] is None:

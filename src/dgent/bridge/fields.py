@@ -1,14 +1,20 @@
-"""One mapped column as the bridge sees it: its form in JSON, what fills it where nothing is given, how a driver takes it."""
+"""One mapped column as the bridge sees it: its form in JSON, what fills it, and how a driver takes it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import JSON, Column, Float, Numeric, inspect
-from sqlalchemy.engine import Dialect
 
 from dgent.bridge.codec import Form, form_of, unwrapped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy.engine import Dialect
+
+_SAME = (list, dict, int, float, type(None))
+"""What a default that is a function makes the same at each call."""
 
 
 class Field(NamedTuple):
@@ -45,8 +51,10 @@ def field_of(model: type[Any], name: str, column: Column[Any]) -> Field:
     if isinstance(unwrapped(column.type), JSON):
         form = Form(form.dump, _contained(form.load, _containers(model, name), name))
     default, stamp = _python_side(column.default), _python_side(column.onupdate)
-    fresh = default is not None and column.default.is_callable and not isinstance(default(), list | dict | int | float | None)
-    made = column.server_default is not None or column.identity is not None or column is column.table.autoincrement_column
+    fresh = callable(getattr(column.default, "arg", None)) and not isinstance(default and default(), _SAME)
+    made = (
+        column.server_default is not None or column.identity is not None or column is column.table.autoincrement_column
+    )
     return Field(name, column, form, default, fresh, stamp, default is not None or made or bool(column.nullable))
 
 
@@ -63,7 +71,7 @@ def _containers(model: type[Any], name: str) -> list[type[Any]]:
         probe = inspect(model).class_manager.new_instance()
         try:
             setattr(probe, name, kind())
-        except Exception:  # noqa: BLE001, S112  # whatever the model's own validators raise
+        except Exception:  # noqa: S112  # whatever the model's own validators raise
             continue
         taken.append(kind)
     return taken
@@ -96,9 +104,7 @@ def processors(field: Field, dialect: Dialect) -> tuple[Callable[[Any], Any] | N
     return exactly, load
 
 
-def then(
-    first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None
-) -> Callable[[Any], Any] | None:
+def then(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
     """Return one function for two, either of which may be missing."""
     if first is None or second is None:
         return first or second

@@ -11,21 +11,24 @@ A row is this datum:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import cached_property, lru_cache
-from typing import Any, Final, NamedTuple
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import JSON, Column, DateTime, Integer, String, Table, Uuid, inspect
-from sqlalchemy.engine import Dialect
-from sqlalchemy.orm import Mapper
 
 from dgent.bridge.codec import unwrapped
 from dgent.bridge.fields import Field, field_of, processors, shown, then
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidRow
 from dgent.models.base import Base
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from sqlalchemy.engine import Dialect
+    from sqlalchemy.orm import Mapper
 
 SOURCE: Final = "alembic"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -50,7 +53,8 @@ class Layout:
         name: the table.
         fields: what the content shows, in the order of the names. by_name: the same.
         keys: what the id is made of; `textual` if that is one text, `is_primary` if it is the primary key.
-        created, parent, tags: the fields in these roles. version: the column that counts the writes.
+        created, parent, tags: the fields in these roles; `ordered` is `created` if every row has one.
+        version: the column that counts the writes.
         kept: hidden fields that have a default or a stamp.
     """
 
@@ -68,7 +72,9 @@ class Layout:
             for name, column in sorted(columns.items())
             if column is not self.version and column.computed is None
         }
-        self.kept = [fields[name] for name in sorted(hidden & fields.keys()) if fields[name].default or fields[name].stamp]
+        self.kept = [
+            fields[name] for name in sorted(hidden & fields.keys()) if fields[name].default or fields[name].stamp
+        ]
         self.by_name = {name: field for name, field in fields.items() if name not in hidden}
         self.fields = list(self.by_name.values())
         self.keys = [self.by_name[name] for name in keys]
@@ -77,6 +83,7 @@ class Layout:
         self.created = self._role("created_at", lambda kind: isinstance(kind, DateTime))
         self.parent = self._role("causal_parent", self._names_a_row)
         self.tags = self._role("tags", lambda kind: isinstance(kind, JSON))
+        self.ordered = self.created if self.created is not None and not self.created.column.nullable else None
         self.columns: list[Column[Any]] = [field.column for field in self.fields]
         if self.version is not None:
             self.columns.append(self.version)
@@ -95,7 +102,7 @@ class Layout:
     def derive(self) -> Callable[..., None] | None:
         """What brings the tables that follow this one up to date: see `Base.derive`."""
         own = getattr(self.model, "derive", None)
-        return None if own is None or own.__func__ is Base.derive.__func__ else own
+        return None if own is None or own == Base.derive.__get__(None, self.model) else own
 
     @cached_property
     def tag_table(self) -> tuple[Column[Any], Column[Any]] | None:
@@ -108,7 +115,7 @@ class Layout:
         for table in self.table.metadata.tables.values():
             key = table.primary_key.columns
             refers = [column for column in key if column.references(self.keys[0].column)]
-            if refers and len(key) == 2 and "tag" in key:  # noqa: PLR2004
+            if refers and len(key) == 2 and "tag" in key:
                 return refers[0], key["tag"]
         return None
 
@@ -172,7 +179,11 @@ class Layout:
             key = [_key_part(field, part) for field, part in zip(self.keys, parts, strict=True)]
         except ValueError:
             return None
-        return key if self.id_from([shown(field, part) for field, part in zip(self.keys, key, strict=True)]) == id else None
+        return (
+            key
+            if self.id_from([shown(field, part) for field, part in zip(self.keys, key, strict=True)]) == id
+            else None
+        )
 
     def cause_of(self, id: str) -> Any:
         """Return the Python value of the column `causal_parent` for an id, or None if it is no id of this table."""
@@ -223,18 +234,20 @@ class Layout:
 
     def _make_codecs(self, dialect: Dialect) -> _Codecs:
         made = {field.name: processors(field, dialect) for field in [*self.fields, *self.kept]}
-        shown = [(at, both) for name, at in self._at.items() if (both := then(made[name][1], self.by_name[name].form.dump))]
+        shown = [
+            (at, both) for name, at in self._at.items() if (both := then(made[name][1], self.by_name[name].form.dump))
+        ]
         return _Codecs(shown, [made[name][1] for name in self._at], {name: bind for name, (bind, _) in made.items()})
 
     def _corrupt(self, at: int, row: Sequence[Any]) -> Corrupt:
         key = [row[self._at[field.name]] for field in self.keys]
         return Corrupt(
-            f"{self.name}.{self.fields[at].name} of the row {key!r} holds what its type cannot be: mend it with an UPDATE, or "
-            "restore the row from a backup"
+            f"{self.name}.{self.fields[at].name} of the row {key!r} holds what its type cannot be: "
+            "mend it with an UPDATE, or restore the row from a backup"
         )
 
 
-@lru_cache(maxsize=1024)
+@cache
 def layout_of(model: type[Any], id_field: str | None = None, hidden: frozenset[str] = frozenset()) -> Layout:
     """Return the layout of a mapped class.
 
@@ -248,6 +261,12 @@ def layout_of(model: type[Any], id_field: str | None = None, hidden: frozenset[s
 def as_utc(value: datetime) -> datetime:
     """Return a moment with its zone; a column that keeps none is read as UTC."""
     return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+
+
+def has_zone(field: Field) -> bool:
+    """Tell whether a column of times keeps their zone."""
+    kind = unwrapped(field.column.type)
+    return isinstance(kind, DateTime) and kind.timezone
 
 
 def as_id(part: Any) -> str | None:
@@ -266,7 +285,9 @@ def _key_part(field: Field, part: Any) -> Any:
 
 def _single_table(mapper: Mapper[Any]) -> Table:
     if len(mapper.tables) != 1 or mapper.polymorphic_on is not None or not isinstance(mapper.local_table, Table):
-        raise CapabilityMissing(f"{mapper.class_.__name__} is not mapped to one table of its own: lift its parts one by one")
+        raise CapabilityMissing(
+            f"{mapper.class_.__name__} is not mapped to one table of its own: lift its parts one by one"
+        )
     return mapper.local_table
 
 

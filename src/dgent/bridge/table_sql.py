@@ -1,76 +1,130 @@
-"""The statements of a typed table, written once per layout, in SQL that SQLite and PostgreSQL share.
+"""The statements of a typed table, and the reads that need one of them.
 
-Plain functions over a `Connection`. Identifiers come from the mapper alone; whatever a caller says is bound.
+A statement is written once per layout, in SQL that SQLite and PostgreSQL share. Identifiers come from the mapper alone;
+whatever a caller says is bound. What runs them are plain functions over a `Connection`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, func, literal_column, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from blake3 import blake3
+from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, delete, func, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert
 
-from dgent.bridge.draft import as_datum, completed, stamp
-from dgent.bridge.fields import Field
-from dgent.bridge.layout import Layout
-from dgent.database.constructs import bytewise, texts
+from dgent.database.constructs import bytewise, texts, transaction_lock
 from dgent.database.statement import Statement
-from dgent.datum import Datum
-from dgent.exceptions import CausalCycle, LimitExceeded, VersionConflict
+from dgent.exceptions import LimitExceeded
 from dgent.query import prefix_end
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-class Put(NamedTuple):
-    """A row to write: its id, its key, the values that were given, and the version that must be live."""
+    from dgent.bridge.layout import Layout
+    from dgent.datum import Datum
 
-    id: str
-    key: list[Any]
-    given: Mapping[str, Any]
-    expect: int | None = None
+_one = literal_column("1", Integer)
 
 
 class Statements:
-    """What is asked of one table, compiled at first use. Make it with `statements_of`."""
+    """What is asked of one table; compiled at first use. Make it with `statements_of`."""
 
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
-        names = " ".join(f"k{at}" for at in range(len(layout.keys)))
-        here = self.is_row()
-        self.get = Statement(select(*layout.columns).where(here), names)
-        self.exists = Statement(select(literal_column("1")).where(here), names)
+        self.key_names = [f"k{at}" for at in range(len(layout.keys))]
+        named, here = " ".join(self.key_names), self._is_row()
+        self.get = Statement(select(*layout.columns).where(here), named)
+        self.exists = Statement(select(_one).select_from(layout.table).where(here), named)
         self.count = Statement(select(func.count()).select_from(layout.table))
         self.keys = Statement(select(*(field.column for field in layout.keys)))
-        self.delete = Statement(delete(layout.table).where(here), names)
+        self.delete = Statement(delete(layout.table).where(here), named)
         if layout.version is not None:
             expected = layout.version == bindparam("expected")
-            self.delete_expected = Statement(delete(layout.table).where(here, expected), f"{names} expected")
+            self.delete_expected = Statement(delete(layout.table).where(here, expected), f"{named} expected")
         if layout.textual:
-            key = layout.keys[0].column
-            given = texts("ids")
-            self.get_many = Statement(
-                select(*layout.columns).where(key.in_(select(given.c.value))), "ids", lists="ids"
-            )
+            key, given = layout.keys[0].column, texts("ids")
+            self.get_many = Statement(select(*layout.columns).where(key.in_(select(given.c.value))), "ids", lists="ids")
             within = and_(bytewise(key) >= bindparam("first"), bytewise(key) < bindparam("end"))
             self.count_range = Statement(select(func.count()).select_from(layout.table).where(within), "first end")
         if layout.parent is not None:
+            self.lock = Statement(select(transaction_lock(_lock_key(layout.name))))
             self.chain, self.descends = _chain(layout), _descends(layout)
-            self.has_child = Statement(
-                select(literal_column("1")).where(layout.parent.column == bindparam("k0")).limit(literal_column("1")), "k0"
-            )
-        self._writes: dict[tuple[str, frozenset[str]], Statement] = {}
+            child = select(_one).where(layout.parent.column == bindparam("k0")).limit(_one)
+            self.has_child = Statement(child, "k0")
+        self._writes: dict[tuple[str, tuple[str, ...]], Statement] = {}
 
-    def is_row(self) -> ColumnElement[bool]:
-        """Return the condition that a row has the key k0, k1, ..."""
-        return and_(*(field.column == bindparam(f"k{at}") for at, field in enumerate(self.layout.keys)))
+    def write(self, kind: str, names: tuple[str, ...]) -> Statement:
+        """Return the statement that writes fields and the kept ones.
 
-    def write(self, kind: str, names: frozenset[str]) -> Statement:
-        """Return the statement that writes these fields: "upsert", "insert" if absent, or "update" if as expected."""
+        The kind is "upsert", "insert" if absent, or "update" if the version is as expected. Its parameters are the
+        values, the key and the expected version. It returns the row, or none if it was not to be.
+        """
         found = self._writes.get((kind, names))
         if found is None:
-            found = self._writes[kind, names] = _write(self.layout, self.is_row(), kind, names)
+            found = self._writes[kind, names] = self._write(kind, names)
         return found
+
+    def _is_row(self) -> ColumnElement[bool]:
+        return and_(
+            *(field.column == bindparam(name) for field, name in zip(self.layout.keys, self.key_names, strict=True))
+        )
+
+    def _write(self, kind: str, names: tuple[str, ...]) -> Statement:
+        layout, version = self.layout, self.layout.version
+        fields = [*(layout.by_name[name] for name in names), *layout.kept]
+        params = [f"v{at}" for at in range(len(fields))]
+        values: dict[Any, Any] = {field.column: bindparam(param) for field, param in zip(fields, params, strict=True)}
+        changed = [
+            field.column for field in fields if field not in layout.keys and (field.stamp or field not in layout.kept)
+        ]
+        raised: dict[Any, Any] = {} if version is None else {version: version + _one}
+        element: Any
+        if kind == "update":
+            element = update(layout.table).values({column: values[column] for column in changed} | raised)
+            element = element.where(self._is_row(), version == bindparam("expected"))
+        else:
+            element = insert(layout.table).values(values if version is None else {**values, version: _one})
+            if kind == "upsert" and (changed or raised):
+                replaced = {column: element.excluded[column.key] for column in changed} | raised
+                element = element.on_conflict_do_update(
+                    index_elements=[key.column for key in layout.keys], set_=replaced
+                )
+            else:
+                element = element.on_conflict_do_nothing(index_elements=[key.column for key in layout.keys])
+        return Statement(element.returning(*layout.columns), " ".join([*params, *self.key_names, "expected"]))
+
+
+def _chain(layout: Layout) -> Statement:
+    """Walk the parents with the keys of rows alone, then fetch the rows of the chain."""
+    assert layout.parent is not None  # noqa: S101  # the caller looked
+    key, parent = layout.keys[0].column, layout.parent.column
+    start = select(key.label("id"), parent.label("parent"), literal_column("0", Integer).label("depth"))
+    chain = start.where(key == bindparam("k0")).cte("chain", recursive=True)
+    above = layout.table.alias("above")
+    further = select(above.c[key.key], above.c[parent.key], chain.c.depth + _one)
+    chain = chain.union_all(
+        further.join(chain, and_(above.c[key.key] == chain.c.parent, chain.c.depth < bindparam("most", type_=Integer)))
+    )
+    found = select(*layout.columns).join(chain, key == chain.c.id).order_by(chain.c.depth.desc())
+    return Statement(found, "k0 most")
+
+
+def _descends(layout: Layout) -> Statement:
+    """Tell whether the row k0 is among the ancestors of the row `start`; ends even if the table holds a cycle."""
+    assert layout.parent is not None  # noqa: S101  # the caller looked
+    key, parent = layout.keys[0].column, layout.parent.column
+    start = select(key.label("id"), parent.label("parent")).where(key == bindparam("start"))
+    chain = start.cte("up", recursive=True)
+    above = layout.table.alias("above")
+    chain = chain.union(select(above.c[key.key], above.c[parent.key]).join(chain, above.c[key.key] == chain.c.parent))
+    return Statement(select(_one).select_from(chain).where(chain.c.parent == bindparam("k0")).limit(_one), "start k0")
+
+
+def _lock_key(table: str) -> int:
+    return int.from_bytes(
+        blake3(table.encode(), derive_key_context="dgent 2026-11 causal lock v1").digest(8), "big", signed=True
+    )
 
 
 @lru_cache(maxsize=1024)
@@ -79,21 +133,40 @@ def statements_of(layout: Layout) -> Statements:
     return Statements(layout)
 
 
-def get(connection: Connection, layout: Layout, key: list[Any]) -> Datum | None:
+def bound_key(connection: Connection, layout: Layout, key: Sequence[Any]) -> list[Any]:
+    """Return the driver's values of a key."""
+    return [layout.bind(field, part, connection.dialect) for field, part in zip(layout.keys, key, strict=True)]
+
+
+def row_of(connection: Connection, layout: Layout, key: Sequence[Any]) -> Any | None:
+    """Return the driver's row with this key."""
+    return statements_of(layout).get.row(connection, *bound_key(connection, layout, key))
+
+
+def rows_of(connection: Connection, layout: Layout, ids: list[str]) -> dict[str, Any]:
+    """Return the driver's rows that have one of these ids, by id."""
+    if layout.textual and len(ids) > 1:
+        place = layout.fields.index(layout.keys[0])
+        return {row[place]: row for row in statements_of(layout).get_many.rows(connection, ids)}
+    keys = {id: key for id in ids if (key := layout.key_of(id)) is not None}
+    return {id: row for id, key in keys.items() if (row := row_of(connection, layout, key)) is not None}
+
+
+def get(connection: Connection, layout: Layout, key: Sequence[Any]) -> Datum | None:
     """Return the row with this key."""
-    row = statements_of(layout).get.row(connection, *_bound(layout, key, connection))
+    row = row_of(connection, layout, key)
     return None if row is None else layout.datum_of(row, connection.dialect)
 
 
 def get_many(connection: Connection, layout: Layout, ids: list[str]) -> dict[str, Datum]:
     """Return the rows that have one of these ids, by id, in the order asked."""
-    rows = _rows(connection, layout, ids)
+    rows = rows_of(connection, layout, ids)
     return {id: layout.datum_of(rows[id], connection.dialect) for id in ids if id in rows}
 
 
-def exists(connection: Connection, layout: Layout, key: list[Any]) -> bool:
+def exists(connection: Connection, layout: Layout, key: Sequence[Any]) -> bool:
     """Tell whether a row has this key."""
-    return bool(statements_of(layout).exists.rows(connection, *_bound(layout, key, connection)))
+    return bool(statements_of(layout).exists.rows(connection, *bound_key(connection, layout, key)))
 
 
 def count(connection: Connection, layout: Layout, prefix: str | None) -> int:
@@ -104,53 +177,16 @@ def count(connection: Connection, layout: Layout, prefix: str | None) -> int:
     end = prefix_end(prefix)
     if layout.textual and end is not None:
         return int(statements.count_range.rows(connection, prefix, end)[0][0])
-    keys = statements.keys.rows(connection)
-    return sum(layout.id_of(key, connection.dialect).startswith(prefix) for key in keys)
+    return sum(layout.id_of(key, connection.dialect).startswith(prefix) for key in statements.keys.rows(connection))
 
 
-def causal_chain(connection: Connection, layout: Layout, key: list[Any], most: int) -> list[Datum]:
+def causal_chain(connection: Connection, layout: Layout, key: Sequence[Any], most: int) -> list[Datum]:
     """Return the row and its ancestors, oldest first, in one query.
 
     Raises:
         LimitExceeded: there are more than `most`.
     """
-    rows = statements_of(layout).chain.rows(connection, *_bound(layout, key, connection), most)
+    rows = statements_of(layout).chain.rows(connection, *bound_key(connection, layout, key), most)
     if len(rows) > most:
         raise LimitExceeded(f"the causal chain in {layout.name} is longer than {most:,}: raise the setting max_chain")
-    dialect = connection.dialect
-    return [layout.datum_of(row, dialect) for row in rows]
-
-
-def rows_of(connection: Connection, layout: Layout, ids: list[str]) -> dict[str, Any]:
-    """Return the driver's rows that have one of these ids, by id."""
-    statements = statements_of(layout)
-    if layout.textual and len(ids) > 1:
-        place = layout.fields.index(layout.keys[0])
-        return {row[place]: row for row in statements.get_many.rows(connection, ids)}
-    found = {}
-    for id in ids:
-        key = layout.key_of(id)
-        if key is not None and (row := statements.get.row(connection, *bound_key(connection, layout, key))) is not None:
-            found[id] = row
-    return found
-
-
-def bound_key(connection: Connection, layout: Layout, key: list[Any]) -> list[Any]:
-    """Return the driver's values of a key."""
-    return [layout.bind(field, part, connection.dialect) for field, part in zip(layout.keys, key, strict=True)]
-
-
-def _write(layout: Layout, here: ColumnElement[bool], kind: str, names: tuple[str, ...]) -> Statement:
-    fields = [*(layout.by_name[name] for name in names), *layout.kept]
-    params = [f"v{at}" for at in range(len(fields))]
-    values = {field.column.name: bindparam(param, type_=field.column.type) for field, param in zip(fields, params, strict=True)}
-    changed = [field.column.name for field in fields if field not in layout.keys and (field not in layout.kept or field.stamp)]
-    if layout.version is not None:
-        raised = {layout.version.name: layout.version + literal_column("1")}
-    else:
-        raised = {}
-    if kind == "update":
-        for field, param in zip(fields, params, strict=True):
-            if field.column.name not in changed:
-                del values[field.column.name]
-                params.remove(param)
+    return [layout.datum_of(row, connection.dialect) for row in rows]

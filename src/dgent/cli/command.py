@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import os
 import sys
 import traceback
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
-from typing import TYPE_CHECKING, Annotated, Any, Concatenate, NoReturn, ParamSpec, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
@@ -20,12 +18,13 @@ from dgent.cli.exits import ExitCode, exit_code, explained
 from dgent.exceptions import DgentError, DgentWarning
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+
     from rich.console import Console, RenderableType
 
     from dgent.settings import Settings
     from dgent.storage import StorageProvider
 
-P = ParamSpec("P")
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines on stdout.")]
 
 
@@ -78,15 +77,17 @@ class Kg:
         sys.stdout.buffer.write(data)
 
 
-def command(work: Callable[Concatenate[Kg, P], Awaitable[None]]) -> Callable[..., None]:
+def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
     """Make a command of a coroutine function: its parameters after the first are the command's, and --json is added."""
 
     @wraps(work)
     def run(context: typer.Context, *, json: bool = False, **arguments: Any) -> None:
+        import asyncio
+
         kg: Kg = context.obj
         kg.json = kg.json or json
         with ended(kg):
-            asyncio.run(work(kg, **arguments))  # type: ignore[arg-type]  # typer passes what the signature says
+            asyncio.run(work(kg, **arguments))
 
     hints = get_type_hints(work, include_extras=True)
     own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(work).parameters.values()][1:]
@@ -110,7 +111,7 @@ def ended(kg: Kg) -> Iterator[None]:
         raise
     except DgentError as error:
         _failed(kg, explained(error), exit_code(error))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except KeyboardInterrupt:
         _failed(kg, "interrupted; what was acknowledged is safe", ExitCode.INTERRUPTED)
     except BrokenPipeError:
         _hush()
@@ -118,7 +119,7 @@ def ended(kg: Kg) -> Iterator[None]:
     except OSError as error:
         _hush()
         _failed(kg, f"{error.filename or 'output'}: {error.strerror or error}", ExitCode.FAILED)
-    except Exception as error:  # noqa: BLE001  # the last net: a person gets a line, never a traceback
+    except Exception as error:  # the last net: a person gets a line, never a traceback
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119  # not a path to open
         _failed(kg, f"a bug of ours: {type(error).__name__} in {place}; --traceback shows more", ExitCode.FAILED)

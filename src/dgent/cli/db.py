@@ -65,7 +65,9 @@ async def check(kg: Kg) -> None:
     from dgent import migrations
 
     await migrations.check(kg.settings)
-    kg.answer({"revision": migrations.head(), "ok": True}, f"{migrations.head()}: the schema is what this version needs")
+    kg.answer(
+        {"revision": migrations.head(), "ok": True}, f"{migrations.head()}: the schema is what this version needs"
+    )
 
 
 @app.command()

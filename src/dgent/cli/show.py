@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import orjson
+from rich import box
 from rich.console import Group
 from rich.syntax import Syntax
 from rich.table import Table
@@ -18,7 +19,9 @@ from dgent.datum import Datum, as_datetime
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from dgent.models.brain import Crystal
     from dgent.protocol import Revision
+    from dgent.services.importing import Counts, Imported
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _TITLES = ("title", "summary", "name", "topic", "content", "text", "description")
@@ -53,7 +56,7 @@ def line(text: str, style: str = "") -> Text:
 
 def when(seconds: float) -> str:
     """Return Unix seconds as people write a time, in UTC."""
-    return f"{as_datetime(seconds):%Y-%m-%d %H:%M:%S}"
+    return f"{as_datetime(seconds):%Y-%m-%d %H:%M}"
 
 
 def gist(datum: Datum) -> str:
@@ -72,33 +75,38 @@ def gist(datum: Datum) -> str:
 
 
 def grid(*headers: str) -> Table:
-    """Return an empty table in the house's look: no boxes, one rule under the headers."""
-    from rich import box
+    """Return an empty table in the house's look: no boxes, one rule under the headers.
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim", expand=False)
+    Its last column alone gives way where the line is too short, since ids are there to be copied.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
     for header in headers:
-        table.add_column(header)
+        table.add_column(header, no_wrap=header != headers[-1])
     return table
+
+
+def filled(table: Table, rows: Iterable[Iterable[RenderableType]]) -> RenderableType:
+    """Return the table with these rows, or a word for none."""
+    for row in rows:
+        table.add_row(*row)
+    return table if table.row_count else Text("nothing", "dim")
+
+
+def about(text: str, tags: Iterable[str]) -> Text:
+    """Return what something is about, on one line, with its tags behind."""
+    found = line(text)
+    for tag in tags:
+        found.append(f"  #{clean(tag)}", "green")
+    return found
 
 
 def datums(found: Iterable[Datum]) -> RenderableType:
     """Return datums as a table, one on a line."""
-    table = grid("id", "created (UTC)", "v", "tags", "content")
-    table.columns[0].max_width = 44
-    table.columns[3].max_width = 26
-    for column in (0, 3, 4):
-        table.columns[column].no_wrap, table.columns[column].overflow = True, "ellipsis"
-    for column in (1, 2):
-        table.columns[column].no_wrap = True
-    for datum in found:
-        table.add_row(
-            line(datum.id, "cyan"),
-            Text(when(datum.created_at), "dim"),
-            Text(str(datum.version), "dim"),
-            line(", ".join(sorted(datum.tags)), "green"),
-            line(gist(datum)),
-        )
-    return table if table.row_count else Text("nothing", "dim")
+    rows = (
+        (line(each.id, "cyan"), Text(when(each.created_at), "dim"), about(gist(each), sorted(each.tags)))
+        for each in found
+    )
+    return filled(grid("id", "created (UTC)", "content"), rows)
 
 
 def datum(found: Datum) -> RenderableType:
@@ -132,9 +140,25 @@ def body(found: Datum) -> RenderableType:
 
 
 def document(value: Any) -> RenderableType:
-    """Return a JSON value in colour, indented."""
-    text = orjson.dumps(value, default=_plain, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    """Return a JSON value in colour, indented; a list of plain values stays on its line."""
+    text = _indented(orjson.loads(to_json(value)), "")
     return Syntax(clean(text), "json", theme="ansi_dark", background_color="default", word_wrap=True)
+
+
+def _indented(value: Any, indent: str) -> str:
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        parts = [f"{inner}{_word(name)}: {_indented(item, inner)}" for name, item in value.items()]
+        return "{\n" + ",\n".join(parts) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(inner + _indented(item, inner) for item in value) + f"\n{indent}]"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_word, value))}]"
+    return _word(value)
+
+
+def _word(value: Any) -> str:
+    return orjson.dumps(value).decode()
 
 
 def pairs(facts: Mapping[str, Any]) -> RenderableType:
@@ -169,27 +193,63 @@ def _said(value: Any) -> str:
     return clean(str(value))
 
 
-def chain(found: list[Datum]) -> RenderableType:
+def chain(found: Sequence[Datum]) -> RenderableType:
     """Return a causal chain, oldest first, each below its cause."""
-    table = Table.grid(padding=(0, 1))
-    for width, style in ((None, "dim"), (None, "cyan"), (None, "dim"), (None, "")):
-        table.add_column(no_wrap=True, overflow="ellipsis", style=style, max_width=width)
-    for index, datum in enumerate(found):
-        mark = "●" if index == 0 else "└" if index == len(found) - 1 else "├"
-        table.add_row(mark, line(datum.author, "cyan"), Text(f"{when(datum.created_at)}"), line(gist(datum)))
-    return table
+    table = Table.grid(padding=(0, 2))
+    for wraps in (False, False, False, True):
+        table.add_column(no_wrap=not wraps)
+    marks = ["●", *["├" for _ in found[2:]], "└"]
+    rows = (
+        (Text(mark, "dim"), Text(when(each.created_at), "dim"), line(each.author, "cyan"), line(gist(each)))
+        for mark, each in zip(marks, found, strict=False)
+    )
+    return filled(table, rows)
 
 
 def revisions(found: list[Revision]) -> RenderableType:
     """Return the history of an id as a table, oldest first."""
-    table = grid("v", "seq", "stored (UTC)", "what", "content")
-    for column in table.columns:
-        column.no_wrap, column.overflow = True, "ellipsis"
-    for each in found:
-        what, shown = ("deleted", Text()) if each.datum is None else ("put", line(gist(each.datum)))
-        style = "red" if each.datum is None else "green"
-        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), Text(what, style), shown)
-    return table if table.row_count else Text("nothing", "dim")
+    rows = (
+        (
+            Text(str(each.version)),
+            Text(str(each.seq)),
+            Text(when(each.stored_at), "dim"),
+            Text("deleted", "red") if each.datum is None else Text("put", "green"),
+            Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags)),
+        )
+        for each in found
+    )
+    return filled(grid("v", "seq", "stored (UTC)", "what", "content"), rows)
+
+
+def crystal_record(crystal: Crystal) -> dict[str, Any]:
+    """Return the row of a crystal as a JSON object."""
+    return {column.key: getattr(crystal, column.key) for column in type(crystal).__table__.columns}
+
+
+def crystals(found: Iterable[Crystal]) -> RenderableType:
+    """Return the rows of crystals as a table, one on a line."""
+    rows = (
+        (line(each.id, "cyan"), Text(when(each.created_at.timestamp()), "dim"), about(each.summary, each.tags))
+        for each in found
+    )
+    return filled(grid("id", "created (UTC)", "summary"), rows)
+
+
+def imported(done: Imported, name: str) -> str:
+    """Return what an import did, in one sentence."""
+    if not any(done.new):
+        return f"{name}: all {_listed(done.known)} were there already"
+    before = f"; {_listed(done.known)} were there already" if any(done.known) else ""
+    return f"{name}: {_listed(done.new)}{before}"
+
+
+def _listed(counts: Counts) -> str:
+    return ", ".join(f"{number:,} {what}" for what, number in counts._asdict().items())
+
+
+def next_page(cursor: str | None, option: str = "--cursor ") -> list[RenderableType]:
+    """Return how to go on, or nothing at the end."""
+    return [] if cursor is None else [Text(f"more: the same again with {option}{cursor}", "dim", overflow="fold")]
 
 
 def answer(value: Any) -> RenderableType:

@@ -34,6 +34,18 @@ def content(word: str, limit: int) -> bytes:
         raise InvalidInput("that content is not UTF-8 text: pass it on stdin, as -") from None
 
 
+def text(word: str, limit: int) -> str:
+    """Return a content that is text.
+
+    Raises:
+        NotFound: there is no such file. InvalidInput: it is no UTF-8.
+    """
+    try:
+        return content(word, limit).decode()
+    except UnicodeDecodeError:
+        raise InvalidInput("that content is not UTF-8 text: `kg memory put` takes bytes") from None
+
+
 def _file(path: Path, limit: int) -> bytes:
     try:
         with path.open("rb") as file:

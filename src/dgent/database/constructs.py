@@ -37,7 +37,7 @@ def _texts_sqlite(element: _Texts, compiler: SQLCompiler, **kw: Any) -> str:
 @compiles(_Texts, "postgresql")
 def _texts_postgresql(element: _Texts, compiler: SQLCompiler, **kw: Any) -> str:
     inner = compiler.process(element.clauses, **kw).split("::")[0]
-    return f"unnest({inner}::text[])"
+    return f"(SELECT unnest({inner}::text[]) AS value)"
 
 
 class unindexed(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL expressions

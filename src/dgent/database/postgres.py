@@ -45,8 +45,9 @@ class PostgresDatabase(Database):
     async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
         """Run a short read at once, or together with those of its lane that wait for the one under way."""
         home = self._here()
-        if lane in home.reading:
-            return await home.reading.do(work, item, lane)
+        together = home.reading.join(work, item, lane)
+        if together is not None:
+            return await together
         home.reading.open(lane)
         try:
             return only(await self._read(home, lambda connection: work(connection, [item])))
@@ -67,7 +68,7 @@ class PostgresDatabase(Database):
         """Write an item together with those of its lane that wait for the transaction under way."""
         home = self._here()
         self._check_not_nested()
-        return await home.writing.do(work, item, lane)
+        return await home.writing.put(work, item, lane)
 
     async def is_available(self) -> bool:
         """Tell whether the database answers a real statement now, within `connect_timeout`."""
@@ -99,7 +100,7 @@ class PostgresDatabase(Database):
                 await uninterrupted(link.end(session))
 
     async def _read(self, home: _Home, work: Work[T]) -> T:
-        link = await home.readers.take()
+        link = home.readers.take_now() or await home.readers.take()
         try:
             return await link.read(work)
         finally:
@@ -109,6 +110,8 @@ class PostgresDatabase(Database):
         """Return what lives on the running loop."""
         self._check_usable()
         home = self._home
+        if home is not None and home.loop is asyncio.get_running_loop():
+            return home
         if home is not None and home.loop.is_closed():
             home.forget()
             home = None

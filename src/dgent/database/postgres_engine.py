@@ -17,7 +17,7 @@ from dgent.exceptions import BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
 
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection
 
     from dgent.settings import Settings
 
@@ -63,9 +63,13 @@ def create_engine(url: URL, settings: Settings) -> AsyncEngine:
 
 
 class Opened(NamedTuple):
-    """An open connection, asyncpg's own inside of it, and a mark that changes when the server recovers from a crash."""
+    """An open connection: for sessions, for units of work, and asyncpg's own.
 
-    connection: AsyncConnection
+    `life` is a mark that changes when the server recovers from a crash.
+    """
+
+    facade: AsyncConnection
+    connection: Connection
     driver: Any
     life: str
 
@@ -77,11 +81,12 @@ async def connect(engine: AsyncEngine, what: str) -> Opened:
         BackendUnavailable: the server cannot be reached, or refuses.
     """
     try:
-        connection = await engine.connect()
-        driver: Any = (await connection.get_raw_connection()).driver_connection
-        assert connection.sync_connection is not None  # noqa: S101  # it is open
-        connection.sync_connection.detach()
-        return Opened(connection, driver, await driver.fetchval(_LIFE))
+        facade = await engine.connect()
+        connection = facade.sync_connection
+        assert connection is not None  # noqa: S101  # it is open
+        driver: Any = connection.connection.driver_connection
+        connection.detach()
+        return Opened(facade, connection, driver, await driver.fetchval(_LIFE))
     except Exception as error:
         raise _refusal(error, what) from None
 

@@ -26,33 +26,49 @@ class Links:
 
     def __init__(self, make: Callable[[], Link], most: int, timeout: float, what: str) -> None:
         self._make, self._most, self._timeout, self._what = make, most, timeout, what
-        self._slots = asyncio.Semaphore(most)
-        self._free: list[Link] = []
         self._all: list[Link] = []
+        self._free: list[Link] = []
+        self._waiting: deque[asyncio.Future[Link]] = deque()
         self.lent = 0
 
+    def take_now(self) -> Link | None:
+        """Borrow a link if one is free."""
+        if self._free:
+            self.lent += 1
+            return self._free.pop()
+        if self.lent == self._most:
+            return None
+        self.lent += 1
+        self._all.append(self._make())
+        return self._all[-1]
+
     async def take(self) -> Link:
-        """Borrow a link; give it back.
+        """Borrow a link, and give it back.
 
         Raises:
             StorageTimeout: none came back in time.
         """
-        if self._slots.locked():
-            await self._wait()
-        else:
-            await self._slots.acquire()
-        self.lent += 1
-        if self._free:
-            return self._free.pop()
-        self._all.append(self._make())
-        return self._all[-1]
+        link = self.take_now()
+        if link is not None:
+            return link
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._handed_over()
+        except TimeoutError:
+            raise StorageTimeout(
+                f"no connection to {self._what} became free in {self._timeout:g} s: raise pool_size or pool_timeout"
+            ) from None
 
     def give(self, link: Link) -> None:
-        """Give a link back."""
+        """Give a link back; who waits longest gets it."""
         link.rest()
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(link)
+                return
         self._free.append(link)
         self.lent -= 1
-        self._slots.release()
 
     @asynccontextmanager
     async def lend(self) -> AsyncIterator[Link]:
@@ -65,10 +81,8 @@ class Links:
 
     async def returned(self) -> None:
         """Wait until every link is back."""
-        for _ in range(self._most):
-            await self._slots.acquire()
-        for _ in range(self._most):
-            self._slots.release()
+        while self.lent:
+            self.give(await self._handed_over())
 
     def drop(self) -> None:
         """Let go of every connection, lent or not."""
@@ -80,14 +94,15 @@ class Links:
         for link in self._all:
             link.forget()
 
-    async def _wait(self) -> None:
+    async def _handed_over(self) -> Link:
+        waiter: asyncio.Future[Link] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self._slots.acquire()
-        except TimeoutError:
-            raise StorageTimeout(
-                f"no connection to {self._what} became free in {self._timeout:g} s: raise pool_size or pool_timeout"
-            ) from None
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():  # handed over in the very moment of the cancellation
+                self.give(waiter.result())
+            raise
 
 
 @dataclass(slots=True, eq=False)
@@ -105,26 +120,32 @@ class Lanes:
 
     def __init__(self, links: Links, fly: Fly, most: int) -> None:
         self._links, self._fly, self._most = links, fly, most
+        self._loop = asyncio.get_running_loop()
         self._queues: dict[Hashable, deque[_Waiting]] = {}
         self._flights: set[asyncio.Task[None]] = set()
 
-    def __contains__(self, lane: Hashable) -> bool:
-        return lane in self._queues
+    def put(self, work: Each[A, T], item: A, lane: Hashable) -> asyncio.Future[T]:
+        """Put an item into a lane, and return the future of its own result."""
+        future = self.join(work, item, lane)
+        if future is None:
+            self.open(lane)
+            self._start(lane)
+            future = self.join(work, item, lane)
+            assert future is not None  # noqa: S101  # the lane is open
+        return future
 
-    async def do(self, work: Each[A, T], item: A, lane: Hashable) -> T:
-        """Put an item into a lane, and await its own result."""
-        waiting = _Waiting(work, item, asyncio.get_running_loop().create_future())
+    def join(self, work: Each[A, T], item: A, lane: Hashable) -> asyncio.Future[T] | None:
+        """Put an item into a lane that is open, for its next flight."""
         queue = self._queues.get(lane)
         if queue is None:
-            queue = self.open(lane)
-            self._start(lane)
-        queue.append(waiting)
-        return await waiting.future  # type: ignore[no-any-return]
+            return None
+        future: asyncio.Future[T] = self._loop.create_future()
+        queue.append(_Waiting(work, item, future))
+        return future
 
-    def open(self, lane: Hashable) -> deque[_Waiting]:
+    def open(self, lane: Hashable) -> None:
         """Open a lane: items that come now wait until `release`."""
-        queue = self._queues[lane] = deque()
-        return queue
+        self._queues[lane] = deque()
 
     def release(self, lane: Hashable) -> None:
         """Let fly what waits in a lane that was opened, or close it."""
@@ -139,7 +160,7 @@ class Lanes:
             await asyncio.wait(self._flights)
 
     def _start(self, lane: Hashable) -> None:
-        flight = asyncio.get_running_loop().create_task(self._serve(lane))
+        flight = self._loop.create_task(self._serve(lane))
         self._flights.add(flight)
         flight.add_done_callback(self._flights.discard)
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import random
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, close, connect
+from dgent.database.postgres_greenlet import Runner
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from dgent.database.base import T, Work
 
@@ -39,17 +43,17 @@ class Link:
 
     def __init__(self, engine: AsyncEngine, what: str, timeout: float, strays: Strays) -> None:
         self._engine, self._what, self._timeout, self._strays = engine, what, timeout, strays
-        self._connection: AsyncConnection | None = None
-        self._driver: Any = None
-        self._life = self._xid = ""
+        self._opened: Opened | None = None
+        self._xid = ""
+        self._runner = Runner()
         self._in_session = False  # whose own begin, commit and rollback then count
 
     async def read(self, work: Work[T]) -> T:
         """Run work that only reads; once more, if its connection had died or its plan was out of date."""
         try:
-            return await self._run(self._alive() or await self._open(), work)
+            return await self._runner.run(work, (self._alive() or await self._open()).connection)
         except Exception as error:
-            passing = self._driver is not None and (self._driver.is_closed() or sqlstate(error) == _STALE_PLAN)
+            passing = self._opened is not None and (self._alive() is None or sqlstate(error) == _STALE_PLAN)
             if passing or isinstance(error, TimeoutError):  # which leaves a statement behind
                 self.drop()
             if not passing:
@@ -58,7 +62,7 @@ class Link:
             self.drop()
             raise
         try:
-            return await self._run(await self._open(), work)
+            return await self._runner.run(work, (await self._open()).connection)
         except Exception as error:
             self._raise(error)
 
@@ -72,9 +76,9 @@ class Link:
         """
         lost = 0
         for attempt in range(1, TRIES + 1):
-            connection = self._alive() or await self._open()
+            opened = self._alive() or await self._open()
             try:
-                return await self._transact_on(connection, work)
+                return await self._transact_on(opened.connection, work)
             except Exception as error:
                 gone = isinstance(translate(error, self._what), BackendUnavailable)
                 lost += gone
@@ -86,11 +90,11 @@ class Link:
 
     async def session(self) -> AsyncSession:
         """Return a session in a transaction that has begun on this connection; end it with `end`."""
-        connection = self._alive()
-        if connection is not None:
+        opened = self._alive()
+        if opened is not None:
             with suppress(Exception):  # it had died without a sign: BEGIN is what finds out
-                return await self._session_on(connection)
-        return await self._session_on(await self._open())
+                return await self._session_on(opened.facade)
+        return await self._session_on((await self._open()).facade)
 
     async def end(self, session: AsyncSession) -> None:
         """Close a session; what it did not commit is rolled back."""
@@ -101,23 +105,26 @@ class Link:
 
     def drop(self) -> None:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
-        driver = self._driver
-        self._connection = self._driver = None
-        if driver is not None and not driver.is_closed():
-            self._strays.add(close(driver))
+        opened, self._opened = self._opened, None
+        if opened is not None and not opened.driver.is_closed():
+            self._strays.add(close(opened.driver))
 
     def forget(self) -> None:
         """Let go of a connection whose event loop is closed."""
-        driver, self._connection, self._driver = self._driver, None, None
-        if driver is not None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
             with suppress(RuntimeError):  # asyncio's, after it did what can be done
-                driver.terminate()
+                opened.driver.terminate()
 
     def rest(self) -> None:
         """Drop the connection unless it is as it was lent: open, and in no transaction."""
-        driver, connection = self._driver, self._connection
-        if driver is not None and (driver.is_closed() or driver.is_in_transaction() or connection.invalidated):  # type: ignore[union-attr]
+        opened = self._opened
+        if opened is None:
+            return
+        if opened.driver.is_closed() or opened.driver.is_in_transaction() or opened.connection.invalidated:
             self.drop()
+        else:
+            _tidy(opened.connection)
 
     def _raise(self, error: Exception) -> NoReturn:
         """Raise what an error means; one that is no driver's passes as it is."""
@@ -126,10 +133,11 @@ class Link:
             raise error
         raise ours from None
 
-    def _alive(self) -> AsyncConnection | None:
-        return self._connection if self._driver is not None and not self._driver.is_closed() else None
+    def _alive(self) -> Opened | None:
+        opened = self._opened
+        return opened if opened is not None and not opened.driver.is_closed() else None
 
-    async def _open(self) -> AsyncConnection:
+    async def _open(self) -> Opened:
         """Connect anew, on a task of its own: a cancelled caller need not wait for it."""
         self.drop()
         task = asyncio.get_running_loop().create_task(connect(self._engine, self._what))
@@ -141,10 +149,10 @@ class Link:
         if not done:
             self._strays.add(_close_late(task))
             raise BackendUnavailable(f"{self._what} takes connections, but does not answer: check what runs there")
-        self._connection, self._driver, self._life = task.result()
+        opened = self._opened = task.result()
         for name, do in (("begin", self._begin), ("commit", self._commit), ("rollback", self._roll_back)):
-            event.listen(self._connection.sync_connection, name, self._in_turn(do))
-        return self._connection
+            event.listen(opened.connection, name, self._in_turn(do))
+        return opened
 
     def _in_turn(self, do: Callable[[], Awaitable[None]]) -> Callable[[object], None]:
         def on_event(connection: object) -> None:
@@ -153,21 +161,16 @@ class Link:
 
         return on_event
 
-    async def _run(self, connection: AsyncConnection, work: Work[T]) -> T:
-        try:
-            return await connection.run_sync(work)
-        finally:
-            if connection.in_transaction():  # in SQLAlchemy's books only: nothing is sent
-                await connection.rollback()
-
-    async def _transact_on(self, connection: AsyncConnection, work: Work[T]) -> T:
+    async def _transact_on(self, connection: Connection, work: Work[T]) -> T:
         await self._begin()
         try:
-            result = await self._run(connection, work)
+            result = await self._runner.run(work, connection)
             await self._commit()
         except BaseException:
             await self._roll_back()
             raise
+        finally:
+            _tidy(connection)
         return result
 
     async def _session_on(self, connection: AsyncConnection) -> AsyncSession:
@@ -181,13 +184,8 @@ class Link:
             raise
         return session
 
-    def _open_driver(self) -> Any:
-        if self._driver is None:
-            raise BackendUnavailable(f"the connection to {self._what} was closed in its transaction, which is undone")
-        return self._driver
-
     async def _begin(self) -> None:
-        driver = self._open_driver()
+        driver = self._require().driver
         try:
             await driver.execute(BEGIN, timeout=self._timeout)
         except BaseException:
@@ -196,24 +194,29 @@ class Link:
         self._xid = driver.get_settings().application_name.removeprefix("dgent ")
 
     async def _roll_back(self) -> None:
-        driver = self._driver
-        if driver is not None and not driver.is_closed() and driver.is_in_transaction():
+        opened = self._alive()
+        if opened is not None and opened.driver.is_in_transaction():
             try:
-                await driver.execute("ROLLBACK", timeout=self._timeout)
+                await opened.driver.execute("ROLLBACK", timeout=self._timeout)
             except BaseException as error:
                 self.drop()
                 if not isinstance(error, Exception):
                     raise
 
+    def _require(self) -> Opened:
+        if self._opened is None:
+            raise BackendUnavailable(f"the connection to {self._what} was closed in its transaction, which is undone")
+        return self._opened
+
     async def _commit(self) -> None:
-        driver = self._open_driver()
+        opened = self._require()
         try:
-            status = await driver.execute("COMMIT")
+            status = await opened.driver.execute("COMMIT")
         except Exception as error:
-            if sqlstate(error) is not None and not driver.is_closed():
+            if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
             self.drop()
-            if not await self._is_in(self._xid, self._life):
+            if not await self._is_in(self._xid, opened.life):
                 raise BackendUnavailable(
                     f"the connection to {self._what} was lost at COMMIT, and the write is not in: try again"
                 ) from None
@@ -251,15 +254,20 @@ class Link:
         raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
 
     async def _ask(self, xid: str, life: str) -> bool | None:
-        if self._alive() is None:
-            await self._open()
-        status, now = await self._driver.fetchrow(_STATUS, xid, timeout=self._timeout)
+        driver = (self._alive() or await self._open()).driver
+        status, now = await driver.fetchrow(_STATUS, xid, timeout=self._timeout)
         if status == "in progress" and now == life:
-            await self._driver.execute(_END, xid, timeout=self._timeout)
+            await driver.execute(_END, xid, timeout=self._timeout)
             return None
         if status is None or (status == "committed" and now != life):  # after a crash the id may be another's
             raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
         return bool(status == "committed")
+
+
+def _tidy(connection: Connection) -> None:
+    """End the transaction that SQLAlchemy began in its own books, as it does by itself. Nothing is sent."""
+    if connection.in_transaction():
+        connection.rollback()
 
 
 async def _close_late(task: asyncio.Task[Opened]) -> None:

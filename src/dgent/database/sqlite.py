@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 READERS: Final = 2
 INLINE_BUDGET: Final = 0.002
-INLINE_REST: Final = 0.25
+INLINE_REST: Final = 5  # times as long as the slow read took
 _STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
 
 
@@ -264,17 +264,15 @@ class _InlineReader:
             return False, None
         try:
             self._deadline = start + INLINE_BUDGET
-            result = work(self._connection)
+            return True, work(self._connection)
         except Exception as error:
             if isinstance(error, DgentError) or not _is_passing(error):
                 raise
-            self._rests_until = time.perf_counter() + INLINE_REST
             return False, None
         finally:
             self._free.release()
-        if time.perf_counter() > self._deadline:
-            self._rests_until = time.perf_counter() + INLINE_REST
-        return True, result
+            if (end := time.perf_counter()) > self._deadline:
+                self._rests_until = end + INLINE_REST * (end - start)
 
     def close(self) -> None:
         with self._free:

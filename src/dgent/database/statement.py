@@ -99,6 +99,7 @@ class BulkInsert:
     def __init__(self, table: Table) -> None:
         names = " ".join(column.name for column in table.columns)
         self._table = table
+        self._text = ""
         self._values = Statement(insert(table), names)
 
     def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
@@ -106,20 +107,22 @@ class BulkInsert:
         if not rows:
             return
         if connection.dialect.driver == "asyncpg" and len(rows) > 1:
-            cursor = connection.connection.cursor()
-            cursor.execute(self._unnest(connection.dialect), tuple(list(column) for column in zip(*rows, strict=True)))
-            cursor.close()
+            columns = [list(column) for column in zip(*rows, strict=True)]
+            _execute(connection.connection.dbapi_connection, self._unnest(connection.dialect), columns)
         elif len(rows) == 1:
             self._values.run(connection, *rows[0])
         else:
             self._values.run_many(connection, rows)
 
     def _unnest(self, dialect: Dialect) -> str:
+        if self._text:
+            return self._text
         columns = list(self._table.columns)
         types = [column.type.compile(dialect=dialect).split(" COLLATE ")[0] for column in columns]
         arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(types, 1))
         names = ", ".join(column.name for column in columns)
-        return f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our own names
+        self._text = f"INSERT INTO {self._table.name} ({names}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our names
+        return self._text
 
 
 def _arrangement(

@@ -26,11 +26,10 @@ _log: Final = logging.getLogger("dgent.memory")
 
 
 class Journal:
-    """One thread uses it; only `is_current` and `ledger` are for any thread.
+    """One thread uses it; only `is_current` and the attributes are for any thread.
 
     Attributes:
         ledger: what the file held when this process last looked.
-        size: bytes of the file that are acknowledged.
     """
 
     def __init__(self, path: Path, limits: Limits, clock: Clock, lock_timeout: float) -> None:
@@ -53,6 +52,11 @@ class Journal:
     def generation(self) -> int:
         """How often the file was rewritten, from 1."""
         return self._header.generation
+
+    @property
+    def store(self) -> str:
+        """The id of the store, empty before the first look."""
+        return self._header.store
 
     def is_current(self) -> bool:
         """Tell whether the ledger has everything that was acknowledged before this call, by any process."""
@@ -163,30 +167,34 @@ class Journal:
     def _load(self) -> None:
         """Read the whole file: at the first look, and after another process rewrote it."""
         fd = self._open()
-        try:
-            with os.fdopen(os.dup(fd), "rb") as file:
-                file.seek(0)
+        with os.fdopen(os.dup(fd), "rb") as file:
+            try:
                 first = file.readline()
-                if not self._header.store and Header.is_torn(first):
-                    header = None
-                else:
-                    header = Header.read(unseal(first), self.path)
-                    self._check_same(header)
-                    ledger = Ledger(self._limits, self._clock)
-                    ledger.shelves = {name: Shelf(self._limits, *head) for name, head in header.heads.items()}
-                    lines, size = self._replay(file, ledger, header, 1)
-        except BaseException:
-            os.close(fd)
-            raise
-        if header is None:  # its maker died before the store was begun
-            os.close(fd)
-            self._set_aside(0)
+                begun = bool(self._header.store) or not Header.is_torn(first)
+                if begun:
+                    self._read(file, Header.read(unseal(first), self.path))
+                    self._adopt(fd)
+            finally:
+                if self._fd != fd:
+                    os.close(fd)
+        if not begun:  # its maker died before there was a store
+            if first:
+                self._set_aside(0)
             self.path.unlink()
             self._begin()
-            return
-        self._adopt(fd)
+
+    def _read(self, file: BinaryIO, header: Header) -> None:
+        """Make a new ledger of a file whose header was read; if it is damaged the old one stays."""
+        known = self._header
+        if known.store and (header.store != known.store or header.generation <= known.generation):
+            raise Corrupt(
+                f"{self.path} was replaced by another file while it was open: put the right one back, or open it anew"
+            )
+        ledger = Ledger(self._limits, self._clock)
+        ledger.shelves = {name: Shelf(self._limits, *head) for name, head in header.heads.items()}
+        lines, size = self._replay(file, ledger, header, 1)
         self.ledger, self._header, self._lines = ledger, header, lines
-        self._seen = os.fstat(fd).st_ino, size
+        self._seen = os.fstat(file.fileno()).st_ino, size
 
     def _resume(self) -> None:
         """Read what other processes appended."""
@@ -204,8 +212,9 @@ class Journal:
             if record is None:
                 break
             lines += 1
-            if record["line"] != lines:
-                raise Corrupt(f"{self.path}, line {lines} was line {record['line']}: restore the file from a backup")
+            if record.get("line") != lines:
+                was = record.get("line", 1)
+                raise Corrupt(f"{self.path}, line {lines} was line {was}: restore the file from a backup")
             with ledger.lock:
                 for namespace, stored in flushed(record):
                     ledger.append(namespace, stored)
@@ -219,16 +228,9 @@ class Journal:
         os.fsync(file.fileno())  # a process that was killed may have written without syncing
         return lines, start
 
-    def _check_same(self, header: Header) -> None:
-        known = self._header
-        if known.store and (header.store != known.store or header.generation <= known.generation):
-            raise Corrupt(
-                f"{self.path} was replaced by another file while it was open: put the right one back, or open it anew"
-            )
-
     def _set_aside(self, start: int) -> None:
         aside = set_aside(self.path, start)
-        _log.warning("%s had a torn tail: what was never acknowledged is kept in %s", self.path, aside)
+        _log.warning("%s ended in a line that was not written whole, which is kept in %s", self.path, aside)
 
     def _open(self) -> int:
         return os.open(private_file(self.path), os.O_RDWR | os.O_APPEND | os.O_NOFOLLOW)

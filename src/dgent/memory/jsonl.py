@@ -74,6 +74,16 @@ class JSONLBackend(ResidentBackend):
         super().__init__(namespace)
         self._house = _House(Journal(Path(path).absolute(), limits, clock, lock_timeout), on_change)
 
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self._house.journal.path
+
+    async def prepare(self) -> str:
+        """Make the file if it is not there, and return the id of the store."""
+        await self._current()
+        return self._house.journal.store
+
     async def close(self) -> None:
         """Wait for what was asked for, then release the file and the thread. May be called twice."""
         await self._house.close()

@@ -129,8 +129,7 @@ class ResidentBackend(ABC):
 
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         """Erase expired datums and old versions, and return how many versions went."""
-        clock = (await self._current()).clock
-        return await self._erase(lambda shelf: shelf.outdated(clock(), keep_versions, older_than), None)
+        return await self._erase(lambda shelf: shelf.outdated(keep_versions, older_than), None)
 
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> list[str]:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""

@@ -206,7 +206,7 @@ class Shelf:
         """Return every version of an id, oldest first."""
         return list(self._versions.get(id, ()))
 
-    def outdated(self, now: float, keep_versions: int | None, older_than: float | None) -> list[Stored]:
+    def outdated(self, keep_versions: int | None, older_than: float | None) -> list[Stored]:
         """Return what `compact` erases: ids whose last version has expired, whole, and old superseded versions."""
         if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
             raise InvalidQuery(f"keep_versions is {keep_versions!r}: use a whole number from 0")
@@ -214,7 +214,7 @@ class Shelf:
         doomed: list[Stored] = []
         for versions in self._versions.values():
             last = versions[-1]
-            if last.datum is not None and not last.live_at(now):
+            if last.datum is not None and last.id not in self._live:
                 doomed += versions
                 continue
             beyond = 0 if keep_versions is None else len(versions) - keep_versions

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
-from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from dgent.datum import Datum, Limits, check_id, check_namespace, check_time
@@ -36,6 +35,8 @@ SHORT: Final = 200
 # Inside of the class, `list` is the verb; these are the type.
 _Operations: TypeAlias = list[Operation]
 _Outcomes: TypeAlias = list[Outcome]
+_Batches: TypeAlias = list[list[Operation]]
+_Results: TypeAlias = list[list[Outcome] | Exception]
 _Changes: TypeAlias = list[Change]
 _Asked: TypeAlias = list[tuple[str, int | None]]
 _Answers: TypeAlias = list[Datum | Exception | None]
@@ -224,10 +225,12 @@ class SqlBackend:
             return [sql_read.get(connection, self.namespace, *asked[0], now)]
         return sql_read.get_each(connection, self.namespace, asked, now)
 
+    def _apply_each(self, connection: Connection, batches: _Batches) -> _Results:
+        return sql_write.apply_each(connection, self.namespace, batches, self.clock)
+
     async def _apply(self, operations: _Operations) -> _Outcomes:
         await self.prepare()
-        work = partial(_apply_each, self.namespace, self.clock)
-        outcomes = await self._runner.write_each(work, operations, ("memory", self.namespace))
+        outcomes = await self._runner.write_each(self._apply_each, operations, ("put", self.namespace))
         if self.on_change is not None:
             self._announce(_changes(self.namespace, operations, outcomes))
         return outcomes
@@ -272,12 +275,6 @@ class _Ready:
 
     def lock(self) -> asyncio.Lock:
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-
-def _apply_each(
-    namespace: str, clock: Callable[[], float], connection: Connection, batches: list[list[Operation]]
-) -> list[list[Outcome] | Exception]:
-    return sql_write.apply_each(connection, namespace, batches, clock)
 
 
 def _stored(outcome: Outcome) -> Datum:

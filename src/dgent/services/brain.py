@@ -22,6 +22,7 @@ from dgent.services.tracks import (
     check_page,
     check_tags,
     check_text,
+    get_datum,
     in_both,
     missing,
     moment_of,
@@ -119,8 +120,10 @@ class Brain:
         crystal = await self.get(id)
         if crystal is None:
             raise missing(Crystal, id)
-        datum = None if crystal.datum_id is None else await self._storage.memory.get(crystal.datum_id)
+        datum = None if crystal.datum_id is None else await get_datum(self._storage, crystal.datum_id)
         if datum is None or hash_of(datum.content) != crystal.content_hash:
+            if await self.get(id) is None:  # forgotten between the two reads
+                raise missing(Crystal, id)
             raise Corrupt(f"the row and the datum of crystal {id!r} differ: run heal()")
         return datum.text
 
@@ -208,7 +211,7 @@ def _same(found: Crystal, content: str) -> Crystal:
     return found
 
 
-def _matching(asked: Query, text: str | None) -> Select[tuple[Crystal]]:
+def _matching(asked: Query, text: str | None) -> Select[Crystal]:
     statement = select(Crystal).order_by(Crystal.created_at.desc(), Crystal.id.desc())
     for tag in sorted(asked.tags):
         statement = statement.where(Crystal.id.in_(select(CrystalTag.crystal_id).where(CrystalTag.tag == tag)))
@@ -223,7 +226,7 @@ def _matching(asked: Query, text: str | None) -> Select[tuple[Crystal]]:
     return statement
 
 
-def _after_cursor(statement: Select[tuple[Crystal]], asked: Query) -> Select[tuple[Crystal]]:
+def _after_cursor(statement: Select[Crystal], asked: Query) -> Select[Crystal]:
     start = asked.start()
     if start is None:
         return statement

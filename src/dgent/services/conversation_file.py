@@ -27,7 +27,7 @@ from dgent.datum import canonical_json
 from dgent.exceptions import InvalidDatum, InvalidFile, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 MAX_BYTES: Final = 256 * 2**20
@@ -74,6 +74,11 @@ class Session:
     turns: tuple[Turn, ...]
     observations: tuple[Observation, ...]
 
+    @property
+    def size(self) -> int:
+        """How many turns and observations it has."""
+        return len(self.turns) + len(self.observations)
+
 
 @dataclass(frozen=True)
 class Conversation:
@@ -90,14 +95,13 @@ class Conversation:
         )
 
     @property
-    def turns(self) -> int:
-        """How many turns there are."""
-        return sum(len(session.turns) for session in self.sessions)
+    def size(self) -> int:
+        """How many turns and observations there are."""
+        return sum(session.size for session in self.sessions)
 
-    @property
-    def observations(self) -> int:
-        """How many observations there are."""
-        return sum(len(session.observations) for session in self.sessions)
+    def spoken(self) -> Iterator[tuple[Session, int, Turn]]:
+        """Go through all turns, each with its session and its place in that."""
+        return ((session, at, turn) for session in self.sessions for at, turn in enumerate(session.turns))
 
 
 def read_conversation(path: Path) -> Conversation:
@@ -274,7 +278,7 @@ class _Reader:
 
 
 def _digest(value: Any) -> str:
-    return blake3(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+    return blake3(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:8]
 
 
 def _short(value: Any) -> str:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge import UnitOfWork
     from dgent.database import Runner
+    from dgent.datum import Datum
     from dgent.models import Base
     from dgent.storage import StorageProvider
 
@@ -73,7 +74,7 @@ def runner(storage: StorageProvider) -> Runner:
     return storage.database.current() or storage.database
 
 
-async def select_rows(storage: StorageProvider, statement: Select[tuple[M]], *, short: bool = True) -> list[M]:
+async def select_rows(storage: StorageProvider, statement: Select[M], *, short: bool = True) -> list[M]:
     """Return the rows of a query, detached: their columns can be read, their relationships not."""
 
     def work(connection: Connection) -> list[M]:
@@ -81,6 +82,14 @@ async def select_rows(storage: StorageProvider, statement: Select[tuple[M]], *, 
             return list(session.scalars(statement))
 
     return await runner(storage).read(work, short=short)
+
+
+async def get_datum(storage: StorageProvider, id: str) -> Datum | None:
+    """Return a datum as the caller sees it, who may have written it in a transaction that is still open."""
+    if storage.database.current() is None:
+        return await storage.memory.get(id)
+    async with storage.transaction() as tx:
+        return await tx.memory.get(id)
 
 
 async def locked(tx: UnitOfWork, model: type[M], id: str) -> M:
@@ -134,9 +143,11 @@ def check_moment(name: str, moment: datetime | None, default: datetime) -> datet
     return moment
 
 
-def moment_of(seconds: float) -> datetime:
+def moment_of(value: datetime | float) -> datetime:
     """Return Unix seconds as a moment, the first or last that a column takes where they lie beyond."""
-    return as_datetime(min(max(seconds, -62_135_596_800), 253_402_300_799))
+    if isinstance(value, datetime):
+        return value
+    return as_datetime(min(max(value, -62_135_596_800), 253_402_300_799))
 
 
 def check_share(name: str, value: object, low: float = 0.0) -> float:
@@ -149,7 +160,9 @@ def check_share(name: str, value: object, low: float = 0.0) -> float:
 def check_page(storage: StorageProvider, limit: object) -> int:
     """Return a limit that one page may have."""
     if check_limit(limit) > storage.settings.max_page:
-        raise LimitExceeded(f"limit is {limit:,}, the largest page has {storage.settings.max_page:,}: follow the cursor")
+        raise LimitExceeded(
+            f"limit is {limit:,}, the largest page has {storage.settings.max_page:,}: follow the cursor"
+        )
     return limit  # type: ignore[return-value]  # check_limit saw that it is an int
 
 

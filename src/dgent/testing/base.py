@@ -52,17 +52,18 @@ def fresh() -> str:
     return f"law/{next(_numbers)}"
 
 
-async def pages(page: Callable[[str | None], Awaitable[Page]], most: int = 10_000) -> list[Datum]:
+async def pages(page: Callable[[str | None], Awaitable[Page]]) -> list[Datum]:
     """Follow the cursors of `page(cursor)` to the end and join the pages."""
     found: list[Datum] = []
-    cursor = None
-    for _ in range(most):
-        here = await page(cursor)
+    seen: set[str | None] = {None}
+    here = await page(None)
+    while True:
         found += here
-        cursor = here.cursor
-        if cursor is None:
+        if here.cursor is None:
             return found
-    raise AssertionError(f"still a next page after {most} pages")
+        assert here.cursor not in seen, "a cursor leads back to its own page"
+        seen.add(here.cursor)
+        here = await page(here.cursor)
 
 
 @pytest.mark.asyncio
@@ -99,7 +100,10 @@ class ContractBase(ABC):
         await store.close()
 
     def make_datum(self, id: str, n: int, parent: str | None = None) -> Datum:
-        """Return a datum with content number `n`; its created_at repeats, so that the order must look at the id."""
+        """Return a datum with content number `n`, from 0: another number is another content.
+
+        Its created_at repeats, so that the order of pages must look at the id too.
+        """
         content = orjson.dumps({"n": n}) if n % 3 else b"\xff\x00\n" * n
         return Datum(id, content, START + n % 4, parent, {"tags": [f"t{n % 2}", "é"], "n": n} if n % 5 else {})
 

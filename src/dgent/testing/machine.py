@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from hypothesis import note
 from hypothesis import strategies as st
 
 from dgent.datum import Datum
@@ -99,7 +98,6 @@ class Machine:
         await self._open()
         try:
             for step in planned:
-                note(f"{step.verb} {step.args} {step.named}")
                 await self._take(step)
             await self._take(Step("list", (3,), {}))
         finally:

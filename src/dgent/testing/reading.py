@@ -121,6 +121,22 @@ class ReadingLaws(ContractBase):
                 two_by_two = await pages(lambda at, p=prefix: store.list(p, limit=2, cursor=at))  # type: ignore[misc]
                 assert [datum.id for datum in two_by_two] == found
 
+    async def test_d7_narrow_and_wide_prefixes_have_pages(self, place: Any) -> None:
+        ids = [f"{kind}{n:04}" for kind, many in (("narrow", 40), ("wide", 1200)) for n in range(many)]
+        async with self.opened(place) as store:
+            await store.put_many([self.make_datum(id, n) for n, id in enumerate(ids)])
+            for prefix, limit in (("narrow", 7), ("wide", 500)):
+                stored = list((await store.get_many([id for id in ids if id.startswith(prefix)])).values())
+                for order in ORDERS[: 3 if self.capabilities.history else 2]:
+                    one = Query(order=order)
+                    wanted = sorted(stored, key=one.position, reverse=order == "newest")
+                    found = await pages(
+                        lambda at, p=prefix, n=limit, o=order: store.list(p, limit=n, cursor=at, order=o)  # type: ignore[misc]
+                    )
+                    assert found == wanted
+                    after = await store.list(prefix, START + 1, limit=2000, order=order)
+                    assert after == [datum for datum in wanted if datum.created_at > START + 1]
+
     @pytest.mark.requires("causal")
     async def test_d8_a_chain_is_the_parents_oldest_first(self, place: Any) -> None:
         async with self.opened(place) as store:
@@ -255,6 +271,18 @@ class ReadingLaws(ContractBase):
             assert await store.as_of(start + 10, prefix="b") == [other]
             with pytest.raises(InvalidInput):
                 await store.as_of(float("nan"))
+
+    @pytest.mark.requires("history", "ttl")
+    async def test_as_of_knows_what_had_expired(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            datum, start = await store.put(self.make_datum("a", 1), ttl=10), clock.now
+            clock.advance(100)
+            assert await store.as_of(start + 9) == [datum]
+            assert await store.as_of(start + 10) == []
+            again = await store.put(self.make_datum("a", 1))
+            assert await store.as_of(start + 99) == []
+            assert await store.as_of(clock.now) == [again]
 
     @pytest.mark.requires("history")
     async def test_history_has_pages(self, place: Any) -> None:

@@ -158,6 +158,26 @@ class WritingLaws(ContractBase):
             assert await store.delete_many(["a", "b", "nobody"]) == 2
             assert await store.count() == 2
 
+    @pytest.mark.requires("causal")
+    async def test_batches_that_fail_leave_nothing_in_those_written_beside_them(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            good = [[self.make_datum(f"g{n}", 1), self.make_datum(f"h{n}", 1, f"g{n}")] for n in range(10)]
+            bad = [
+                [
+                    self.make_datum(f"g{n}", 2),
+                    self.make_datum(f"x{n}", 1, f"h{n}"),
+                    self.make_datum(f"g{n}", 3, f"x{n}"),
+                ]
+                for n in range(10)
+            ]
+            batches = [batch for pair in zip(good, bad, strict=True) for batch in pair]
+            results = await asyncio.gather(*map(store.put_many, batches), return_exceptions=True)
+            assert [type(result) for result in results] == [list, CausalCycle] * 10
+            wanted = {datum.id: self.expected(datum) for batch in good for datum in batch}
+            assert {datum.id: datum for datum in await store.list()} == wanted
+            if self.capabilities.history:
+                assert sorted(datum.seq for datum in await store.list()) == list(range(1, 21))
+
     @pytest.mark.requires("history")
     async def test_batches_keep_an_id_that_comes_twice(self, place: Any) -> None:
         async with self.opened(place) as store:
@@ -184,6 +204,21 @@ class WritingLaws(ContractBase):
             assert (await store.put(datum, expect=0)).version == 2
             clock.advance(1000)
             assert await store.get("a") == datum
+
+    @pytest.mark.requires("ttl")
+    async def test_ttl_is_that_of_the_last_put(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            for id in ("longer", "stays", "changed"):
+                await store.put(self.make_datum(id, 1), ttl=10)
+            assert (await store.put(self.make_datum("longer", 1), ttl=100)).version == 2
+            assert (await store.put(self.make_datum("stays", 1))).version == 2
+            await store.put(self.make_datum("changed", 2))
+            clock.advance(50)
+            assert {datum.id for datum in await store.list()} == {"longer", "stays", "changed"}
+            clock.advance(50)
+            assert {datum.id for datum in await store.list()} == {"stays", "changed"}
+            assert await store.count() == 2
 
     @pytest.mark.requires("ttl")
     @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, "1", True])
@@ -229,6 +264,7 @@ class WritingLaws(ContractBase):
             assert await store.list(limit=3) == []
             assert await store.count() == 0
 
+    @pytest.mark.requires("versioned")
     @pytest.mark.parametrize("expect", [-1, "1", 1.0, True])
     async def test_expect_is_a_version(self, place: Any, expect: Any) -> None:
         async with self.opened(place) as store:

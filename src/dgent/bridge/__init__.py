@@ -1,0 +1,10 @@
+"""The bridge between the two tracks: typed tables as stores of datums, and transactions over both."""
+
+from __future__ import annotations
+
+from dgent.bridge.outbox import Entry, Outbox, Reconciled
+from dgent.bridge.table_adapter import TableAdapter
+from dgent.bridge.tables import Tables
+from dgent.bridge.unit_of_work import Joinable, UnitOfWork, unit_of_work
+
+__all__ = ["Entry", "Joinable", "Outbox", "Reconciled", "TableAdapter", "Tables", "UnitOfWork", "unit_of_work"]

@@ -1,0 +1,209 @@
+"""An agent memory that lies elsewhere, as a transaction sees it: its writes wait in the outbox."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from dgent.bridge import outbox
+from dgent.datum import Datum, Limits, check_id
+from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
+from dgent.memory.ledger import check_ttl, checked_ids
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dgent.bridge.outbox import Outbox
+    from dgent.database import Transaction
+    from dgent.protocol import Capabilities, Datums, Revisions
+
+
+class PendingMemory:
+    """A `DgentProtocol` over what waits and, below it, over what is in the memory.
+
+    A put is delivered after the commit, so it has no version yet and cannot expect one. History and seq are those of
+    what was delivered.
+    """
+
+    def __init__(self, box: Outbox, transaction: Transaction) -> None:
+        self._memory, self._transaction, self._namespace = box.memory, transaction, box.namespace
+        self._limits: Limits = getattr(box.memory, "limits", Limits())
+        self.name = box.memory.name
+        self.capabilities: Capabilities = replace(box.memory.capabilities, versioned=False)
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Store a datum when the transaction commits; it comes back without a version, which it gets on delivery."""
+        _refuse_expect(expect)
+        (stored,) = await self.put_many([datum], ttl=ttl)
+        return stored
+
+    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+        """Store many datums, in order, when the transaction commits."""
+        seconds, listed = check_ttl(ttl), [*datums]
+        for datum in listed:
+            if not isinstance(datum, Datum):
+                raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
+            self._limits.admit(datum)
+        if seconds is not None:
+            self.capabilities.require("ttl", self.name)
+        await self._refuse_cycles(listed)
+        await self._add([(datum.id, datum, seconds) for datum in listed])
+        return listed
+
+    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return what waits under this id, else the live datum."""
+        check_id(id)
+        if version is not None:
+            return await self._memory.get(id, version=version)
+        return (await self.get_many([id])).get(id)
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
+        """Return what waits or is live of these ids, by id, in the order asked."""
+        asked = checked_ids(ids)
+        waiting = await self._waiting(asked)
+        below = await self._memory.get_many([id for id in asked if id not in waiting])
+        found = {**below, **waiting}
+        return {id: datum for id in asked if (datum := found.get(id)) is not None}
+
+    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+        """Delete when the transaction commits; tell whether there was a live datum."""
+        _refuse_expect(expect)
+        return await self.delete_many([id]) > 0
+
+    async def delete_many(self, ids: Iterable[str]) -> int:
+        """Delete many when the transaction commits, and return how many were live."""
+        live = await self.get_many(ids)
+        await self._add([(id, None, None) for id in live])
+        return len(live)
+
+    async def exists(self, id: str) -> bool:
+        """Tell whether something waits or is live under this id."""
+        return await self.get(id) is not None
+
+    async def count(self, *, prefix: str | None = None) -> int:
+        """Return how many datums there will be, or how many whose id starts with `prefix`."""
+        wanted = Query(prefix=prefix).prefix or ""
+        waiting = {id: datum for id, datum in (await self._waiting(None)).items() if id.startswith(wanted)}
+        replaced = await self._memory.get_many(waiting)
+        added = sum(datum is not None for datum in waiting.values())
+        return await self._memory.count(prefix=prefix) - len(replaced) + added
+
+    async def list(
+        self,
+        prefix: str | None = None,
+        after: float | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Page:
+        """Return a page of what waits or is live, the newest first."""
+        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
+
+    async def query(self, query: Query) -> Page:
+        """Return a page of what waits or is live and matches."""
+        if check_limit(query.limit) > self._limits.max_page:
+            raise LimitExceeded(f"limit is {query.limit:,}, the largest page has {self._limits.max_page:,}")
+        waiting = await self._waiting(None)
+        if not waiting or query.order == "seq" or query.after_seq is not None:
+            return await self._memory.query(query)
+        found: Datums = []
+        cursor = query.cursor
+        while query.limit and len(found) <= query.limit:
+            page = await self._memory.query(replace(query, cursor=cursor))
+            found += [datum for datum in page if datum.id not in waiting]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        found += [datum for datum in waiting.values() if datum is not None and query.matches(datum)]
+        return query.page(_in_order(query, found))
+
+    async def causal_chain(self, id: str) -> Datums:
+        """Return the datum and its ancestors, oldest first, waiting ones included."""
+        check_id(id)
+        self.capabilities.require("causal", self.name)
+        waiting = await self._waiting(None)
+        if not waiting:
+            return await self._memory.causal_chain(id)
+        chain: dict[str, Datum] = {}
+        at: str | None = id
+        while at is not None and at not in chain:
+            datum = waiting[at] if at in waiting else await self._memory.get(at)
+            if datum is None:
+                break
+            if len(chain) == self._limits.max_chain:
+                raise LimitExceeded(f"the causal chain of {id!r} is longer than {self._limits.max_chain:,}")
+            chain[at] = datum
+            at = datum.causal_parent
+        return [*chain.values()][::-1]
+
+    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
+        """Return the versions that were delivered, oldest first."""
+        return await self._memory.history(id, limit=limit, before=before)
+
+    async def as_of(
+        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Page:
+        """Return a page of what was live at a moment."""
+        return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
+
+    async def purge(self, id: str) -> int:
+        """Refuse: what is erased cannot be rolled back.
+
+        Raises:
+            CapabilityMissing: always.
+        """
+        raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
+
+    async def _refuse_cycles(self, datums: Datums) -> None:
+        """Refuse a parent below its child here, where it can still be rolled back."""
+        given: dict[str, str | None] = {}
+        for datum in datums:
+            given[datum.id] = datum.causal_parent
+            if datum.causal_parent is None:
+                continue
+            if datum.causal_parent == datum.id:
+                raise CausalCycle(f"{datum.id!r} cannot be its own parent")
+            if await self.exists(datum.id) or datum.id in given.values():
+                await self._walk(datum, given)
+
+    async def _walk(self, datum: Datum, given: dict[str, str | None]) -> None:
+        at: str | None = datum.causal_parent
+        while at is not None:
+            if at == datum.id:
+                raise CausalCycle(f"{datum.causal_parent!r} descends from {datum.id!r}, so it cannot be its parent")
+            if at in given:
+                at = given[at]
+                continue
+            above = await self.get(at)
+            at = None if above is None else above.causal_parent
+
+    async def _add(self, writes: _Writes) -> None:
+        if writes:
+            await self._transaction.write(lambda connection: outbox.add(connection, self._namespace, writes))
+
+    async def _waiting(self, ids: _Ids) -> dict[str, Datum | None]:
+        return await self._transaction.read(lambda connection: outbox.latest(connection, self._namespace, ids))
+
+
+_Writes = list[tuple[str, Datum | None, float | None]]
+_Ids = list[str] | None
+
+
+def _refuse_expect(expect: int | None) -> None:
+    if expect is not None:
+        raise CapabilityMissing(
+            "the agent memory lies outside of this transaction, which cannot compare its versions: leave out expect=, "
+            "or keep the memory in the same database"
+        )
+
+
+def _in_order(query: Query, datums: Datums) -> Datums:
+    """Return what a query found in its order, from where its page begins."""
+    newest = query.order == "newest"
+    found = sorted(datums, key=query.position, reverse=newest)
+    start: Any = query.start()
+    if start is None:
+        return found
+    return [datum for datum in found if (query.position(datum) < start if newest else query.position(datum) > start)]

@@ -1,0 +1,248 @@
+"""A typed table as a store of datums: the bridge from application state to agent memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+
+from sqlalchemy import Connection
+from sqlalchemy.orm.util import identity_key
+
+from dgent.bridge import table_query, table_sql, table_write
+from dgent.bridge.draft import given_by
+from dgent.bridge.layout import Layout, layout_of
+from dgent.bridge.session_runner import SessionRunner
+from dgent.bridge.table_write import Put
+from dgent.database import Database, Runner, Transaction
+from dgent.datum import Datum, Limits, check_id
+from dgent.exceptions import CapabilityMissing, InvalidDatum, LimitExceeded
+from dgent.memory.ledger import check_expect, checked_ids
+from dgent.protocol import Capabilities, Datums, Revisions
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
+_Puts: TypeAlias = list[Put]  # inside of the class, `list` is the verb
+
+SHORT: Final = 200
+"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
+
+
+class TableAdapter:
+    """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.layout` says.
+
+    A put replaces the row, as `dgent.bridge.draft` says; it is one upsert, and `expect=` compares the version column in
+    the same statement. A table keeps one version of a row, so there is no history, no ttl and no seq.
+
+    Args:
+        model: the mapped class; one table, whose columns have the types of `dgent.bridge.codec`.
+        runner: a `Database`, a `Transaction` of it, or whatever makes an AsyncSession, such as an async_sessionmaker.
+        id_field: the attribute that is the id, unique and never null; the primary key unless it is given.
+        hidden: attributes that are neither shown nor written.
+        limits: what one call may cost; those of the database's settings unless they are given.
+
+    Raises:
+        CapabilityMissing: a column has a type that has no form in JSON, or the class more than one table.
+        InvalidRow: `id_field` or `hidden` name no column that can be that.
+    """
+
+    name = "table"
+
+    def __init__(
+        self,
+        model: type[Any],
+        runner: Runner | Callable[[], AsyncSession],
+        *,
+        id_field: str | None = None,
+        hidden: Iterable[str] = (),
+        limits: Limits | None = None,
+    ) -> None:
+        self.model = model
+        self.layout = layout_of(model, id_field, frozenset(hidden))  # type: ignore[arg-type]  # classes are hashable
+        self.table = self.layout.name
+        self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
+        self.capabilities = Capabilities(
+            history=False,
+            ttl=False,
+            schema_free=False,
+            causal=self.layout.parent is not None,
+            versioned=self.layout.version is not None,
+            indexed=self.layout.tag_table is not None,
+        )
+        self._runner: Runner = SessionRunner(runner) if callable(runner) else runner
+
+    def joined(self, runner: Runner) -> Self:
+        """Return the same table as part of an open transaction."""
+        other = copy.copy(self)
+        other._runner = runner  # a copy of this class
+        return other
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        """Write the row that a datum describes and return it as it is stored.
+
+        Raises:
+            InvalidRow: names the table, the field and the reason.
+            VersionConflict: another version than `expect` is live.
+            CausalCycle: the parent descends from this row.
+            IntegrityViolation: a key, a check or a reference refused it.
+        """
+        self._refuse(ttl=ttl, expect=check_expect(expect))
+        (stored,) = await self._put([self._admitted(datum, expect)])
+        return stored
+
+    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+        """Write many rows in order, all or none."""
+        self._refuse(ttl=ttl)
+        puts = [self._admitted(datum) for datum in datums]
+        return await self._put(puts) if puts else []
+
+    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
+        """Return the row."""
+        check_id(id)
+        self._refuse(version=version)
+        key = self.layout.key_of(id)
+        if key is None:
+            return None
+        return await self._read(True, table_sql.get, key)
+
+    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
+        """Return the rows with these ids, by id, in the order asked."""
+        asked = checked_ids(ids)
+        return await self._read(len(asked) <= SHORT, table_sql.get_many, asked)
+
+    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+        """Delete the row; tell whether it was there."""
+        check_id(id)
+        self._refuse(expect=check_expect(expect))
+        key = self.layout.key_of(id)
+        if key is None:
+            return False
+        went = await self._write(table_write.remove, id, key, expect)
+        self._forget(key)
+        return went
+
+    async def delete_many(self, ids: Iterable[str]) -> int:
+        """Delete many rows in one transaction and return how many were there."""
+        keys = [key for id in checked_ids(ids) if (key := self.layout.key_of(id)) is not None]
+        went = await self._write(table_write.remove_all, keys)
+        for key in keys:
+            self._forget(key)
+        return went
+
+    async def exists(self, id: str) -> bool:
+        """Tell whether a row has this id."""
+        check_id(id)
+        key = self.layout.key_of(id)
+        return key is not None and await self._read(True, table_sql.exists, key)
+
+    async def count(self, *, prefix: str | None = None) -> int:
+        """Return how many rows there are, or how many whose id starts with `prefix`."""
+        return await self._read(False, table_sql.count, Query(prefix=prefix).prefix)
+
+    async def list(
+        self,
+        prefix: str | None = None,
+        after: float | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Page:
+        """Return a page of rows, the newest first; by the key where the table has no `created_at`."""
+        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
+
+    async def query(self, query: Query) -> Page:
+        """Return a page of the rows that match."""
+        self._check_page(query.limit)
+        if query.order == "seq" or query.after_seq is not None:
+            raise CapabilityMissing(f"{self.layout.name} keeps no seq: order by newest or oldest")
+        short = query.limit <= SHORT and not (query.conditions or query.tags)
+        return await self._read(short, table_query.query, query)
+
+    async def causal_chain(self, id: str) -> Datums:
+        """Return the row and its ancestors, oldest first."""
+        check_id(id)
+        self.capabilities.require("causal", self.layout.name)
+        key = self.layout.key_of(id)
+        if key is None:
+            return []
+        return await self._read(False, table_sql.causal_chain, key, self.limits.max_chain)
+
+    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
+        """Refuse: a row has no versions that stay.
+
+        Raises:
+            CapabilityMissing: always.
+        """
+        raise self._no_history()
+
+    async def as_of(
+        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Page:
+        """Refuse: a row has no versions that stay.
+
+        Raises:
+            CapabilityMissing: always.
+        """
+        raise self._no_history()
+
+    async def purge(self, id: str) -> int:
+        """Delete the row, which has no other versions, and return how many there were."""
+        return int(await self.delete(id))
+
+    def _admitted(self, datum: Datum, expect: int | None = None) -> Put:
+        if not isinstance(datum, Datum):
+            raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
+        self.limits.admit(datum)
+        given = given_by(self.layout, datum)
+        return Put(datum.id, [given[field.name] for field in self.layout.keys], given, expect)
+
+    async def _put(self, puts: _Puts) -> Datums:
+        stored = await self._write(table_write.put_all, puts)
+        if isinstance(self._runner, Transaction):
+            for put in puts:
+                if (held := self._held(put.key)) is not None:
+                    await self._runner.session.refresh(held)
+        return stored
+
+    def _forget(self, key: Sequence[Any]) -> None:
+        if isinstance(self._runner, Transaction) and (held := self._held(key)) is not None:
+            self._runner.session.expunge(held)
+
+    def _held(self, key: Sequence[Any]) -> object | None:
+        """Return the instance that the session of this transaction holds of a row: it must not keep the old values."""
+        if not isinstance(self._runner, Transaction) or not self.layout.is_primary:
+            return None
+        return self._runner.session.sync_session.identity_map.get(identity_key(self.model, tuple(key)))
+
+    async def _read(self, short: bool, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
+        return await self._runner.read(lambda connection: work(connection, self.layout, *args, **named), short=short)
+
+    async def _write(self, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
+        def unit(connection: Connection) -> T:
+            return work(connection, self.layout, *args, **named)
+
+        return await self._runner.write_each(table_write.apart, unit, ("table", self.table))
+
+    def _refuse(self, **asked: object) -> None:
+        wanted = {"ttl": "ttl", "version": "history", "expect": "versioned"}
+        for name, capability in wanted.items():
+            if asked.get(name) is not None:
+                self.capabilities.require(capability, self.layout.name)
+
+    def _no_history(self) -> CapabilityMissing:
+        return CapabilityMissing(
+            f"{self.layout.name} keeps one version of each row: put into agent memory what needs a history"
+        )
+
+    def _check_page(self, limit: int) -> None:
+        if check_limit(limit) > self.limits.max_page:
+            raise LimitExceeded(
+                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or "
+                "raise the setting max_page"
+            )

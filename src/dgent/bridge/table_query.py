@@ -1,0 +1,275 @@
+"""How rows are listed and searched: keyset pages over (created_at, id).
+
+What a column or an index can say is said in SQL; the rest is looked into, in batches.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import orjson
+from sqlalchemy import (
+    JSON,
+    ColumnElement,
+    Connection,
+    Enum,
+    Integer,
+    String,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    select,
+    tuple_,
+)
+
+from dgent.bridge.codec import unwrapped
+from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
+from dgent.bridge.table_sql import bound_key
+from dgent.database.constructs import bytewise, unindexed
+from dgent.database.statement import Statement
+from dgent.exceptions import InvalidCursor
+from dgent.query import Page, Query, open_cursor, prefix_end, seal_cursor
+
+if TYPE_CHECKING:
+    from dgent.bridge.fields import Field
+    from dgent.datum import Datum
+
+NARROW: Final = 1000
+"""An id range with fewer rows than this is read whole and sorted; a wider one is walked in the order of time."""
+
+BATCH: Final = 500
+"""Rows that are read at a time when they must be looked into."""
+
+_SLACK: Final = timedelta(milliseconds=1)
+_one = literal_column("1", Integer)
+
+
+class _Shape(NamedTuple):
+    """What a statement that lists rows looks like, apart from its values."""
+
+    newest: bool
+    narrow: bool = False  # few rows are found by id or tag, then sorted; else the order is walked
+    prefix: bool = False
+    bounds: tuple[str, ...] = ()  # of since, until, after
+    tags: int = 0
+    equal: tuple[tuple[str, bool], ...] = ()  # (field, whether it must be null)
+    resumed: bool = False
+
+
+class _Plan:
+    """A query of one table: what SQL can say of it, and whether that is all.
+
+    Attributes:
+        nothing: no row can match.
+        exact: SQL says all. loose: something is left that no column says, so most rows may be read in vain.
+    """
+
+    def __init__(self, connection: Connection, layout: Layout, query: Query) -> None:
+        self.connection, self.layout = connection, layout
+        self.shape = _Shape(query.order == "newest")
+        self.values: list[Any] = []
+        self.nothing = query.schema is not None or query.author not in {None, "system"}
+        self.loose = False
+        self._add_prefix(query.prefix)
+        self._add_bounds(query)
+        self._add_tags(sorted(query.tags))
+        for root, path, expected in query.conditions:
+            self._add_condition(root, path, orjson.loads(expected))
+        self.exact = not (self.loose or self.shape.bounds or query.tags or query.conditions)
+
+    def _add_prefix(self, prefix: str | None) -> None:
+        if not prefix:
+            return
+        end = prefix_end(prefix)
+        if end is None or not self.layout.textual:
+            self.loose = True
+            return
+        narrow = _width_of_range(self.layout).rows(self.connection, prefix, end)[0][0] < NARROW
+        self.shape = self.shape._replace(prefix=True, narrow=narrow)
+        self.values += [prefix, end]
+
+    def _add_bounds(self, query: Query) -> None:
+        bounds = {name: getattr(query, name) for name in ("since", "until", "after")}
+        given = {name: seconds for name, seconds in bounds.items() if seconds is not None}
+        if self.layout.ordered is None:
+            self.loose = self.loose or bool(given)
+            return
+        self.shape = self.shape._replace(bounds=tuple(given))
+        for name, seconds in given.items():
+            moment = _moment(seconds, -_SLACK if name != "until" else _SLACK)
+            self.values.append(_bound_moment(self.connection, self.layout, moment))
+
+    def _add_tags(self, tags: list[str]) -> None:
+        if not tags:
+            return
+        self.nothing = self.nothing or self.layout.tags is None
+        if self.layout.tag_table is None:
+            self.loose = True
+            return
+        widths = {tag: _width_of_tag(self.layout).rows(self.connection, tag)[0][0] for tag in tags}
+        rarest = min(tags, key=widths.__getitem__)
+        self.shape = self.shape._replace(tags=len(tags), narrow=self.shape.narrow or widths[rarest] < NARROW)
+        self.values += [rarest, *(tag for tag in tags if tag != rarest)]
+
+    def _add_condition(self, root: str, path: tuple[str | int, ...], value: Any) -> None:
+        if root == "metadata":
+            self.loose = True
+            return
+        field = self.layout.by_name.get(str(path[0]))
+        if field is None or (len(path) > 1 and not _is_json(field)):
+            self.nothing = True  # no content leads there
+        elif _is_json(field):
+            self.loose = True
+        else:
+            self._add_equal(field, value)
+
+    def _add_equal(self, field: Field, value: Any) -> None:
+        self.shape = self.shape._replace(equal=(*self.shape.equal, (field.name, value is None)))
+        if value is None:
+            return
+        try:
+            self.values.append(self.layout.bind(field, field.form.load(value), self.connection.dialect))
+        except ValueError:  # what the column does not take, no row has
+            self.nothing = True
+
+
+def query(connection: Connection, layout: Layout, query: Query) -> Page:
+    """Return a page of the rows that match."""
+    at = _start(connection, layout, query)
+    plan = _Plan(connection, layout, query)
+    if plan.nothing or not query.limit:
+        return Page()
+    batch = max(query.limit + 1, BATCH) if plan.loose else query.limit + 1
+    found: list[Datum] = []
+    moments: list[Any] = []
+    while True:
+        listing = _listing(layout, plan.shape._replace(resumed=at is not None))
+        rows = listing.rows(connection, *plan.values, *(at or ()), batch)
+        for row in rows:
+            datum = layout.datum_of(row, connection.dialect)
+            if plan.exact or query.matches(datum):
+                found.append(datum)
+                moments.append(row)
+        if len(found) > query.limit:
+            return Page(found[: query.limit], _cursor(connection, layout, query, moments[query.limit - 1], found))
+        if len(rows) < batch:
+            return Page(found)
+        at = _position(layout, rows[-1])
+
+
+def _cursor(connection: Connection, layout: Layout, query: Query, row: Any, found: list[Datum]) -> str:
+    created = 0
+    if layout.ordered is not None:
+        moment = layout.values_of(row, connection.dialect)[layout.ordered.name]
+        created = (as_utc(moment) - EPOCH) // MICROSECOND
+    return seal_cursor((created, found[query.limit - 1].id), query.fingerprint)
+
+
+def _start(connection: Connection, layout: Layout, query: Query) -> list[Any] | None:
+    """Return the driver's values of the position in the cursor."""
+    if query.cursor is None:
+        return None
+    at, id = open_cursor(query.cursor, query.fingerprint)
+    key = layout.key_of(id)
+    try:
+        moment = EPOCH + int(at) * MICROSECOND
+    except OverflowError:
+        key = None
+    if key is None:
+        raise InvalidCursor("the cursor is no place in this table: start again without it")
+    first = [] if layout.ordered is None else [_bound_moment(connection, layout, moment)]
+    return first + bound_key(connection, layout, key)
+
+
+def _position(layout: Layout, row: Any) -> list[Any]:
+    """Return the driver's values of where a row stands in the order."""
+    fields = [layout.ordered, *layout.keys] if layout.ordered is not None else layout.keys
+    return [row[layout.fields.index(field)] for field in fields]
+
+
+def _moment(seconds: float, slack: timedelta) -> datetime:
+    """Return a moment a little beyond, for what is checked again: floats and columns round differently."""
+    try:
+        return datetime.fromtimestamp(seconds, UTC) + slack
+    except (OverflowError, ValueError, OSError):
+        return datetime.max.replace(tzinfo=UTC) if seconds > 0 else datetime.min.replace(tzinfo=UTC)
+
+
+def _bound_moment(connection: Connection, layout: Layout, moment: datetime) -> Any:
+    assert layout.ordered is not None  # noqa: S101  # the caller looked
+    return layout.bind(
+        layout.ordered, moment if has_zone(layout.ordered) else moment.replace(tzinfo=None), connection.dialect
+    )
+
+
+def _is_json(field: Field) -> bool:
+    return isinstance(unwrapped(field.column.type), JSON)
+
+
+@lru_cache(maxsize=1024)
+def _width_of_range(layout: Layout) -> Statement:
+    key = bytewise(layout.keys[0].column)
+    rows = select(_one).select_from(layout.table).where(key >= bindparam("first"), key < bindparam("end"))
+    rows = rows.limit(literal_column(str(NARROW)))
+    return Statement(select(func.count()).select_from(rows.subquery()), "first end")
+
+
+@lru_cache(maxsize=1024)
+def _width_of_tag(layout: Layout) -> Statement:
+    assert layout.tag_table is not None  # noqa: S101  # the caller looked
+    rows = select(_one).where(layout.tag_table[1] == bindparam("tag")).limit(literal_column(str(NARROW)))
+    return Statement(select(func.count()).select_from(rows.subquery()), "tag")
+
+
+@lru_cache(maxsize=4096)
+def _listing(layout: Layout, shape: _Shape) -> Statement:
+    """Write the statement of a shape; its parameters come in the order in which a plan gives them."""
+    names: list[str] = []
+    where: list[ColumnElement[bool]] = []
+    keys: list[Any] = [bytewise(key.column) if _is_text(key) else key.column for key in layout.keys]
+    if shape.prefix:
+        ranged = keys[0] if shape.narrow or layout.ordered is None else unindexed(keys[0])
+        where += [ranged >= bindparam("first"), ranged < bindparam("end")]
+        names += ["first", "end"]
+    order = list(keys)
+    if layout.ordered is not None:
+        created = unindexed(layout.ordered.column) if shape.narrow else layout.ordered.column
+        order.insert(0, created)
+        tests = {
+            "since": created >= bindparam("since"),
+            "until": created < bindparam("until"),
+            "after": created > bindparam("after"),
+        }
+        where += [tests[name] for name in shape.bounds]
+        names += shape.bounds
+    where += [_tagged(layout, at, find=shape.narrow and not at and not shape.prefix) for at in range(shape.tags)]
+    names += [f"tag{at}" for at in range(shape.tags)]
+    for at, (name, null) in enumerate(shape.equal):
+        column = layout.by_name[name].column
+        where.append(column.is_(None) if null else column == bindparam(f"equal{at}"))
+        names += [] if null else [f"equal{at}"]
+    if shape.resumed:
+        here = [f"at{at}" for at in range(len(order))]
+        beyond = tuple_(*(bindparam(name, type_=key.type) for name, key in zip(here, order, strict=True)))
+        where.append(tuple_(*order) < beyond if shape.newest else tuple_(*order) > beyond)
+        names += here
+    listed = select(*layout.columns).where(*where).order_by(*(key.desc() for key in order) if shape.newest else order)
+    return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join([*names, "most"]))
+
+
+def _tagged(layout: Layout, at: int, *, find: bool) -> ColumnElement[bool]:
+    """Return the condition that a row has a tag: as the way to find few rows, or as a look at each of many."""
+    assert layout.tag_table is not None  # noqa: S101  # the caller looked
+    refers, tag = layout.tag_table
+    key = layout.keys[0].column
+    if find:
+        return key.in_(select(refers).where(tag == bindparam(f"tag{at}")))
+    other = refers.table.alias(f"tagged{at}")
+    return exists().where(other.c[refers.key] == key, other.c[tag.key] == bindparam(f"tag{at}"))
+
+
+def _is_text(field: Field) -> bool:
+    return isinstance(unwrapped(field.column.type), String) and not isinstance(unwrapped(field.column.type), Enum)

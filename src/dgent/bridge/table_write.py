@@ -1,0 +1,160 @@
+"""How rows are written from what datums give. Plain functions over a `Connection`; each is one unit of work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from sqlalchemy import text
+
+from dgent.bridge.draft import as_datum, completed, stamp
+from dgent.bridge.table_sql import bound_key, get, row_of, rows_of, statements_of
+from dgent.database.errors import RETRYABLE, sqlstate, translate
+from dgent.database.statement import Statement
+from dgent.exceptions import CausalCycle, Conflict, InvalidInput, VersionConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from dgent.bridge.layout import Layout
+    from dgent.datum import Datum
+
+
+T = TypeVar("T")
+_SAVEPOINT, _ROLLBACK, _RELEASE = (
+    Statement(text(command)) for command in ("SAVEPOINT unit_apart", "ROLLBACK TO unit_apart", "RELEASE unit_apart")
+)
+
+
+class Put(NamedTuple):
+    """A row to write: its id, its key, the values that were given, and the version that must be live."""
+
+    id: str
+    key: list[Any]
+    given: Mapping[str, Any]
+    expect: int | None = None
+
+
+def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> list[Datum]:
+    """Write rows in order and return the datums that they became.
+
+    Raises:
+        VersionConflict: a row has another version than was expected. CausalCycle: a parent descends from its own child.
+    """
+    rows = rows_of(connection, layout, list(dict.fromkeys(put.id for put in puts)))
+    written: dict[str, Any] = {}
+    results: list[Datum] = []
+    for put in puts:
+        row = rows.get(put.id)
+        result = None if row is None else _as_it_is(connection, layout, put, row)
+        if result is None:
+            row = rows[put.id] = _write(connection, layout, put, row)
+            written[put.id] = put.key[0] if len(put.key) == 1 else tuple(put.key)
+            result = layout.datum_of(row, connection.dialect)
+        results.append(result)
+    if layout.derive is not None and written:
+        layout.derive(connection, list(written.values()))
+    return results
+
+
+def _as_it_is(connection: Connection, layout: Layout, put: Put, row: Any) -> Datum | None:
+    """Return the datum that a row is, if the put would not change it."""
+    version = row[-1] if layout.version is not None else 0
+    _check_expected(put, version)
+    values = completed(layout, put.given, layout.values_of(row, connection.dialect))
+    live = layout.datum_of(row, connection.dialect)
+    return live if as_datum(layout, values, version) == live else None
+
+
+def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) -> Any:
+    if row is None:
+        _check_expected(put, 0)
+    live = None if row is None else layout.values_of(row, connection.dialect)
+    values = completed(layout, put.given, live)
+    if live is not None:
+        stamp(layout, values, live)
+    if layout.parent is not None and (live is None or live[layout.parent.name] != values[layout.parent.name]):
+        _check_acyclic(connection, layout, put, values[layout.parent.name])
+    return _store(connection, layout, put, values)
+
+
+def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, Any]) -> Any:
+    kind = "upsert" if put.expect is None else "update" if put.expect else "insert"
+    given = [(field, values[field.name]) for field in layout.fields if field.name in values]
+    kept = [(field, (field.stamp or field.default)()) for field in layout.kept]  # type: ignore[misc]
+    bound = [layout.bind(field, value, connection.dialect) for field, value in (*given, *kept)]
+    statement = statements_of(layout).write(kind, tuple(field.name for field, _ in given))
+    row = statement.row(connection, *bound, *bound_key(connection, layout, put.key), put.expect or 0)
+    if row is None:  # another writer was first
+        row = row_of(connection, layout, put.key)
+        actual = 0 if row is None else row[-1] if layout.version is not None else 1
+        if put.expect is not None or row is None:
+            raise VersionConflict(put.id, put.expect or 0, actual)
+    return row
+
+
+def remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any], expect: int | None) -> bool:
+    """Delete a row and tell whether it was there.
+
+    Raises:
+        VersionConflict: its version is another than `expect`.
+    """
+    statements, bound = statements_of(layout), bound_key(connection, layout, key)
+    if expect is None:
+        return statements.delete.run(connection, *bound) > 0
+    if expect > 0 and statements.delete_expected.run(connection, *bound, expect) > 0:
+        return True
+    live = get(connection, layout, key)
+    actual = 0 if live is None else live.version
+    if actual != expect:
+        raise VersionConflict(id, expect, actual)
+    return False
+
+
+def remove_all(connection: Connection, layout: Layout, keys: Sequence[Sequence[Any]]) -> int:
+    """Delete rows and return how many were there."""
+    statement = statements_of(layout).delete
+    return sum(statement.run(connection, *bound_key(connection, layout, key)) for key in keys)
+
+
+def apart(connection: Connection, units: list[Callable[[Connection], T]]) -> list[T | Exception]:
+    """Run units of work that share a transaction, each in a savepoint: what one of them is refused undoes that one."""
+    if len(units) == 1:
+        return [units[0](connection)]
+    return [_in_savepoint(connection, unit) for unit in units]
+
+
+def _in_savepoint(connection: Connection, unit: Callable[[Connection], T]) -> T | Exception:
+    _SAVEPOINT.run(connection)
+    try:
+        result: T | Exception = unit(connection)
+    except Exception as error:
+        ours = translate(error, "the database")
+        if not isinstance(ours, Conflict | InvalidInput) or sqlstate(error) in RETRYABLE:
+            raise
+        _ROLLBACK.run(connection)
+        result = ours
+    _RELEASE.run(connection)
+    return result
+
+
+def _check_expected(put: Put, actual: int) -> None:
+    if put.expect is not None and put.expect != actual:
+        raise VersionConflict(put.id, put.expect, actual)
+
+
+def _check_acyclic(connection: Connection, layout: Layout, put: Put, parent: Any) -> None:
+    """Refuse a parent below the row. Where nothing has the row as its parent there is nothing below it."""
+    assert layout.parent is not None  # noqa: S101  # the caller looked
+    if parent is None:
+        return
+    if parent == put.key[0]:
+        raise CausalCycle(f"{put.id!r} cannot be its own parent")
+    statements, key = statements_of(layout), bound_key(connection, layout, put.key)
+    statements.lock.row(connection)  # two causes that are written at once could close a cycle that neither sees
+    if statements.has_child.row(connection, *key) is None:
+        return
+    above = layout.bind(layout.parent, parent, connection.dialect)
+    if statements.descends.row(connection, above, *key) is not None:
+        raise CausalCycle(f"the parent of {put.id!r} descends from it, so it cannot be its parent: choose another")

@@ -1,0 +1,78 @@
+"""One transaction over both tracks: typed rows and agent memory are committed together, or neither is."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from dgent.bridge.outbox import Outbox
+from dgent.bridge.pending import PendingMemory
+from dgent.bridge.tables import Tables
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from sqlalchemy.ext.asyncio import AsyncSession
+
+    from dgent.bridge.table_adapter import TableAdapter
+    from dgent.database import Database, Runner, Transaction
+    from dgent.protocol import DgentProtocol
+
+
+@runtime_checkable
+class Joinable(Protocol):
+    """Agent memory that can be part of a transaction of its `database`."""
+
+    database: Database
+
+    async def prepare(self) -> object:
+        """Make the tables if they are not there."""
+
+    def joined(self, transaction: Runner) -> DgentProtocol:
+        """Return the same store as part of an open transaction."""
+
+
+class UnitOfWork:
+    """An open transaction.
+
+    Attributes:
+        session: for the ORM. memory: agent memory, under the namespace of the storage.
+    """
+
+    def __init__(self, transaction: Transaction, memory: DgentProtocol, tables: Tables) -> None:
+        self.session: AsyncSession = transaction.session
+        self.memory = memory
+        self._transaction, self._tables = transaction, tables
+
+    def table(self, model: type[Any]) -> TableAdapter:
+        """Return a typed table as a `DgentProtocol` inside of this transaction."""
+        return self._tables.adapter(model).joined(self._transaction)
+
+
+@asynccontextmanager
+async def unit_of_work(
+    database: Database, memory: DgentProtocol, tables: Tables | None = None
+) -> AsyncIterator[UnitOfWork]:
+    """Open a transaction over the tables of a database and an agent memory; commit at the end, roll back on any error.
+
+    Where the memory lies in the same database it takes part. Where it lies elsewhere its writes go through the outbox:
+    they are committed with the rows, and delivered after the commit, or by `Outbox.reconcile` if that is interrupted.
+    Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers.
+
+    Raises:
+        StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+    """
+    registered = Tables(database) if tables is None else tables
+    if isinstance(memory, Joinable) and memory.database is database:
+        await memory.prepare()
+        async with database.transaction() as transaction:
+            yield UnitOfWork(transaction, memory.joined(transaction), registered)
+        return
+    box = Outbox(database, memory)
+    outermost = database.current() is None
+    await box.prepare()
+    async with database.transaction() as transaction:
+        pending = PendingMemory(box, transaction)
+        yield UnitOfWork(transaction, pending, registered)
+    if outermost:
+        await box.deliver()

@@ -1,0 +1,239 @@
+"""What is known of the stores of a chain from one start to the next, in a small JSON file beside the data.
+
+An empty SQLite file is a valid database, so only what is written here tells a replaced or emptied store from a new one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from contextlib import closing
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+
+from dgent.database.file_lock import FileLock
+from dgent.exceptions import Corrupt, DegradedWarning, SchemaTooNew, StorageError
+from dgent.memory.files import os_errors, write_private
+from dgent.settings import private_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from dgent.protocol import Backend
+
+FORMAT: Final = 1
+LOCK_TIMEOUT: Final = 30.0
+
+
+def key_of(backend: Backend) -> str:
+    """Return what a store goes by in the manifest: the name of the backend and where it keeps its data."""
+    return f"{backend.name}:{_where(backend)}"
+
+
+def _where(backend: Backend) -> str:
+    database = getattr(backend, "database", None)
+    return str(getattr(backend, "path", "")) if database is None else str(database.what)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A store: its id, and whether it held anything when it was last looked at."""
+
+    id: str
+    filled: bool
+
+
+@dataclass
+class Manifest:
+    """What the file says; stores go by `key_of`.
+
+    Attributes:
+        first: the store that came first in the chain.
+        stores: what is known of each durable store.
+        spills: stores in which writes for another one may wait, by pairs of (where they wait, whom they are for).
+        volatile: memory served at the last start, so that what was written then is gone.
+        rebuilt: the file was damaged, and what it said is not known.
+    """
+
+    first: str = ""
+    stores: dict[str, Known] = field(default_factory=dict)
+    spills: list[tuple[str, str]] = field(default_factory=list)
+    volatile: bool = False
+    rebuilt: bool = False
+
+    def check(self, backend: Backend, id: str | None = None) -> None:
+        """Raise Corrupt if a store that held something is gone, empty, or, once its id is known, another one.
+
+        Without the id only the file is looked at, and not touched.
+        """
+        known, path = self.stores.get(key_of(backend)), Path(_where(backend))
+        if known is None or not known.filled:
+            return
+        if id is not None and known.id != id:
+            raise Corrupt(f"{key_of(backend)} is store {id}, but store {known.id} with data was here: {_RESTORE}")
+        if path.is_absolute() and not (path.is_file() and path.stat().st_size):
+            raise Corrupt(f"{path} is gone or empty, but it held data: {_RESTORE}")
+
+    def left_behind(self, first: str, order: Sequence[str]) -> bool:
+        """Tell whether a store that is preferred to `first` was first before, holds data, and no longer is."""
+        before, now = self.first.partition(":")[0], first.partition(":")[0]
+        if before not in order or now not in order or self.first not in self.stores:
+            return False
+        return self.stores[self.first].filled and order.index(before) < order.index(now)
+
+
+_RESTORE: Final = (
+    "restore it from a backup; to begin anew, take its entry out of the manifest that lies beside the data"
+)
+
+
+class ManifestFile:
+    """The file of a manifest, private to its owner. Several processes may use it at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> Manifest:
+        """Return what the file says: nothing where there is none; `rebuilt` where it is damaged.
+
+        Raises:
+            SchemaTooNew: a newer version of dgent wrote it.
+        """
+        try:
+            return _parsed(self.path.read_bytes())
+        except FileNotFoundError:
+            return Manifest()
+        except SchemaTooNew:
+            raise
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return Manifest(rebuilt=True)
+
+    def update(self, change: Callable[[Manifest], None]) -> None:
+        """Change what the file says, in turn with other processes; it is whole at every moment.
+
+        Raises:
+            ReadOnly, DiskFull, StorageTimeout, BackendUnavailable: the file is as it was.
+        """
+        known = self.read()
+        before = _dumped(known)
+        change(known)
+        if _dumped(known) == before and not known.rebuilt:
+            return
+        private_directory(self.path.parent)
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), LOCK_TIMEOUT, sole=True)
+        with os_errors(self.path), closing(lock), lock:
+            known = self.read()
+            change(known)
+            if known.rebuilt:
+                self.path.rename(self.path.with_name(f"{self.path.name}.damaged"))
+            temporary = self.path.with_name(f"{self.path.name}.tmp")
+            write_private(temporary, iter([_dumped(known)]), replace=self.path)
+
+    def save(self, change: Callable[[Manifest], None] | None = None, *, volatile: bool | None = None) -> None:
+        """Change what is useful to know but not needed; if that fails, say so and go on."""
+
+        def both(known: Manifest) -> None:
+            known.volatile = known.volatile if volatile is None else volatile
+            if change is not None:
+                change(known)
+
+        try:
+            self.update(both)
+        except StorageError as error:
+            degraded(f"{self.path} cannot be written, so that a replaced store will not be noticed: {error}")
+
+    async def admit(self, backend: Backend, *, order: Sequence[str] | None = None) -> bool:
+        """Ask a store something real, hold it against what is known, and tell whether it holds anything.
+
+        With `order`, the names of the chain, it is noted as the first.
+
+        Raises:
+            DgentError: it does not answer, or is another than it was.
+        """
+        if not backend.capabilities.durable:
+            await backend.namespaces(limit=1)
+            return True
+        known = self.read()
+        known.check(backend)
+        prepare: Any = getattr(backend, "prepare", None)
+        id = "" if prepare is None else await prepare()
+        filled = bool(await backend.namespaces(limit=1))
+        known.check(backend, id)
+
+        def change(known: Manifest) -> None:
+            known.stores[key_of(backend)] = Known(id, filled)
+            if order is not None and not known.left_behind(key_of(backend), order):
+                known.first = key_of(backend)
+
+        self.save(change)
+        return filled
+
+    def fill(self, backend: Backend) -> None:
+        """Note that a store holds something now."""
+
+        def change(known: Manifest) -> None:
+            found = known.stores.get(key_of(backend))
+            if found is not None:
+                known.stores[key_of(backend)] = Known(found.id, filled=True)
+
+        self.save(change)
+
+    def add_spill(self, store: str, target: str) -> None:
+        """Note that writes for a target may wait in a store.
+
+        Raises:
+            StorageError: that could not be noted.
+        """
+        pair = store, target
+        self.update(lambda known: None if pair in known.spills else known.spills.append(pair))
+
+    def drop_spill(self, store: str, target: str) -> None:
+        """Note that none wait there."""
+
+        def change(known: Manifest) -> None:
+            known.spills = [pair for pair in known.spills if pair != (store, target)]
+
+        self.save(change)
+
+    def news(self, known: Manifest, chain: Sequence[Backend], order: Sequence[str]) -> Iterator[str]:
+        """Tell what a person should hear at the start, before anything is opened."""
+        first, here = key_of(chain[0]), {key_of(backend) for backend in chain}
+        if known.rebuilt:
+            yield f"{self.path} was damaged and is rebuilt: what it knew of the stores is lost"
+        if known.volatile:
+            yield "memory served the last time: what was written then, and did not reach a store, is gone"
+        if known.left_behind(first, order):
+            yield (
+                f"{known.first} was the first choice and holds data that is out of reach now: set it up again, or, to "
+                f'leave it for good, empty "first" in {self.path}'
+            )
+        for store, target in known.spills:
+            if target != first or store not in here:
+                yield f"writes for {target} wait in {store}: they are replayed when a router has both in its chain"
+
+
+def degraded(message: str) -> None:
+    """Warn that not everything is as it was meant."""
+    warnings.warn(message, DegradedWarning, stacklevel=3)
+
+
+def _dumped(manifest: Manifest) -> bytes:
+    values = {name: value for name, value in asdict(manifest).items() if name != "rebuilt"}
+    return orjson.dumps({"format": FORMAT, **values}, option=orjson.OPT_INDENT_2)
+
+
+def _parsed(text: bytes) -> Manifest:
+    record: dict[str, Any] = orjson.loads(text)
+    if record["format"] > FORMAT:
+        raise SchemaTooNew(f"the manifest has format {record['format']}, this dgent knows {FORMAT}: upgrade dgent")
+    stores = {_text(key): Known(_text(one["id"]), one["filled"] is True) for key, one in record["stores"].items()}
+    spills = [(_text(here), _text(target)) for here, target in record["spills"]]
+    return Manifest(_text(record["first"]), stores, spills, record["volatile"] is True)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(type(value).__name__)
+    return value

@@ -1,0 +1,383 @@
+"""The backend that a service takes: the first of a chain that answers, and no silence when it is not the first."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from time import time
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from dgent.datum import Datum, check_namespace, stamped
+from dgent.exceptions import (
+    BackendUnavailable,
+    CapabilityMissing,
+    InvalidDatum,
+    InvalidNamespace,
+    UnknownBackend,
+)
+from dgent.memory.chain import Chain, Recovery
+from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.ledger import check_ttl, checked_ids
+from dgent.memory.manifest import ManifestFile
+from dgent.memory.spill import RESERVED, Entry, Operation, roomy
+from dgent.memory.sql import SqlBackend
+from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.volatile import MemoryBackend
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+
+    from dgent.database import Database, Runner
+    from dgent.memory.bus import DataBus, Event
+    from dgent.protocol import Backend, Capabilities, Revision, StoreStats
+
+NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
+
+
+class DgentRouter:
+    """A `Backend` over a chain of them. What each verb does is said in `DgentProtocol`.
+
+    It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
+    later store (always, if it was so at the start; in mid-run, if `spill` is on) and are replayed when it is back. A
+    spilled put answers with version and seq 0, a spilled delete with True: what they will be is not known yet.
+
+    Args:
+        settings: where things lie, and the defaults of the other arguments.
+        database: the open database that the settings name, so that both tracks share it.
+        backends: the chain, in the order of preference, instead of the one in the settings. They do not tell the bus
+            of changes unless they were made with `on_change=bus.publish`.
+        force_backend: the name of the one that must serve; it alone is the chain.
+        strict: the first of the chain must serve, else opening is an error.
+        spill: take writes when the first goes out of reach in mid-run.
+        bus: is told of puts, deletes, purges, degradation and recovery.
+
+    Raises:
+        UnknownBackend: a name that no backend has. BackendUnavailable: nothing is configured for the forced name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database: Database | None = None,
+        backends: Sequence[Backend] | None = None,
+        namespace: str | None = None,
+        force_backend: str | None = None,
+        strict: bool | None = None,
+        spill: bool | None = None,
+        bus: DataBus | None = None,
+    ) -> None:
+        loaded = Settings.load() if settings is None else settings
+        publish = _ignore if bus is None else bus.publish
+        chosen = backends or _Builder(loaded, database, bus).build([force_backend] if force_backend else loaded.chain)
+        if force_backend is not None:
+            chosen = _only(force_backend, chosen)
+        default = backends[0].namespace if backends else loaded.namespace
+        self._limits = loaded.limits
+        self._chain = Chain(
+            chosen,
+            ManifestFile(loaded.manifest_path),
+            order=() if backends or force_backend else loaded.chain,
+            strict=loaded.strict if strict is None else strict,
+            spilling=loaded.spill if spill is None else spill,
+            limits=loaded.limits,
+            publish=publish,
+        )
+        self._take_namespace(default if namespace is None else namespace)
+
+    def _take_namespace(self, namespace: str) -> None:
+        check_namespace(namespace)
+        if namespace.partition("/")[0] == RESERVED:
+            raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
+        self.namespace = namespace
+        self._first = self._chain.first.within(namespace)
+
+    @property
+    def name(self) -> str:
+        """The kind of the store that serves."""
+        return self._chain.serving.name
+
+    @property
+    def priority(self) -> int:
+        """The place of the store that serves."""
+        return self._chain.serving.priority
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What the router can do now: that of the first store, or the little that is left while it is out of reach."""
+        return self._chain.capabilities
+
+    @property
+    def serving(self) -> Backend:
+        """The first store, under this namespace, for what goes beyond the verbs.
+
+        Raises:
+            BackendUnavailable: it is out of reach, or the router was not opened.
+        """
+        if not self._chain.normal:
+            raise self._chain.refusal("what goes beyond the verbs needs it")
+        return self._first
+
+    def joined(self, transaction: Runner) -> Backend:
+        """Return the same store as part of an open transaction of its database.
+
+        Raises:
+            CapabilityMissing: the store that serves takes no part in transactions.
+        """
+        serving = self.serving
+        if not isinstance(serving, SqlBackend):
+            raise CapabilityMissing(f"{self.name} takes no part in a transaction: use a store in a database")
+        return serving.joined(transaction)
+
+    def within(self, namespace: str) -> Self:
+        """Return the same router under another namespace; closing either closes both."""
+        other = copy.copy(self)
+        other._take_namespace(namespace)
+        return other
+
+    async def open(self) -> Self:
+        """Open the first store that answers, and replay what waits for it.
+
+        Raises:
+            BackendUnavailable: none answers, or, with `strict`, not the first. Corrupt: the store is damaged, or not
+                the one that was here. SchemaTooNew: a newer version of dgent wrote it.
+        """
+        await self._chain.open()
+        return self
+
+    async def recover(self) -> Recovery:
+        """Probe the first store now, replay into it what was spilled, and report."""
+        return await self._chain.recover()
+
+    async def conflicts(self) -> Sequence[Entry]:
+        """Return the spilled writes that were set aside because the first store held something else, oldest first."""
+        return await self._chain.conflicts()
+
+    async def settle(self, conflict: Entry) -> bool:
+        """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
+        return await self._chain.settle(conflict.key)
+
+    def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Coroutine[Any, Any, Datum]:
+        """Store a datum and return it with the version and seq that it got."""
+        return self._write("put", datum, expect=expect, ttl=ttl)
+
+    def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Coroutine[Any, Any, list[Datum]]:
+        """Store many datums in order, all or none."""
+        return self._write("put_many", [*datums], ttl=ttl)
+
+    def get(self, id: str, *, version: int | None = None) -> Coroutine[Any, Any, Datum | None]:
+        """Return the live datum, or the one that was put as `version`."""
+        return self._read("get", id, version=version)
+
+    def get_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, dict[str, Datum]]:
+        """Return the live ones of these ids, by id, in the order asked."""
+        return self._read("get_many", ids)
+
+    def delete(self, id: str, *, expect: int | None = None) -> Coroutine[Any, Any, bool]:
+        """Append a tombstone; tell whether there was a live datum."""
+        return self._write("delete", id, expect=expect)
+
+    def delete_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, int]:
+        """Delete many, all or none, and return how many were live."""
+        return self._write("delete_many", [*ids])
+
+    def exists(self, id: str) -> Coroutine[Any, Any, bool]:
+        """Tell whether a live datum has this id."""
+        return self._read("exists", id)
+
+    def count(self, *, prefix: str | None = None) -> Coroutine[Any, Any, int]:
+        """Return how many live datums there are, or how many whose id starts with `prefix`."""
+        return self._read("count", prefix=prefix)
+
+    def query(self, query: Query) -> Coroutine[Any, Any, Page]:
+        """Return a page of the live datums that match."""
+        return self._read("query", query)
+
+    def causal_chain(self, id: str) -> Coroutine[Any, Any, Sequence[Datum]]:
+        """Return the live datum and its live ancestors, oldest first."""
+        return self._read("causal_chain", id)
+
+    def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Coroutine[Any, Any, list[Revision]]:
+        """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
+        return self._read("history", id, limit=limit, before=before)
+
+    def as_of(
+        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> Coroutine[Any, Any, Page]:
+        """Return a page of what was live at a moment, in the order of the ids."""
+        return self._read("as_of", time, prefix=prefix, limit=limit, cursor=cursor)
+
+    def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Coroutine[Any, Any, list[str]]:
+        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
+        return self._read("namespaces", prefix, limit=limit)
+
+    def stats(self) -> Coroutine[Any, Any, StoreStats]:
+        """Return what the namespace holds."""
+        return self._read("stats")
+
+    def purge(self, id: str) -> Coroutine[Any, Any, int]:
+        """Erase every version of an id for good and return how many there were."""
+        return self._erase("purge", id)
+
+    def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> Coroutine[Any, Any, int]:
+        """Erase expired datums and old versions, and return how many versions went."""
+        return self._erase("compact", keep_versions=keep_versions, older_than=older_than)
+
+    async def is_available(self) -> bool:
+        """Tell whether reads and writes are answered now. Never raises."""
+        return await self._chain.is_available()
+
+    async def status(self) -> Mapping[str, object]:
+        """Return which store serves, what is out of reach and why, what waits and what was set aside."""
+        described = await self._chain.describe()
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "available": await self.is_available(),
+            "capabilities": str(self.capabilities),
+            **described,
+        }
+
+    async def close(self) -> None:
+        """Wait for what was acknowledged, then close every store of the chain. May be called twice."""
+        await self._chain.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _read(self, verb: str, *args: Any, **named: Any) -> Any:
+        chain = self._chain
+        while not chain.normal:
+            if chain.opened:
+                return await getattr(await chain.view(self.namespace), verb)(*args, **named)
+            await chain.open()
+        try:
+            answer = await getattr(self._first, verb)(*args, **named)
+        except BackendUnavailable as error:
+            chain.lost(error)
+            raise
+        chain.heard = time()
+        if chain.down:
+            chain.answered()
+        return answer
+
+    async def _erase(self, verb: str, *args: Any, **named: Any) -> Any:
+        if not self._chain.opened:
+            await self._chain.open()
+        if not self._chain.normal:
+            raise self._chain.refusal(f"{verb} needs it")
+        return await self._read(verb, *args, **named)
+
+    async def _write(self, verb: str, subject: Any, **named: Any) -> Any:
+        chain, expects = self._chain, named.get("expect") is not None
+        while True:
+            if chain.normal:
+                try:
+                    answer = await getattr(self._first, verb)(subject, **named)
+                except BackendUnavailable as error:
+                    chain.lost(error)
+                    if expects or not chain.spilling:
+                        raise
+                    await chain.cut()
+                    continue
+                chain.heard = time()
+                if chain.down:
+                    chain.answered()
+                if not chain.filled:
+                    chain.fill()
+                return answer
+            if not chain.opened:
+                await chain.open()
+            elif expects:
+                raise chain.refusal("only it can compare versions")
+            else:
+                operations, answer = self._spillable(verb, subject, named.get("ttl"))
+                if await chain.keep(self.namespace, operations):
+                    return answer
+
+    def _spillable(self, verb: str, subject: Any, ttl: float | None) -> tuple[Sequence[Operation], Any]:
+        """Check a write as a store would, and return what it does and what it answers while it waits."""
+        seconds = check_ttl(ttl)
+        if verb.startswith("delete"):
+            ids = checked_ids(subject if verb == "delete_many" else [subject])
+            return [Operation(id, None) for id in ids], len(ids) if verb == "delete_many" else True
+        datums = subject if verb == "put_many" else [subject]
+        for datum in datums:
+            if not isinstance(datum, Datum):
+                raise InvalidDatum(f"a store keeps Datum objects, not {type(datum).__name__}: use Datum.create(...)")
+            self._limits.admit(datum)
+        answers = [stamped(datum, 0, 0) for datum in datums]
+        return [Operation(one.id, one, seconds) for one in datums], answers if verb == "put_many" else answers[0]
+
+    # The last one in the class: below it, `list` no longer means the type.
+    def list(
+        self,
+        prefix: str | None = None,
+        after: float | None = None,
+        limit: int = DEFAULT_LIMIT,
+        *,
+        cursor: str | None = None,
+        order: Order = "newest",
+    ) -> Coroutine[Any, Any, Page]:
+        """Return a page of live datums, the newest first."""
+        return self._read("list", prefix, after, limit, cursor=cursor, order=order)
+
+
+class _Builder:
+    """Makes the backends that the settings name; none is opened. The first may hold the open database."""
+
+    def __init__(self, settings: Settings, database: Database | None, bus: DataBus | None) -> None:
+        self._settings, self._database, self._bus = settings, database, bus
+        url = settings.database_url
+        self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
+
+    def build(self, names: Sequence[str]) -> list[Backend]:
+        """Return the backends of a chain, without the PostgreSQL that nobody has configured."""
+        unknown = [name for name in names if name not in NAMES]
+        if unknown:
+            raise UnknownBackend(f"no backend is called {unknown[0]!r}: use {', '.join(NAMES)}")
+        wanted = [name for name in names if name != "postgres" or self._postgres is not None]
+        if not wanted:
+            raise BackendUnavailable("PostgreSQL is not configured: set KGENTS_DATABASE_URL to its URL")
+        return [self._make(name, first=name == wanted[0]) for name in wanted]
+
+    def _make(self, name: str, *, first: bool) -> Backend:
+        settings = self._settings
+        rest: dict[str, Any] = {"limits": settings.limits if first else roomy(settings.limits)}
+        if first and self._bus is not None:
+            rest["on_change"] = self._bus.publish
+        if name == "memory":
+            return MemoryBackend(settings.namespace, **rest)
+        if name == "jsonl":
+            return JSONLBackend(settings.jsonl_path, settings.namespace, **rest)
+        if self._database is not None and (name == "postgres") == (self._postgres is not None):
+            return _over(self._database, name, settings.namespace, rest)
+        if name == "postgres":
+            from dgent.memory.postgres import PostgresBackend  # noqa: PLC0415  # only the driver that is used
+
+            return PostgresBackend(settings.url, settings.namespace, settings=settings, **rest)
+        path = settings.sqlite_path if self._postgres is not None else Path(settings.url.database or "")
+        return SQLiteBackend(path, settings.namespace, settings=settings, **rest)
+
+
+def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -> Backend:
+    backend = SqlBackend(database, namespace, **rest)
+    backend.name, backend.priority = name, 10 if name == "postgres" else 50
+    return backend
+
+
+def _only(name: str, backends: Sequence[Backend]) -> Sequence[Backend]:
+    chosen = [backend for backend in backends if backend.name == name]
+    if not chosen:
+        known = ", ".join(backend.name for backend in backends)
+        raise UnknownBackend(f"no backend of the chain is called {name!r}: use {known}")
+    return chosen[:1]
+
+
+def _ignore(event: Event) -> None:
+    """Publish nothing."""

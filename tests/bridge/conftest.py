@@ -1,0 +1,45 @@
+"""Databases of both kinds with every typed table in place."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import pytest_asyncio
+
+from dgent.database import Database, open_database
+from dgent.models import Base
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+
+def settings_of(url: str) -> Settings:
+    return Settings.load(database_url=url, synchronous="NORMAL")
+
+
+@asynccontextmanager
+async def opened(url: str) -> AsyncIterator[Database]:
+    """Open a database and make the typed tables."""
+    database = open_database(settings_of(url))
+    try:
+        await database.write(Base.metadata.create_all)
+        yield database
+    finally:
+        await database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
+    """Return the URL of an empty database."""
+    return f"sqlite:///{sqlite_path}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+
+
+@pytest_asyncio.fixture
+async def database(url: str) -> AsyncIterator[Database]:
+    """Return a database with the typed tables."""
+    async with opened(url) as database:
+        yield database

@@ -1,0 +1,12 @@
+"""A `kg` for every test."""
+
+from __future__ import annotations
+
+import pytest
+from tests.cli.running import Runner
+
+
+@pytest.fixture
+def kg() -> Runner:
+    """Return what runs `kg`, in the empty home of the test."""
+    return Runner()

@@ -1,0 +1,173 @@
+"""`kg memory`, one verb after the other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.running import Runner
+
+
+def test_what_is_put_can_be_got(kg: Runner) -> None:
+    stored = kg.json("memory", "put", "The map.", "n=3", 'deep={"a": [1]}', "word=yes", "--tag", "maps", "--id", "a")
+    assert stored == kg.json("memory", "get", "a")
+    assert (stored["id"], stored["text"], stored["version"]) == ("a", "The map.", 1)
+    assert stored["metadata"] == {"n": 3, "deep": {"a": [1]}, "word": "yes", "tags": ["maps"]}
+    shown = kg("memory", "get", "a").text
+    assert all(each in shown for each in ("The map.", "maps", "version", "parent", "none"))
+
+
+def test_content_comes_from_anywhere_and_goes_back_byte_for_byte(kg: Runner, tmp_path: Path) -> None:
+    data = bytes(range(256))
+    (tmp_path / "data.bin").write_bytes(data)
+    kg("memory", "put", f"@{tmp_path / 'data.bin'}", "--id", "file")
+    kg("memory", "put", "-", "--id", "stdin", stdin=data)
+    for id in ("file", "stdin"):
+        assert kg("memory", "get", id, "--content").out == data
+    assert "bytes that are no text" in kg("memory", "get", "file").text
+    assert kg("memory", "put", "@nowhere", code=3).err.startswith("kg: nowhere: there is no such file")
+
+
+def test_metadata_can_be_one_json_object(kg: Runner) -> None:
+    assert kg.json("memory", "put", "x", '{"a": {"b": null}}', "c=1")["metadata"] == {"a": {"b": None}, "c": 1}
+    for wrong in ("word", "=1", "{", '{"a"}'):
+        assert "neither key=value nor" in (err := kg("memory", "put", "x", wrong, code=2).err) or "starts like" in err
+
+
+def test_expect_decides_who_wins(kg: Runner) -> None:
+    kg("memory", "put", "one", "--id", "a", "--expect", 0)
+    kg("memory", "put", "two", "--id", "a", "--expect", 1)
+    assert (
+        "expected version 1, but version 2 is live" in kg("memory", "put", "x", "--id", "a", "--expect", 1, code=4).err
+    )
+    kg("memory", "delete", "a", "--expect", 1, code=4)
+    assert kg.json("memory", "delete", "a", "--expect", 2) == {"deleted": 1}
+    assert "--expect is for one id" in kg("memory", "delete", "a", "b", "--expect", 1, code=2).err
+
+
+def test_history_shows_what_was_superseded_and_deleted(kg: Runner) -> None:
+    kg("memory", "put", "one", "--id", "a")
+    kg("memory", "put", "two", "--id", "a")
+    kg("memory", "delete", "a")
+    history = kg.json("memory", "history", "a")
+    assert [(each["version"], (each["datum"] or {}).get("text")) for each in history] == [
+        (1, "one"),
+        (2, "two"),
+        (3, None),
+    ]
+    assert "deleted" in kg("memory", "history", "a").text
+    assert kg.json("memory", "get", "a", "--version", 1)["text"] == "one"
+    assert [each["version"] for each in kg.json("memory", "history", "a", "--before", 3, "--limit", 1)] == [2]
+    kg("memory", "get", "a", code=3)
+    kg("memory", "delete", "a", code=3)
+    kg("memory", "history", "never", code=3)
+
+
+def test_purge_asks_before_it_erases(kg: Runner) -> None:
+    kg("memory", "put", "one", "--id", "a")
+    assert "say --yes" in kg("memory", "purge", "a", code=2).err
+    assert kg.json("memory", "purge", "a", "--yes") == {"erased": 1}
+    kg("memory", "history", "a", code=3)
+    kg("memory", "purge", "a", "--yes", code=3)
+
+
+def test_a_chain_is_shown_oldest_first(kg: Runner) -> None:
+    for id, parent in (("a", None), ("b", "a"), ("c", "b")):
+        kg("memory", "put", f"this is {id}", "--id", id, *(["--parent", parent] if parent else []))
+    assert [each["id"] for each in kg.json("memory", "chain", "c")] == ["a", "b", "c"]
+    lines = kg("memory", "chain", "c").text.splitlines()
+    assert [line.split()[-1] for line in lines] == ["a", "b", "c"]
+    kg("memory", "chain", "nobody", code=3)
+
+
+def test_pages_joined_give_everything_once(kg: Runner) -> None:
+    for number in range(7):
+        kg("memory", "put", "x", f"n={number}", "--id", f"p/{number}", "--tag", "odd" if number % 2 else "even")
+    kg("memory", "put", "x", "--id", "q")
+    seen, cursor = [], None
+    while True:
+        page = kg.json("memory", "list", "p/", "--limit", 3, *(["--cursor", cursor] if cursor else []))
+        seen += [each["id"] for each in page["datums"]]
+        if (cursor := page["cursor"]) is None:
+            break
+    assert seen == [f"p/{number}" for number in reversed(range(7))]
+    shown = kg("memory", "list", "p/", "--limit", 3).text
+    assert "--cursor" in shown
+    assert "p/6" in shown
+    assert [each["id"] for each in kg.json("memory", "list", "--tag", "odd", "--order", "seq")["datums"]] == [
+        "p/1",
+        "p/3",
+        "p/5",
+    ]
+    assert [each["id"] for each in kg.json("memory", "list", "--where", "metadata.n=4")["datums"]] == ["p/4"]
+    assert kg("memory", "list", "none/").text == "nothing\n"
+
+
+def test_times_are_utc_unless_they_say_more(kg: Runner) -> None:
+    kg("memory", "put", "x", "--id", "now")
+    assert kg.json("memory", "list", "--since", "2999-01-01")["datums"] == []
+    assert (
+        len(kg.json("memory", "list", "--since", "2020-01-01T00:00:00+02:00", "--until", "32503680000")["datums"]) == 1
+    )
+    assert "is no time" in kg("memory", "list", "--since", "yesterday", code=2).err
+
+
+def test_namespaces_do_not_meet(kg: Runner) -> None:
+    kg("--namespace", "one", "memory", "put", "x", "--id", "a")
+    kg("--namespace", "two", "memory", "get", "a", code=3)
+    assert kg.json("--namespace", "one", "memory", "get", "a")["text"] == "x"
+    assert "namespace" in kg("--namespace", "../x", "memory", "list", code=1).err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("put", "x", "--id", ""),
+        ("put", "x", "--id", "a" * 513),
+        ("put", "x", "--ttl", "-1"),
+        ("put", "x", "--parent", "\udcff"),
+        ("put", "\udcff"),
+        ("put", "x", "n=\udcff"),
+        ("get", "\udcff"),
+        ("list", "--limit", "-1"),
+        ("list", "--limit", "10001"),
+        ("list", "--cursor", "forged"),
+        ("list", "--order", "random"),
+        ("list", "--where", "a..b=1"),
+    ],
+)
+def test_what_no_store_takes_is_refused_in_one_line(kg: Runner, arguments: tuple[str, ...]) -> None:
+    done = kg("memory", *arguments, code=1)
+    assert done.out == b""
+    assert done.err.startswith("kg: ")
+    assert done.err.count("\n") == 1
+
+
+def test_stored_text_cannot_steer_the_terminal(kg: Runner) -> None:
+    evil = "\x1b]0;owned\x07\x1b[2J\x9b31m[red]bold[/red]\u202egnp.exe"
+    kg("memory", "put", evil, f"key={evil}", "--id", f"id{evil}", "--tag", evil, "--author", evil)
+    for words in (["list"], ["get", f"id{evil}"], ["chain", f"id{evil}"], ["history", f"id{evil}"]):
+        shown = kg("memory", *words).text
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(shown)
+        assert "\\x1b" in shown
+    assert "[red]bold[/red]" in kg("memory", "get", f"id{evil}").text
+    assert "\x1b" not in kg("memory", "get", f"nothing{evil}", code=3).err
+    assert kg.json("memory", "get", f"id{evil}")["text"] == evil
+
+
+def test_json_goes_before_or_behind_the_command_and_is_alone_on_stdout(kg: Runner) -> None:
+    kg("memory", "put", "Grüße, 世界", "--id", "a")
+    before, behind = kg("--json", "memory", "get", "a"), kg("memory", "get", "a", "--json")
+    assert before.out == behind.out
+    assert behind.out.count(b"\n") == 1
+    assert behind.json["text"] == "Grüße, 世界"
+
+
+def test_a_content_over_the_limit_is_refused(kg: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGENTS_MAX_CONTENT", "10")
+    kg("memory", "put", "-", stdin=b"x" * 10)
+    assert "max_content" in kg("memory", "put", "-", stdin=b"x" * 1000, code=1).err

@@ -1,0 +1,128 @@
+"""The contract itself: stores that are wrong in one place fail the law that is about it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dgent.datum import Datum, Limits
+from dgent.exceptions import CausalCycle, DgentError
+from dgent.memory.volatile import MemoryBackend
+from dgent.query import Page, Query
+from dgent.testing import DgentContract
+from dgent.testing.machine import Machine, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+DEFAULT = Limits()
+
+
+def contract_of(backend: type[MemoryBackend]) -> DgentContract:
+    class Contract(DgentContract):
+        capabilities = backend.capabilities
+
+        async def open(
+            self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = DEFAULT
+        ) -> MemoryBackend:
+            return backend(namespace, clock=clock, limits=limits)
+
+    return Contract()
+
+
+class PutsTwice(MemoryBackend):
+    async def put(self, datum: Datum, **named: Any) -> Datum:
+        await super().put(datum.replace(content=datum.content + b" "), **named)
+        return await super().put(datum)
+
+
+class SwapsWithoutComparing(MemoryBackend):
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        found = await self.get(datum.id)
+        await asyncio.sleep(0)
+        if expect is not None and expect != (found.version if found else 0):
+            return await super().put(datum, expect=expect)
+        return await super().put(datum, ttl=ttl)
+
+
+class PutsSome(MemoryBackend):
+    async def put_many(self, datums: Any, *, ttl: float | None = None) -> list[Datum]:
+        return [await self.put(datum, ttl=ttl) for datum in datums]
+
+
+class ForgetsTheOrderAsked(MemoryBackend):
+    async def get_many(self, ids: Any) -> dict[str, Datum]:
+        return dict(sorted((await super().get_many(ids)).items()))
+
+
+class ChainsBackwards(MemoryBackend):
+    async def causal_chain(self, id: str) -> list[Datum]:
+        return (await super().causal_chain(id))[::-1]
+
+
+class LosesAChild(MemoryBackend):
+    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+        for datum in await self.query(Query()):
+            if datum.causal_parent == id:
+                await self.put(datum.replace(causal_parent=None))
+        return await super().delete(id, expect=expect)
+
+
+class LetsCyclesIn(MemoryBackend):
+    async def put(self, datum: Datum, **named: Any) -> Datum:
+        try:
+            return await super().put(datum, **named)
+        except CausalCycle:
+            return await super().put(datum.replace(causal_parent=None), **named)
+
+
+class ForgetsTheTimeToLive(MemoryBackend):
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+        return await super().put(datum, expect=expect)
+
+
+class SharesNamespaces(MemoryBackend):
+    def within(self, namespace: str) -> Any:
+        return self
+
+
+class PagesOverlap(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        page = await super().query(query)
+        if len(page) > 1 and page.cursor is not None:
+            return Page([*page[:-2], page[-1], page[-1]], page.cursor)
+        return page
+
+
+WRONG: list[tuple[type[MemoryBackend], str]] = [
+    (PutsTwice, "test_d11_a_put_of_an_equal_datum_changes_nothing"),
+    (SwapsWithoutComparing, "test_d11_compare_and_swap_succeeds_for_exactly_one"),
+    (PutsSome, "test_batches_are_all_or_none"),
+    (ForgetsTheOrderAsked, "test_get_many_answers_in_the_order_asked"),
+    (ChainsBackwards, "test_d8_a_chain_is_the_parents_oldest_first"),
+    (LosesAChild, "test_d10_deleting_a_parent_changes_no_child"),
+    (LetsCyclesIn, "test_d8_a_put_that_closes_a_cycle_is_refused"),
+    (ForgetsTheTimeToLive, "test_ttl_what_has_expired_is_absent"),
+    (SharesNamespaces, "test_d9_namespaces_never_see_each_other"),
+    (PagesOverlap, "test_d7_narrow_and_wide_prefixes_have_pages"),
+]
+
+
+@pytest.mark.parametrize(("wrong", "law"), WRONG, ids=[wrong.__name__ for wrong, _ in WRONG])
+async def test_a_wrong_store_fails_its_law(wrong: type[MemoryBackend], law: str, tmp_path: Path) -> None:
+    await getattr(contract_of(MemoryBackend), law)(tmp_path)
+    with pytest.raises((AssertionError, DgentError, pytest.fail.Exception)):
+        await getattr(contract_of(wrong), law)(tmp_path)
+
+
+async def test_the_machine_tells_a_wrong_answer(tmp_path: Path) -> None:
+    contract = contract_of(ForgetsTheTimeToLive)
+    datum = contract.make_datum("a", 1)
+    expires = [Step("put", (datum,), {"ttl": 1.0}), Step("tick", (3.0,)), Step("get", ("a",))]
+    with pytest.raises(AssertionError, match="get"):
+        await Machine(contract, tmp_path).run(expires)
+    await Machine(contract_of(MemoryBackend), tmp_path).run(expires)

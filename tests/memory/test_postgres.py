@@ -1,0 +1,25 @@
+"""Agent memory in PostgreSQL obeys the contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import pytest
+
+from dgent.datum import Limits
+from dgent.memory.postgres import PostgresBackend
+from dgent.testing import DgentContract
+
+
+class TestPostgres(DgentContract):
+    capabilities = PostgresBackend.capabilities
+
+    @pytest.fixture
+    def place(self, postgres_url: str) -> str:
+        return postgres_url
+
+    async def open(
+        self, place: str, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()  # noqa: B008  # frozen
+    ) -> PostgresBackend:
+        return PostgresBackend(place, namespace, clock=clock, limits=limits)

@@ -1,0 +1,324 @@
+"""Crystals in both tracks: law V3, search against a model, and what concurrent callers may do."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import func, select, update
+
+from dgent.datum import Datum, uuid7
+from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded, NotFound
+from dgent.models import Crystal, CrystalTag
+from dgent.services import Brain
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+    from dgent.storage import StorageProvider
+    from tests.services.conftest import Lab
+
+SHARED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+START = datetime(2026, 1, 1, tzinfo=UTC)
+TAGS = ["maps", "Maps", "50%", "a_b", "a'b", "é"]
+
+
+async def rows(storage: StorageProvider) -> int:
+    return await storage.database.read(lambda c: c.execute(select(func.count()).select_from(Crystal)).scalar_one())
+
+
+async def set_row(storage: StorageProvider, id: str, **values: Any) -> None:
+    """Change a row past the Brain."""
+
+    def work(connection: Connection) -> None:
+        connection.execute(update(Crystal).where(Crystal.id == id).values(**values))
+
+    await storage.database.write(work)
+
+
+async def remove_row(storage: StorageProvider, id: str) -> None:
+    async with storage.transaction() as tx:
+        await tx.session.delete(await tx.session.get_one(Crystal, id))
+
+
+async def test_a_capture_is_a_row_and_a_datum(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    text = "The map is not the territory. " * 20
+    crystal = await brain.capture(
+        text, ["maps", "korzybski", "maps"], author="Alfred", source="book", causal_parent="t1", created_at=START
+    )
+    datum = await storage.memory.get(crystal.datum_id or "")
+    assert datum is not None
+    assert (datum.content, datum.schema, datum.author, datum.source) == (text.encode(), "brain.crystal", "Alfred", "book")
+    assert (datum.tags, datum.causal_parent, datum.created_at) == ({"maps", "korzybski"}, "t1", START.timestamp())
+    found = await brain.get(crystal.id)
+    assert found is not None
+    assert (found.summary, found.tags, found.created_at) == (text[:200], ["maps", "korzybski"], START)
+    assert (found.access_count, found.last_accessed) == (0, None)
+    assert await brain.content(crystal.id) == text
+    assert await brain.get("nothing") is None
+
+
+async def test_the_same_content_twice_is_two_crystals_unless_the_id_says_otherwise(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    assert (await brain.capture("a thought")).id != (await brain.capture("a thought")).id
+    captured = await asyncio.gather(*(brain.capture("imported", id="i1") for _ in range(6)))
+    assert {crystal.id for crystal in captured} == {"i1"}
+    assert await rows(storage) == 3
+    assert (await storage.memory.get("i1")).version == 1  # type: ignore[union-attr]
+    with pytest.raises(Conflict, match="'i1'"):
+        await brain.capture("something else", id="i1")
+    assert await brain.content("i1") == "imported"
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+@given(content=st.text(), tags=st.lists(st.text(), max_size=3), author=st.none() | st.text())
+@SHARED
+def test_v3_a_capture_leaves_both_or_neither(lab: Lab, content: str, tags: list[str], author: str | None) -> None:
+    storage, brain, id = lab.storage, Brain(lab.storage), uuid7()
+    try:
+        lab.run(brain.capture(content, tags, id=id, author=author))
+    except InvalidInput:
+        assert lab.run(brain.get(id)) is None
+        assert not lab.run(storage.memory.exists(id))
+    else:
+        assert lab.run(brain.content(id)) == content
+
+
+async def test_v3_a_failed_capture_leaves_neither_row_nor_datum(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    await storage.memory.put(Datum.create(b"mine", id="a thought"))
+    before = await storage.memory.count()
+    failing: list[tuple[Callable[[], Any], type[Exception]]] = [
+        (lambda: brain.capture("  "), InvalidInput),
+        (lambda: brain.capture(b"bytes"), InvalidInput),  # type: ignore[arg-type]
+        (lambda: brain.capture("late NUL" + "." * 300 + "\0"), InvalidInput),
+        (lambda: brain.capture("x", created_at=datetime(2026, 1, 1)), InvalidInput),  # noqa: DTZ001
+        (lambda: brain.capture("x", metadata={"a": {1, 2}}), InvalidInput),
+        (lambda: brain.capture("x" * (storage.settings.max_content + 1)), LimitExceeded),
+        (lambda: brain.capture("x", [str(n) for n in range(10**5)]), LimitExceeded),
+        (lambda: brain.capture("x", id="a thought"), Conflict),
+        (lambda: capture_and_fail(storage), ZeroDivisionError),
+    ]
+    for call, error in failing:
+        with pytest.raises(error):
+            await call()
+    assert (await rows(storage), await storage.memory.count()) == (0, before)
+
+
+async def capture_and_fail(storage: StorageProvider) -> None:
+    async with storage.transaction():
+        crystal = await Brain(storage).capture("never")
+        assert await Brain(storage).content(crystal.id) == "never"
+        raise ZeroDivisionError
+
+
+crystals = st.lists(
+    st.tuples(st.text("ab% _/ÄäA'", min_size=1, max_size=8), st.sets(st.sampled_from(TAGS)), st.integers(0, 5)),
+    max_size=8,
+)
+
+
+@given(
+    kept=crystals,
+    tags=st.sets(st.sampled_from(TAGS), max_size=2),
+    text=st.none() | st.text("ab% _/ÄäA'", max_size=2),
+    since=st.none() | st.integers(0, 5),
+    until=st.none() | st.integers(0, 5),
+    limit=st.integers(1, 4),
+)
+@SHARED
+def test_search_answers_as_a_full_scan_does(
+    lab: Lab,
+    kept: list[tuple[str, set[str], int]],
+    tags: set[str],
+    text: str | None,
+    since: int | None,
+    until: int | None,
+    limit: int,
+) -> None:
+    mark = uuid7()  # a tag that sets the crystals of this example apart
+
+    async def example() -> tuple[list[str], list[str]]:
+        brain, wanted = Brain(lab.storage), []
+        for content, labels, day in kept:
+            if not content.strip():
+                continue
+            moment = START + timedelta(days=day)
+            crystal = await brain.capture(content, [mark, *labels], created_at=moment)
+            if (
+                tags <= labels
+                and (text is None or plain(text) in plain(content))
+                and (since is None or day >= since)
+                and (until is None or day < until)
+            ):
+                wanted.append((moment, crystal.id))
+        found: list[str] = []
+        cursor = None
+        while True:
+            page = await brain.search(
+                tags=[mark, *tags],
+                text=text,
+                since=None if since is None else START + timedelta(days=since),
+                until=None if until is None else (START + timedelta(days=until)).timestamp(),
+                limit=limit,
+                cursor=cursor,
+            )
+            assert len(page) <= limit
+            found += [crystal.id for crystal in page]
+            cursor = page.cursor
+            if cursor is None:
+                return found, [id for _, id in sorted(wanted, reverse=True)]
+
+    found, wanted = lab.run(example())
+    assert found == wanted
+
+
+def plain(text: str) -> str:
+    """Lower A to Z alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
+
+
+async def test_a_search_refuses_what_means_nothing(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    for n in range(3):
+        await brain.capture(f"thought {n}", ["t"])
+    page = await brain.search(tags="t", limit=2)
+    assert page.cursor is not None
+    assert await brain.search(tags="t", limit=0) == []
+    with pytest.raises(InvalidCursor):
+        await brain.search(tags="other", limit=2, cursor=page.cursor)
+    with pytest.raises(InvalidCursor):
+        await brain.search(tags="t", cursor="x" + page.cursor)
+    refused: list[dict[str, Any]] = [
+        {"limit": -1},
+        {"tags": 5},
+        {"tags": [str(n) for n in range(65)]},
+        {"since": datetime(2026, 1, 1)},  # noqa: DTZ001
+        {"text": "x" * 201},
+        {"text": "a\0"},
+        {"text": 7},
+        {"limit": storage.settings.max_page + 1},
+    ]
+    for arguments in refused:
+        with pytest.raises(InvalidInput):
+            await brain.search(**arguments)
+    assert await brain.search(since=1e14) == await brain.search(until=-1e14) == []
+
+
+async def test_v1_every_touch_counts(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    crystal = await brain.capture("a thought")
+    counts = await asyncio.gather(*(brain.touch(crystal.id) for _ in range(30)))
+    assert sorted(counts) == list(range(1, 31))
+    found = await brain.get(crystal.id)
+    assert found is not None
+    assert found.access_count == 30
+    assert found.last_accessed is not None
+    with pytest.raises(NotFound, match="nothing"):
+        await brain.touch("nothing")
+
+
+async def test_forget_takes_the_row_its_tags_and_the_datum(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    crystal = await brain.capture("a thought", ["maps"])
+    results = await asyncio.gather(*(brain.forget(crystal.id) for _ in range(4)))
+    assert sorted(results) == [False, False, False, True]
+    assert await brain.get(crystal.id) is None
+    assert not await storage.memory.exists(crystal.id)
+    assert [revision.datum is None for revision in await storage.memory.history(crystal.id)] == [False, True]
+    tags = select(func.count()).select_from(CrystalTag)
+    assert await storage.database.read(lambda connection: connection.execute(tags).scalar()) == 0
+    assert (await brain.heal()).adopted == []
+    with pytest.raises(NotFound):
+        await brain.content(crystal.id)
+
+
+async def test_heal_does_what_each_case_needs(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    long = "long " * 100
+    whole = await brain.capture("untouched")
+    buried, short, gone, grown, cut, rowless = [
+        await brain.capture(text, ["t"]) for text in (long, "short", long, "start", long, "kept")
+    ]
+    await storage.memory.delete(buried.id)
+    await storage.memory.purge(short.id)
+    await storage.memory.purge(gone.id)
+    for crystal, content in ((grown, b"start and more"), (cut, long[:50].encode())):
+        datum = await storage.memory.get(crystal.id)
+        assert datum is not None
+        await storage.memory.put(datum.replace(content=content))
+    await remove_row(storage, rowless.id)
+    with pytest.raises(Corrupt, match="heal"):
+        await brain.content(cut.id)
+
+    report = await brain.heal()
+    assert sorted(report.restored) == sorted([buried.id, short.id, cut.id])
+    assert (report.followed, report.adopted, report.lost) == ([grown.id], [rowless.id], [gone.id])
+    contents = {one.id: await brain.content(one.id) for one in (whole, buried, short, grown, cut, rowless)}
+    assert list(contents.values()) == ["untouched", long, "short", "start and more", long, "kept"]
+    assert [crystal.id for crystal in await brain.search(tags="t", text="kept")] == [rowless.id]
+    lost = await brain.get(gone.id)
+    assert lost is not None
+    assert lost.summary == long[:200]
+    again = await brain.heal()
+    assert (again.restored, again.followed, again.adopted, again.lost) == ([], [], [], [gone.id])
+
+
+harm = st.sampled_from(["delete", "purge", "shorten", "lengthen", "replace", "row", "hash", "link", "summary"])
+
+
+async def do_harm(storage: StorageProvider, id: str, kind: str) -> None:
+    datum = await storage.memory.get(id)
+    match kind:
+        case "delete":
+            await storage.memory.delete(id)
+        case "purge":
+            await storage.memory.purge(id)
+        case "row":
+            if await Brain(storage).get(id) is not None:
+                await remove_row(storage, id)
+        case "hash":
+            await set_row(storage, id, content_hash="0" * 64)
+        case "link":
+            await set_row(storage, id, datum_id=None)
+        case "summary":
+            await set_row(storage, id, summary="?")
+        case _ if datum is not None:
+            body = datum.content
+            new = {"shorten": body[: len(body) // 2], "lengthen": body + b"!", "replace": body[::-1]}[kind]
+            await storage.memory.put(datum.replace(content=new))
+
+
+@given(harms=st.lists(st.lists(harm, max_size=4), min_size=1, max_size=4), size=st.sampled_from([1, 150, 300]))
+@SHARED
+def test_v3_healing_never_shortens_and_ends(lab: Lab, harms: list[list[str]], size: int) -> None:
+    storage, brain = lab.storage, Brain(lab.storage)
+
+    async def example() -> None:
+        captured = [(await brain.capture(f"{n}" * size, ["t"])).id for n in range(len(harms))]
+        for id, kinds in zip(captured, harms, strict=True):
+            for kind in kinds:
+                await do_harm(storage, id, kind)
+        before = await storage.memory.get_many(captured)
+        await brain.heal()
+        after = await storage.memory.get_many(captured)
+        assert before.keys() <= after.keys()
+        assert all(len(after[id].content) >= len(before[id].content) for id in before)
+        again = await brain.heal()
+        assert (again.restored, again.followed, again.adopted) == ([], [], [])
+        for id in captured:
+            if id in after:
+                assert await brain.content(id) == after[id].text
+            else:
+                assert id in again.lost or await brain.get(id) is None
+            await brain.forget(id)
+            await storage.memory.purge(id)
+
+    lab.run(example())
