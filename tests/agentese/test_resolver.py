@@ -65,7 +65,7 @@ HOSTILE = [
     "*",
     "",
     " get",
-    "ＧＥＴ",
+    "ＧＥＴ",  # noqa: RUF001  # a twin of GET
     "get\n",
     "crystal\0",
     "a" * 2000,
@@ -77,7 +77,9 @@ umwelts = st.builds(
     rights,
     *(st.sampled_from(["*", (), ["brain_crystals"], [Crystal, "citizens"]]) for _ in range(3)),
 )
-words = st.sampled_from([*NAMES, "crystal", "Crystal", "self", "data", "table", *ASPECTS, *HOSTILE]) | st.text(max_size=5)
+words = st.sampled_from([*NAMES, "crystal", "Crystal", "self", "data", "table", *ASPECTS, *HOSTILE]) | st.text(
+    max_size=5
+)
 paths = st.one_of(
     st.text(max_size=30),
     st.lists(words, max_size=6).map(".".join),

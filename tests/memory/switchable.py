@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Switch:
-    """Attributes: on: whether the store answers. calls: the verbs that were asked, in order. before: may raise instead."""
+    """`on`: whether the store answers; `calls`: the verbs that were asked; `before`: is called first, and may raise."""
 
     def __init__(self) -> None:
         self.on = True

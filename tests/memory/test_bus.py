@@ -93,7 +93,12 @@ async def test_a_failing_subscriber_harms_nobody(bus: DataBus, caplog: pytest.Lo
 
 @given(
     events=st.lists(
-        st.builds(Change, st.sampled_from(["put", "delete", "purge"]), st.sampled_from(["a", "a/b", "ab", "a/b/c", "b"]), st.just("x")),
+        st.builds(
+            Change,
+            st.sampled_from(["put", "delete", "purge"]),
+            st.sampled_from(["a", "a/b", "ab", "a/b/c", "b"]),
+            st.just("x"),
+        ),
         max_size=20,
     ),
     kinds=st.none() | st.frozensets(st.sampled_from(["put", "delete", "purge", "degrade"])),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select, update
 
 from dgent.datum import Datum, uuid7
-from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded, NotFound
+from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
 from dgent.services import Brain
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sqlalchemy import Connection
+    from tests.services.conftest import Lab
 
     from dgent.storage import StorageProvider
-    from tests.services.conftest import Lab
 
 SHARED = settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -55,7 +55,12 @@ async def test_a_capture_is_a_row_and_a_datum(storage: StorageProvider) -> None:
     )
     datum = await storage.memory.get(crystal.datum_id or "")
     assert datum is not None
-    assert (datum.content, datum.schema, datum.author, datum.source) == (text.encode(), "brain.crystal", "Alfred", "book")
+    assert (datum.content, datum.schema, datum.author, datum.source) == (
+        text.encode(),
+        "brain.crystal",
+        "Alfred",
+        "book",
+    )
     assert (datum.tags, datum.causal_parent, datum.created_at) == ({"maps", "korzybski"}, "t1", START.timestamp())
     found = await brain.get(crystal.id)
     assert found is not None

@@ -17,8 +17,9 @@ from dgent.services import Gardener
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.storage import StorageProvider
     from tests.services.conftest import Lab
+
+    from dgent.storage import StorageProvider
 
 steps = st.lists(
     st.one_of(

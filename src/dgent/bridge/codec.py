@@ -144,7 +144,7 @@ def _float(_: TypeEngine[Any]) -> Form:
 def _dump_float(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"holds {value}, which JSON cannot")
-    return value
+    return float(value)  # SQLite returns a written 1.0 as 1
 
 
 def _load_float(value: Any) -> float:
@@ -246,7 +246,7 @@ def _time(kind: Time) -> Form:
         raise CapabilityMissing(
             "a time of day with a zone has no form in JSON that both databases keep: hide the column"
         )
-    return Form(None, _load_time)
+    return Form(time.isoformat, _load_time)  # orjson drops a zero of 10 milliseconds
 
 
 def _load_time(value: Any) -> time:

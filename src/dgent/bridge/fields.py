@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Dialect
 
+_FLOAT8, _NUMERIC = 701, 1700
+"""What PostgreSQL calls the types of numbers; SQLAlchemy asks for it there, and nowhere else."""
+
 _SAME = (list, dict, int, float, type(None))
 """What a default that is a function makes the same at each call."""
 
@@ -91,7 +94,8 @@ def _contained(load: Callable[[Any], Any], kinds: list[type[Any]], name: str) ->
 def processors(field: Field, dialect: Dialect) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
     """Return what the column's type does to values on the way to the driver and back."""
     kind: Any = field.column.type.dialect_impl(dialect)
-    bind, load = kind.bind_processor(dialect), kind.result_processor(dialect, None)
+    oid = _FLOAT8 if isinstance(unwrapped(kind), Float) else _NUMERIC
+    bind, load = kind.bind_processor(dialect), kind.result_processor(dialect, oid)
     if bind is None or load is None or not isinstance(unwrapped(kind), Numeric | Float):
         return bind, load
 

@@ -63,7 +63,7 @@ outbox = Table(
 o = outbox.c
 _given = texts("ids")
 _waits = (o.namespace == bindparam("ns"), o.refusal.is_(None))
-_LOCK_SEQ = Statement(select(transaction_lock(_LOCK)))
+_LOCK_SEQ = Statement(select(transaction_lock(0)), "lock_key")
 _LAST = Statement(select(func.max(o.seq)).where(o.namespace == bindparam("ns")), "ns")
 _ADD = Statement(insert(outbox), "namespace seq id datum ttl at refusal")
 _NEXT = Statement(select(outbox).where(*_waits).order_by(o.seq).limit(bindparam("most", type_=SQLInteger)), "ns most")
@@ -106,7 +106,7 @@ class Reconciled(NamedTuple):
 
 def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datum | None, float | None]]) -> None:
     """Append writes (id, datum or None to delete, ttl) in their order; the order of the commits, too."""
-    _LOCK_SEQ.rows(connection)
+    _LOCK_SEQ.rows(connection, _LOCK)
     now = time.time()
     last = _LAST.rows(connection, namespace)[0][0] or 0
     # Above every time before now: a seq that was delivered and dropped is not given out again.

@@ -24,6 +24,8 @@ from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.base import Each, Work
+
 T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
@@ -224,10 +226,11 @@ class TableAdapter:
         return await self._runner.read(lambda connection: work(connection, self.layout, *args, **named), short=short)
 
     async def _write(self, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
-        def unit(connection: Connection) -> T:
-            return work(connection, self.layout, *args, **named)
-
-        return await self._runner.write_each(table_write.apart, unit, ("table", self.table))
+        each: Each[Work[T], T] = table_write.apart
+        lane = ("table", self.table)
+        return await self._runner.write_each(
+            each, lambda connection: work(connection, self.layout, *args, **named), lane
+        )
 
     def _refuse(self, **asked: object) -> None:
         wanted = {"ttl": "ttl", "version": "history", "expect": "versioned"}

@@ -48,7 +48,8 @@ class Statements:
             within = and_(bytewise(key) >= bindparam("first"), bytewise(key) < bindparam("end"))
             self.count_range = Statement(select(func.count()).select_from(layout.table).where(within), "first end")
         if layout.parent is not None:
-            self.lock = Statement(select(transaction_lock(_lock_key(layout.name))))
+            # Two causes that are written at once could close a cycle that neither writer sees.
+            self.lock, self.lock_key = Statement(select(transaction_lock(0)), "lock_key"), _number_of(layout.name)
             self.chain, self.descends = _chain(layout), _descends(layout)
             child = select(_one).where(layout.parent.column == bindparam("k0")).limit(_one)
             self.has_child = Statement(child, "k0")
@@ -121,10 +122,8 @@ def _descends(layout: Layout) -> Statement:
     return Statement(select(_one).select_from(chain).where(chain.c.parent == bindparam("k0")).limit(_one), "start k0")
 
 
-def _lock_key(table: str) -> int:
-    return int.from_bytes(
-        blake3(table.encode(), derive_key_context="dgent 2026-11 causal lock v1").digest(8), "big", signed=True
-    )
+def _number_of(name: str) -> int:
+    return int.from_bytes(blake3(name.encode(), derive_key_context="dgent 2026-11 cause").digest(8), "big", signed=True)
 
 
 @lru_cache(maxsize=1024)

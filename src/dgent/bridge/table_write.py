@@ -152,7 +152,7 @@ def _check_acyclic(connection: Connection, layout: Layout, put: Put, parent: Any
     if parent == put.key[0]:
         raise CausalCycle(f"{put.id!r} cannot be its own parent")
     statements, key = statements_of(layout), bound_key(connection, layout, put.key)
-    statements.lock.row(connection)  # two causes that are written at once could close a cycle that neither sees
+    statements.lock.row(connection, statements.lock_key)
     if statements.has_child.row(connection, *key) is None:
         return
     above = layout.bind(layout.parent, parent, connection.dialect)

@@ -23,9 +23,13 @@ app = typer.Typer(
 
 def _version(value: bool) -> None:
     if value:
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError
+        from importlib.metadata import version as installed
 
-        print(f"kg (dgent) {version('dgent')}")
+        try:
+            print(f"kg (dgent) {installed('dgent')}")
+        except PackageNotFoundError:
+            print("kg (dgent), from a checkout that is not installed")
         raise typer.Exit
 
 

@@ -48,7 +48,8 @@ class Kg:
         """Where people read; not used with --json."""
         from rich.console import Console
 
-        return Console(highlight=False)
+        known = sys.stdout.isatty() or "COLUMNS" in os.environ
+        return Console(highlight=False, width=None if known else 120)  # a pipe has no width of its own
 
     @asynccontextmanager
     async def storage(self) -> AsyncIterator[StorageProvider]:
@@ -90,13 +91,15 @@ def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
             asyncio.run(work(kg, **arguments))
 
     hints = get_type_hints(work, include_extras=True)
-    own = [each.replace(annotation=hints[each.name]) for each in inspect.signature(work).parameters.values()][1:]
     kind = inspect.Parameter.KEYWORD_ONLY
-    given = [each.replace(kind=kind) for each in own]
-    first = inspect.Parameter("context", inspect.Parameter.POSITIONAL_ONLY, annotation=typer.Context)
-    last = inspect.Parameter("json", kind, annotation=Json, default=False)
-    run.__signature__ = inspect.Signature([first, *given, last])  # type: ignore[attr-defined]
-    run.__annotations__ = {each.name: each.annotation for each in (first, *given, last)}
+    own = list(inspect.signature(work).parameters.values())[1:]
+    parameters = [
+        inspect.Parameter("context", kind, annotation=typer.Context),
+        *(each.replace(kind=kind, annotation=hints[each.name]) for each in own),
+        inspect.Parameter("json", kind, annotation=Json, default=False),
+    ]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both of these
+    run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
 
 
@@ -127,7 +130,7 @@ def ended(kg: Kg) -> Iterator[None]:
 
 def misused(problem: str) -> NoReturn:
     """End with the code for a wrong use of the command line."""
-    print(f"kg: {problem}", file=sys.stderr)
+    say("kg", problem)
     raise typer.Exit(ExitCode.USAGE)
 
 
@@ -136,22 +139,28 @@ def spoken_warnings() -> Iterator[None]:
     """Show each warning of ours as one line on stderr, once."""
     said: set[str] = set()
 
-    def say(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        text = " ".join(str(message).split())
-        if issubclass(category, DgentWarning) and text not in said:
-            said.add(text)
-            print(f"warning: {text}", file=sys.stderr)
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        if issubclass(category, DgentWarning) and str(message) not in said:
+            said.add(str(message))
+            say("warning", str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DgentWarning)
-        warnings.showwarning = say
+        warnings.showwarning = show
         yield
+
+
+def say(who: str, text: str) -> None:
+    """Write one line on stderr."""
+    from dgent.cli.show import clean
+
+    print(f"{who}: {clean(' '.join(text.split()))}", file=sys.stderr)
 
 
 def _failed(kg: Kg, problem: str, code: ExitCode) -> NoReturn:
     if kg.traceback:
         traceback.print_exc()
-    print(f"kg: {problem}", file=sys.stderr)
+    say("kg", problem)
     raise typer.Exit(code) from None
 
 

@@ -50,6 +50,8 @@ def exit_code(error: DgentError) -> ExitCode:
 
 
 def explained(error: DgentError) -> str:
-    """Return an error as one line for people."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return f"{text}, or `kg db upgrade`" if isinstance(error, SchemaOutdated) else text
+    """Return what happened and what to do, in the words of this command line."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, SchemaOutdated):
+        return text.replace("`alembic upgrade head`", "`kg db upgrade`")
+    return f"{text}; here: --write or --purge" if isinstance(error, PermissionDenied) else text

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 from rich import box
 from rich.console import Group
-from rich.syntax import Syntax
+from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
@@ -142,7 +142,7 @@ def body(found: Datum) -> RenderableType:
 def document(value: Any) -> RenderableType:
     """Return a JSON value in colour, indented; a list of plain values stays on its line."""
     text = _indented(orjson.loads(to_json(value)), "")
-    return Syntax(clean(text), "json", theme="ansi_dark", background_color="default", word_wrap=True)
+    return JSONHighlighter()(Text(clean(text)))
 
 
 def _indented(value: Any, indent: str) -> str:
@@ -247,9 +247,11 @@ def _listed(counts: Counts) -> str:
     return ", ".join(f"{number:,} {what}" for what, number in counts._asdict().items())
 
 
-def next_page(cursor: str | None, option: str = "--cursor ") -> list[RenderableType]:
-    """Return how to go on, or nothing at the end."""
-    return [] if cursor is None else [Text(f"more: the same again with {option}{cursor}", "dim", overflow="fold")]
+def next_page(cursor: str | None, option: str = "--cursor=") -> list[RenderableType]:
+    """Return how to go on, or nothing at the end; on one line, to be copied."""
+    if cursor is None:
+        return []
+    return [Text(f"more: the same again with {option}{cursor}", "dim", no_wrap=True, overflow="ignore")]
 
 
 def answer(value: Any) -> RenderableType:

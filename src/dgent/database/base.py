@@ -13,6 +13,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppres
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from dgent.database.errors import translated
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
 from dgent.settings import Settings, shown
@@ -80,8 +82,21 @@ class Transaction:
         """Keep the callback until the transaction commits."""
         self._callbacks.append(callback)
 
-    def committed(self) -> None:
-        """Run the callbacks that wait for the commit."""
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Keep what the block writes if it ends well, undo that part alone if it does not."""
+        before = len(self._callbacks)
+        try:
+            with translated(self._what, only_sql=True):
+                async with self.session.begin_nested():
+                    yield
+        except BaseException:
+            del self._callbacks[before:]
+            raise
+
+    async def commit(self) -> None:
+        """Commit, then run the callbacks that wait for it."""
+        await self.session.commit()
         for callback in self._callbacks:
             callback()
 
@@ -148,22 +163,21 @@ class Database(ABC):
                 raise NestedWrite(
                     "the transaction that is open here belongs to another task: await it there, or after it"
                 )
-            async with outer.session.begin_nested():
+            async with outer.savepoint():
                 yield outer
             return
-        with translated(self.what):
+        with translated(self.what, only_sql=True):
             async with self._session() as session:
                 inner = Transaction(session, self.what)
                 token = _current.set((self, inner))
                 try:
                     async with self._bounded():
                         yield inner
-                        await uninterrupted(session.commit())
+                    await uninterrupted(inner.commit())
                 finally:
                     inner.open = False
                     with suppress(ValueError):  # a generator closed by another context: the variable is gone with it
                         _current.reset(token)
-        inner.committed()
 
     def current(self) -> Transaction | None:
         """Return the transaction of this database that is open around the caller."""
@@ -176,7 +190,11 @@ class Database(ABC):
 
     @abstractmethod
     async def close(self) -> None:
-        """Wait for what was accepted, then release every connection and thread. May be called twice."""
+        """Wait for what was accepted, then release every connection and thread. May be called twice.
+
+        Raises:
+            NestedWrite: a transaction is open around the caller.
+        """
 
     async def is_available(self) -> bool:
         """Tell whether the database answers a real statement now."""
@@ -238,7 +256,14 @@ async def uninterrupted(awaitable: Awaitable[T]) -> T:
 
 def _in_savepoint(work: Work[T]) -> Work[T]:
     def run(connection: Connection) -> T:
-        with connection.begin_nested():
-            return work(connection)
+        savepoint = connection.begin_nested()
+        try:
+            result = work(connection)
+        except BaseException:
+            with suppress(DBAPIError):  # it is gone where all was rolled back, as when the disk is full; say what it was
+                savepoint.rollback()
+            raise
+        savepoint.commit()
+        return result
 
     return run

@@ -11,6 +11,7 @@ import errno
 import re
 import sqlite3
 from contextlib import contextmanager
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -101,6 +102,8 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
     errno.EACCES: (ReadOnly, _READ_ONLY),
     errno.EPERM: (ReadOnly, _READ_ONLY),
 }
+_DRIVERS: Final = ("sqlalchemy.dialects.", "sqlalchemy.connectors.", "asyncpg.", "aiosqlite.")
+_CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection closed")
 _NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
 
 
@@ -139,15 +142,24 @@ def translate(error: BaseException, what: str) -> DgentError | None:
 
 
 @contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Run a block and raise a driver's error as ours; every other error passes."""
+def translated(what: str, *, only_sql: bool = False) -> Iterator[None]:
+    """Run a block and raise a driver's error as ours; every other error passes.
+
+    With `only_sql` the block runs code that is not ours, whose own missing files and timeouts are none of the driver's.
+    """
     try:
         yield
     except Exception as error:
-        ours = translate(error, what)
+        ours = None if only_sql and not _is_of_sql(error) else translate(error, what)
         if ours is None or ours is error:
             raise
         raise ours from None
+
+
+def _is_of_sql(error: Exception) -> bool:
+    """Tell whether it is SQLAlchemy's, or came out of a driver."""
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
+    return isinstance(error, SQLAlchemyError) or any(module.startswith(_DRIVERS) for module in modules)
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
@@ -170,7 +182,7 @@ def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
     for start, kind, message in _SQLITE:
         if name.startswith(start):
             return kind(message.format(what=what, detail=text))  # a constraint's text names columns, never values
-    if "closed database" in text:
+    if _CLOSED.search(text):
         return BackendUnavailable(_GONE.format(what=what))
     return StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
 

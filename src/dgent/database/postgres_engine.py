@@ -91,28 +91,40 @@ async def connect(engine: AsyncEngine, what: str) -> Opened:
         raise _refusal(error, what) from None
 
 
-async def close(driver: Any) -> None:
-    """Cancel what runs on an asyncpg connection and close it; one that does not answer is cut off."""
-    with suppress(Exception):
-        await driver.close(timeout=GRACE)
-
-
 class Strays:
-    """Tasks that nobody awaits: connections on their way to be closed. They are few and end soon."""
+    """Connections that nobody holds any more, while they are closed in the background. They are few and soon gone."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def add(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run it in the background."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def close(self, driver: Any) -> None:
+        """Cancel what runs on an asyncpg connection and close it; one that does not answer is cut off."""
+        task = self._start(driver.close(timeout=GRACE))
+        task.add_done_callback(lambda _: driver.terminate())  # the task may have been cancelled before it began
+
+    def close_late(self, opening: asyncio.Task[Opened]) -> None:
+        """Close a connection once it is open."""
+
+        async def wait() -> None:
+            self.close((await opening).driver)
+
+        self._start(wait())
 
     async def settle(self) -> None:
-        """Wait until all have ended."""
+        """Wait until all are gone."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._end)
+        return task
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # was heard of: the connection is gone, one way or the other
 
 
 def _creator(url: URL, settings: Settings) -> Callable[[], Awaitable[Any]]:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from dgent.database.errors import RETRYABLE, sqlstate, translate
-from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, close, connect
+from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect
 from dgent.database.postgres_greenlet import Runner
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
 
@@ -107,7 +107,7 @@ class Link:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
         opened, self._opened = self._opened, None
         if opened is not None and not opened.driver.is_closed():
-            self._strays.add(close(opened.driver))
+            self._strays.close(opened.driver)
 
     def forget(self) -> None:
         """Let go of a connection whose event loop is closed."""
@@ -144,10 +144,10 @@ class Link:
         try:
             done, _ = await asyncio.wait({task}, timeout=self._timeout + GRACE)
         except BaseException:
-            self._strays.add(_close_late(task))
+            self._strays.close_late(task)
             raise
         if not done:
-            self._strays.add(_close_late(task))
+            self._strays.close_late(task)
             raise BackendUnavailable(f"{self._what} takes connections, but does not answer: check what runs there")
         opened = self._opened = task.result()
         for name, do in (("begin", self._begin), ("commit", self._commit), ("rollback", self._roll_back)):
@@ -268,9 +268,3 @@ def _tidy(connection: Connection) -> None:
     """End the transaction that SQLAlchemy began in its own books, as it does by itself. Nothing is sent."""
     if connection.in_transaction():
         connection.rollback()
-
-
-async def _close_late(task: asyncio.Task[Opened]) -> None:
-    """Close a connection that nobody waits for any more, once it is open."""
-    with suppress(Exception):
-        await close((await task).driver)

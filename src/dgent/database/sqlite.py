@@ -36,10 +36,11 @@ if TYPE_CHECKING:
 
     from dgent.settings import Settings
 
-READERS: Final = 2
 INLINE_BUDGET: Final = 0.002
 INLINE_REST: Final = 5  # times as long as the slow read took
 _STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
+_LOOK: Final = 0.01  # seconds between two looks at the name of the file: one takes a tenth of a short read
+_GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
 
 
 @dataclass(slots=True, eq=False)

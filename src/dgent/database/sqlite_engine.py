@@ -14,12 +14,14 @@ from dgent.settings import Settings, private_file
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from sqlalchemy.engine import ExceptionContext
+
 CACHE_KIB = 16_384
 CHECKPOINT_PAGES = 1000
 
 
 def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -> list[str]:
-    """Return the pragmas of a connection. Only the writer checkpoints.
+    """Return the pragmas of a connection. Only a writer checkpoints: one whose commits are made under the file's lock.
 
     SQLite before 3.51.3 can damage a file when two connections checkpoint and write at once.
     """
@@ -96,7 +98,7 @@ def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
         connect_args={"isolation_level": None, "timeout": settings.busy_timeout},
         hide_parameters=True,
     )
-    _hook(engine.sync_engine, settings)
+    _hook(engine.sync_engine, settings, writer=True)
     return engine
 
 
@@ -112,11 +114,11 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
     return engine
 
 
-def _hook(engine: Engine, settings: Settings) -> None:
+def _hook(engine: Engine, settings: Settings, *, writer: bool = False) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(dbapi: Any, record: object) -> None:
         cursor = dbapi.cursor()
-        for pragma in pragmas(settings):
+        for pragma in pragmas(settings, writer=writer):
             cursor.execute(pragma)
         cursor.close()
 
@@ -127,3 +129,13 @@ def _hook(engine: Engine, settings: Settings) -> None:
             dbapi.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
         else:
             dbapi.execute("BEGIN IMMEDIATE")
+
+    @event.listens_for(engine, "handle_error")
+    def on_error(context: ExceptionContext) -> None:
+        connection = context.connection
+        if connection is None or connection.invalidated or not connection.in_transaction():
+            return
+        driver: Any = connection.connection.driver_connection
+        if not driver.in_transaction:
+            # SQLite undid all of it, as it does when the disk is full. What came next would commit by itself.
+            context.is_disconnect, context.invalidate_pool_on_disconnect = True, False

@@ -7,6 +7,9 @@ import threading
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
+from dgent.database.base import uninterrupted
+from dgent.exceptions import StoreClosed
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -37,7 +40,9 @@ class Worker:
         self._run, self._finish = run, finish
         self._most = most
         self._jobs: SimpleQueue[list[Job] | None] = SimpleQueue()
-        self._gathering: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+        self._gathering: dict[asyncio.AbstractEventLoop, list[Job]] = {}  # each is touched on its own loop only
+        self._accepts = True
+        self._entry = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
@@ -45,6 +50,9 @@ class Worker:
         """Hand a task to the thread and await its result.
 
         If the caller is cancelled before the thread took it, it is never done; later, it is done whole.
+
+        Raises:
+            StoreClosed: the thread was told to stop before.
         """
         job = Job(task)
         gathering = self._gathering.get(job.loop)
@@ -57,15 +65,26 @@ class Worker:
 
     def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wake the thread once for all the jobs of one turn of the event loop: so they are done together."""
-        if jobs := self._gathering.pop(loop, None):
-            self._jobs.put(jobs)
+        jobs = self._gathering.pop(loop, None)
+        if jobs is None:
+            return
+        with self._entry:
+            if self._accepts:
+                self._jobs.put(jobs)
+                return
+        for job in jobs:
+            job.error = StoreClosed("the store was closed: open it again")
+        _settle(jobs)
 
     async def stop(self) -> None:
         """Let the thread finish the jobs that wait, and wait for its end."""
-        for loop in list(self._gathering):
-            self._submit(loop)
-        self._jobs.put(None)
-        await asyncio.get_running_loop().run_in_executor(None, self._thread.join)
+        loop = asyncio.get_running_loop()
+        self._submit(loop)
+        with self._entry:
+            if self._accepts:
+                self._jobs.put(None)
+            self._accepts = False
+        await uninterrupted(loop.run_in_executor(None, self._thread.join))
 
     def _loop(self) -> None:
         running = True
@@ -112,7 +131,9 @@ def _settle(jobs: list[Job]) -> None:
     for job in jobs:
         if job.future.done():
             continue
-        if job.error is not None:
+        if isinstance(job.error, StopIteration):  # no future takes it
+            job.future.set_exception(RuntimeError("the work raised StopIteration"))
+        elif job.error is not None:
             job.future.set_exception(job.error)
         else:
             job.future.set_result(job.result)

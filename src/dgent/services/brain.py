@@ -26,6 +26,7 @@ from dgent.services.tracks import (
     in_both,
     missing,
     moment_of,
+    refuse_live,
     runner,
     select_rows,
 )
@@ -100,7 +101,8 @@ class Brain:
                 return _same(found, content)
             crystal = crystal_of(datum, moment)
             tx.session.add(crystal)
-            await tx.memory.put(datum, expect=0)
+            await refuse_live(tx, [] if id is None else [id])  # after the row, on which a second capture waits
+            await tx.memory.put(datum)
             return crystal
 
         return await in_both(self._storage, work)

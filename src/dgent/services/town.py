@@ -22,6 +22,7 @@ from dgent.services.tracks import (
     in_both,
     locked,
     missing,
+    refuse_live,
     select_rows,
 )
 
@@ -168,7 +169,7 @@ class Town:
                     tx.session.add(row)
                     datums.append(datum)
                 rows.append(_same(row, conversation, turn))
-            await _refuse_live(tx, [turn.id for turn in said if turn.id is not None], datums)
+            await refuse_live(tx, {turn.id for turn in said if turn.id is not None} & {datum.id for datum in datums})
             await tx.memory.put_many(datums)
             return rows
 
@@ -289,13 +290,6 @@ def _append(conversation: CitizenConversation, turn: NewTurn) -> tuple[Conversat
     conversation.turn_chain_head = row.id
     conversation.datum_chain_head = datum.id
     return row, datum
-
-
-async def _refuse_live(tx: UnitOfWork, given: list[str], datums: list[Datum]) -> None:
-    """Refuse ids of the caller's choice that agent memory uses for something else."""
-    fresh = set(given) & {datum.id for datum in datums}
-    if fresh and (live := await tx.memory.get_many(sorted(fresh))):
-        raise Taken(f"the id {min(live)!r} belongs to a datum that is no turn of this conversation: choose another")
 
 
 def _same(row: ConversationTurn, conversation: CitizenConversation, turn: NewTurn) -> ConversationTurn:

@@ -104,6 +104,17 @@ async def locked(tx: UnitOfWork, model: type[M], id: str) -> M:
     return row
 
 
+async def refuse_live(tx: UnitOfWork, ids: Iterable[str]) -> None:
+    """Refuse ids of the caller's choice that agent memory uses for something else.
+
+    Raises:
+        Conflict: one of them has a live datum.
+    """
+    chosen = sorted(set(ids))
+    if chosen and (live := await tx.memory.get_many(chosen)):
+        raise Taken(f"the id {min(live)!r} belongs to a datum that something else put there: choose another")
+
+
 def missing(model: type[Base], id: str) -> NotFound:
     """Return the error for a row that is not there."""
     return NotFound(f"{model.__tablename__} has no row {id!r}: list what is there, or make it first")
