@@ -43,3 +43,10 @@ async def database(url: str) -> AsyncIterator[Database]:
     """Return a database with the typed tables."""
     async with opened(url) as database:
         yield database
+
+
+@pytest_asyncio.fixture
+async def sqlite_database(sqlite_path: Path) -> AsyncIterator[Database]:
+    """Return a SQLite database with the typed tables, where the kind makes no difference."""
+    async with opened(f"sqlite:///{sqlite_path}") as database:
+        yield database

@@ -48,7 +48,7 @@ class Runner:
                 main([str(each) for each in arguments])
         out.flush()
         done = Done(int(end.value.code or 0), out.buffer.getvalue(), err.getvalue())
-        assert "Traceback" not in done.err
+        assert "Traceback" not in done.err or "--traceback" in arguments
         if code is not None:
             assert done.code == code, done
         return done

@@ -66,9 +66,8 @@ class Proxy:
         self._silent = True
 
     def refuse(self) -> None:
-        """Cut every connection, and each new one at once."""
+        """Cut each new connection at once."""
         self._refusing = True
-        self.cut()
 
     def recover(self) -> None:
         """Cut what is there, and serve again."""

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.database.proxy import Proxy
+from tests.memory.switchable import Switch, Switchable
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import (
@@ -19,6 +21,7 @@ from dgent.exceptions import (
     InvalidDatum,
     InvalidNamespace,
     LimitExceeded,
+    OutcomeUnknown,
     StoreClosed,
     UnknownBackend,
     VersionConflict,
@@ -33,7 +36,6 @@ from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
 from dgent.testing import DgentContract
-from tests.memory.switchable import Switch, Switchable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -619,5 +621,44 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing(
             await router.put(datum("a", 2))
         await router.delete("b")
         assert not (await router.recover()).recovered
-    async with DgentRouter(settings.model_copy(update={"strict": True})) as router:  # noqa: SIM117
-        pass
+    for start in range(2):  # and other processes begin while it is down
+        router = DgentRouter(settings)
+        with pytest.warns(DegradedWarning, match="sqlite serves"):
+            await router.put(datum(f"c{start}"))
+        assert await router.get_many(["a", "c0"]) == {"a": datum("a", 2), "c0": datum("c0")}
+        await router.close()
+    with pytest.raises(BackendUnavailable, match="strict"):
+        async with DgentRouter(settings, strict=True):
+            pass
+    postgres_server.start()
+    async with DgentRouter(settings, strict=True) as router:
+        assert {one.id: one.content for one in await router.list()} == {"a": b"2", "c0": b"1", "c1": b"1"}
+        assert await router.conflicts() == []
+        assert router.name == "postgres"
+    assert (await anext(listener)).kind == "degrade"
+
+
+@pytest.mark.parametrize("fault", ["refuse", "fall_silent"])
+async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restart(
+    tmp_path: Path, postgres_url: str, place: Place, fault: str
+) -> None:
+    async with Proxy(postgres_url) as proxy:
+        limits = {"connect_timeout": 0.5, "command_timeout": 0.5, "pool_timeout": 0.5}
+        settings = Settings.load(data_dir=tmp_path, database_url=proxy.url, spill=True, **limits)
+        async with DgentRouter(settings) as router:
+            await router.put(datum("a"))
+            getattr(proxy, fault)()
+            with pytest.warns(DegradedWarning, match="kept in sqlite"):
+                await put_again(router, datum("a", 2))
+            proxy.recover()
+            report = await router.recover()
+            assert (report.recovered, report.replayed, report.conflicts) == (True, 1, ())
+            assert await router.get("a") == datum("a", 2)
+
+
+async def put_again(router: DgentRouter, value: Datum) -> None:
+    """Put as a caller does who was told that the outcome is unknown."""
+    try:
+        await router.put(value)
+    except OutcomeUnknown:
+        await router.put(value)

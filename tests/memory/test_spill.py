@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.memory.switchable import Switch, Switchable
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import Corrupt, DegradedWarning
@@ -24,7 +25,6 @@ from dgent.memory.spill import Operation, Spill, View, mark_of, roomy
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
-from tests.memory.switchable import Switch, Switchable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

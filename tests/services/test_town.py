@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
+from tests.services.chains import check_v1
 
 from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidInput, InvalidQuery, LimitExceeded, NotFound
@@ -35,23 +36,6 @@ async def main(url, conversation, name, count):
 
 asyncio.run(main(*sys.argv[1:]))
 """
-
-
-async def check_v1(storage: StorageProvider, conversation_id: str, said: set[str]) -> None:
-    """Numbers 0..n-1, turn_count n, and two chains of length n with the same shape."""
-    town, n = Town(storage), len(said)
-    conversation = await town.conversation(conversation_id)
-    turns = await town.transcript(conversation_id, limit=10_000)
-    assert [turn.turn_number for turn in turns] == list(range(n))
-    assert conversation.turn_count == n
-    assert {turn.content for turn in turns} == said
-    assert [turn.causal_parent for turn in turns] == [None, *(turn.id for turn in turns[:-1])]
-    assert conversation.turn_chain_head == turns[-1].id
-    datums = await storage.memory.causal_chain(conversation.datum_chain_head or "")
-    assert [datum.id for datum in datums] == [turn.datum_id for turn in turns]
-    assert [datum.causal_parent for datum in datums] == [None, *(datum.id for datum in datums[:-1])]
-    assert [datum.content.decode() for datum in datums] == [turn.content for turn in turns]
-    assert [datum.metadata["turn_number"] for datum in datums] == list(range(n))
 
 
 async def test_v1_concurrent_tasks(storage: StorageProvider) -> None:

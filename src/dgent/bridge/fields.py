@@ -39,19 +39,22 @@ class Field(NamedTuple):
     optional: bool
 
 
+_UNSEEN = Form(None, lambda value: value)
+
+
 def shown(field: Field, value: Any) -> Any:
     """Return the JSON form of a Python value; datetimes, which orjson writes, stay as they are."""
     return value if value is None or field.form.dump is None else field.form.dump(value)
 
 
-def field_of(model: type[Any], name: str, column: Column[Any]) -> Field:
+def field_of(model: type[Any], name: str, column: Column[Any], *, shown: bool = True) -> Field:
     """Return the field that a mapped column is.
 
     Raises:
         CapabilityMissing: its type has no form in JSON.
     """
-    form = form_of(column.type, f"{column.table.name}.{name}")
-    if isinstance(unwrapped(column.type), JSON):
+    form = form_of(column.type, f"{column.table.name}.{name}") if shown else _UNSEEN
+    if shown and isinstance(unwrapped(column.type), JSON):
         form = Form(form.dump, _contained(form.load, _containers(model, name), name))
     default, stamp = _python_side(column.default), _python_side(column.onupdate)
     fresh = callable(getattr(column.default, "arg", None)) and not isinstance(default and default(), _SAME)

@@ -68,7 +68,7 @@ class Layout:
         keys = [id_field] if id_field else [mapper.get_property_by_column(each).key for each in mapper.primary_key]
         _check_names(self.name, columns, keys, hidden)
         fields = {
-            name: field_of(model, name, column)
+            name: field_of(model, name, column, shown=name not in hidden)
             for name, column in sorted(columns.items())
             if column is not self.version and column.computed is None
         }

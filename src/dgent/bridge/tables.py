@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final
 
 from dgent.bridge.table_adapter import TableAdapter
+from dgent.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -16,7 +17,7 @@ _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Tables:
-    """Adapters by model. A table has three names: `brain_crystals`, `Crystal`, `crystal`."""
+    """Adapters by model. A registered table has three names: `brain_crystals`, `Crystal`, `crystal`."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -24,20 +25,25 @@ class Tables:
         self._by_name: dict[str, TableAdapter] = {}
 
     def adapter(self, model: type[Any]) -> TableAdapter:
-        """Return the adapter of a model, registering it as it is if it was not."""
-        found = self._by_model.get(model)
-        return self.register(model) if found is None else found
+        """Return the adapter of a model. It need not be registered: this is for the program, not for agents."""
+        if model not in self._by_model:
+            self._by_model[model] = TableAdapter(model, self._database)
+        return self._by_model[model]
 
     def register(self, model: type[Any], **options: Any) -> TableAdapter:
         """Register a model, with the options of its `TableAdapter`: `hidden=("secret",)`; again, to change them.
 
         Raises:
             CapabilityMissing, InvalidRow: as for `TableAdapter`.
+            InvalidInput: another registered model has one of its names.
         """
         adapter = TableAdapter(model, self._database, **options)
+        names = (_snake_case(model.__name__), model.__name__, adapter.table)
+        for name in names:
+            if (taken := self._by_name.get(name)) is not None and taken.model is not model:
+                raise InvalidInput(f"the table {adapter.table} cannot be registered: {taken.table} has the name {name!r}")
         self._by_model[model] = adapter
-        for name in (_snake_case(model.__name__), model.__name__, adapter.table):
-            self._by_name[name] = adapter
+        self._by_name.update(dict.fromkeys(names, adapter))
         return adapter
 
     def find(self, name: str) -> TableAdapter | None:
@@ -46,7 +52,7 @@ class Tables:
 
     def __iter__(self) -> Iterator[TableAdapter]:
         """Go through the registered tables in the order in which they came."""
-        return iter(tuple(self._by_model.values()))
+        return iter(dict.fromkeys(self._by_name.values()))
 
 
 def _snake_case(name: str) -> str:

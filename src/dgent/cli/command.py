@@ -61,21 +61,20 @@ class Kg:
 
     def answer(self, value: Any, *shown: RenderableType) -> None:
         """Write the answer: with --json the value as one line, else what is shown to people."""
-        if self.json:
-            self.json_line(value)
-        elif shown:
-            self.console.print(*shown, sep="\n")
-
-    def json_line(self, value: Any) -> None:
-        """Write one JSON document on a line of its own, in UTF-8 whatever the locale."""
         from dgent.cli.show import to_json
 
-        self.raw(to_json(value) + b"\n")
+        if self.json:
+            self.raw(to_json(value) + b"\n")
+            return
+        for each in shown:
+            self.console.print(each)
 
     def raw(self, data: bytes) -> None:
-        """Write bytes as they are."""
+        """Write bytes as they are, all of them: under PYTHONUNBUFFERED one write to a pipe may take only some."""
         sys.stdout.flush()
-        sys.stdout.buffer.write(data)
+        rest = memoryview(data)
+        while rest:
+            rest = rest[sys.stdout.buffer.write(rest) :]
 
 
 def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:

@@ -79,7 +79,7 @@ def grid(*headers: str) -> Table:
 
     Its last column alone gives way where the line is too short, since ids are there to be copied.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="dim")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, collapse_padding=True, header_style="dim")
     for header in headers:
         table.add_column(header, no_wrap=header != headers[-1])
     return table

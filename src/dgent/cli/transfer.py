@@ -100,6 +100,8 @@ def _replacement(file: Path) -> Iterator[int]:
 
     if file.exists() and not file.is_file():
         misused(f"{file} is no file that can be replaced: leave it out to write to stdout")
+    if not file.parent.is_dir():
+        raise NotFound(f"{file.parent}: there is no such folder")
     fd, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")  # its mode is 0600
     try:
         yield fd

@@ -260,7 +260,7 @@ def _in_savepoint(work: Work[T]) -> Work[T]:
         try:
             result = work(connection)
         except BaseException:
-            with suppress(DBAPIError):  # it is gone where all was rolled back, as when the disk is full; say what it was
+            with suppress(DBAPIError):  # it is gone where all was rolled back, as when the disk is full
                 savepoint.rollback()
             raise
         savepoint.commit()

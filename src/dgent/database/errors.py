@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm.exc import StaleDataError
 
 from dgent.exceptions import (
     BackendUnavailable,
@@ -123,6 +124,8 @@ def translate(error: BaseException, what: str) -> DgentError | None:
     """
     if isinstance(error, DgentError):
         return error
+    if isinstance(error, StaleDataError):
+        return Conflict(f"a row of {what} was changed by somebody else since it was loaded: load it again and retry")
     if isinstance(error, PoolTimeout):
         return StorageTimeout(f"no connection to {what} became free in time: raise pool_size or pool_timeout")
     for link in _links(error):

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from typing import TYPE_CHECKING, Final
+from weakref import WeakSet
 
 from dgent.exceptions import StorageTimeout
 from dgent.settings import private_file
@@ -34,6 +35,7 @@ class FileLock:
     def __init__(self, path: Path, timeout: float, *, sole: bool) -> None:
         self.path, self._timeout, self._sole = path, timeout, sole
         self._fd = -1
+        _all.add(self)
 
     def __enter__(self) -> None:
         """Wait for the lock.
@@ -74,6 +76,18 @@ class FileLock:
             return True
         self.close()
         return False
+
+
+_all: Final[WeakSet[FileLock]] = WeakSet()
+
+
+def _let_go() -> None:
+    """Close what a forked child inherited, or a parent that is killed would go on holding its locks through it."""
+    for lock in _all:
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def _same_file(fd: int, path: Path) -> bool:

@@ -78,7 +78,8 @@ class PostgresDatabase(Database):
         return False
 
     async def close(self) -> None:
-        """Finish what was accepted, then close every connection. A transaction that is still open is undone."""
+        """Finish what was accepted, then close every connection. A transaction that another task has open is undone."""
+        self._check_not_nested()
         home = self._home
         if home is not None and not home.loop.is_closed():
             self._check_loop(home)

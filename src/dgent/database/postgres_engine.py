@@ -91,6 +91,17 @@ async def connect(engine: AsyncEngine, what: str) -> Opened:
         raise _refusal(error, what) from None
 
 
+def cut_off(driver: Any) -> None:
+    """Close the socket of an asyncpg connection whose event loop is closed, which therefore cannot do it."""
+    transport = getattr(driver, "_transport", None)
+    with suppress(RuntimeError):  # asyncio's: it would tell the protocol in the next turn of the loop
+        driver.terminate()
+    tell = getattr(transport, "_call_connection_lost", None)
+    if tell is not None:
+        with suppress(Exception):
+            tell(None)
+
+
 class Strays:
     """Connections that nobody holds any more, while they are closed in the background. They are few and soon gone."""
 

@@ -28,6 +28,7 @@ class Runner:
         kept, self._kept = self._kept, None  # a call that comes meanwhile gets a greenlet of its own
         if kept is None or kept.thread != get_ident():
             kept = _Kept()
+            kept.switch()
         kept.parent = current = getcurrent()
         kept.gr_context = current.gr_context
         step = kept.switch(function, argument)
@@ -51,19 +52,19 @@ class _Kept(greenlet):  # type: ignore[misc]  # untyped, see above
     def __init__(self) -> None:
         super().__init__()
         self.thread = get_ident()
-        self.done = False
+        self.done = True
         self._result: Any = None
         self._error: BaseException | None = None
 
-    def run(self, function: Any, argument: Any) -> None:
+    def run(self) -> None:
         while True:
+            function, argument = self.parent.switch()
             self.done = False
             try:
                 self._result = function(argument)
             except BaseException as error:  # raised again by `outcome`
                 self._error = error
             self.done, function, argument = True, None, None
-            function, argument = self.parent.switch()
 
     def outcome(self) -> Any:
         """Return what the function returned, or raise what it raised."""

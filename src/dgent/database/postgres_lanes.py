@@ -208,7 +208,9 @@ def _settle(aboard: list[_Waiting], outcome: list[Any] | Exception) -> None:
     for waiting, result in zip(aboard, results, strict=True):
         if waiting.future.done():
             continue
-        if isinstance(result, Exception):
+        if isinstance(result, StopIteration):  # no future takes it
+            waiting.future.set_exception(RuntimeError("the work raised StopIteration"))
+        elif isinstance(result, Exception):
             waiting.future.set_exception(result)
         else:
             waiting.future.set_result(result)

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from dgent.database.errors import RETRYABLE, sqlstate, translate
-from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect
+from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect, cut_off
 from dgent.database.postgres_greenlet import Runner
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
 
@@ -113,8 +113,7 @@ class Link:
         """Let go of a connection whose event loop is closed."""
         opened, self._opened = self._opened, None
         if opened is not None:
-            with suppress(RuntimeError):  # asyncio's, after it did what can be done
-                opened.driver.terminate()
+            cut_off(opened.driver)
 
     def rest(self) -> None:
         """Drop the connection unless it is as it was lent: open, and in no transaction."""

@@ -6,20 +6,25 @@ Three ways to the file, each with connections of its own:
 * short reads run on the caller's thread, on a connection that gives up after two milliseconds; what is longer, and
   everything for a while after one gave up, runs on reader threads;
 * an ORM transaction takes its turn in the writer's queue, and the writer waits until it has ended.
+
+All of them refuse a file that is not the one that was opened first.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import os
 import sqlite3
 import threading
 import time
-from contextlib import asynccontextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dgent.database.base import A, Database, Each, T, Work, uninterrupted
@@ -27,12 +32,13 @@ from dgent.database.errors import translate, translated
 from dgent.database.file_lock import FileLock
 from dgent.database.sqlite_engine import connect, lock_path, orm_engine, prepare, wrap
 from dgent.database.worker import Job, Worker, deliver
-from dgent.exceptions import Corrupt, DgentError
+from dgent.exceptions import Corrupt, DgentError, NestedWrite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 
     from sqlalchemy import URL, Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from dgent.settings import Settings
 
@@ -66,6 +72,14 @@ class _Turn:
     back: threading.Event = field(default_factory=threading.Event)
 
 
+class _Readers(NamedTuple):
+    """Who reads: `scans` has a thread of its own, so that no short read waits behind a long one."""
+
+    inline: _InlineReader
+    short: Worker
+    scans: Worker
+
+
 class SQLiteDatabase(Database):
     """A SQLite file in WAL mode, created privately (0600) on first use."""
 
@@ -78,23 +92,25 @@ class SQLiteDatabase(Database):
         self._writer: Worker | None = None
         self._writing: Connection | None = None
         self._identity: tuple[int, int] | None = None
-        self._readers: Worker | None = None
-        self._inline: _InlineReader | None = None
-        self._orm = orm_engine(self.path, settings)
+        self._looks_at = self._write_until = 0.0
+        self._readers: _Readers | None = None
+        self._orm_driver: Any = None
+        self._orm = self._open_orm()
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
-        """Run work that only reads, on the caller's thread if it is short, else on a reader thread."""
+        """Run work that only reads: on the caller's thread if it is short, else in a snapshot on a reader thread."""
         self._check_usable()
-        if self._readers is None or self._inline is None:
-            await self._start()
-        assert self._inline is not None  # noqa: S101  # _start made it
-        assert self._readers is not None  # noqa: S101
+        readers = self._readers or await self._start()
+        if (now := time.monotonic()) >= self._looks_at:
+            self._looks_at = now + _LOOK
+            self._check_file()
         if short:
             with translated(self.what):
-                done, result = self._inline.try_run(work)
+                done, result = readers.inline.try_run(work)
             if done:
                 return result  # type: ignore[return-value]
-        return await self._readers.do(work)  # type: ignore[no-any-return]
+        worker = readers.short if short else readers.scans
+        return await worker.do(work)  # type: ignore[no-any-return]
 
     async def write(self, work: Work[T]) -> T:
         """Run a unit of work in the writer's next group commit."""
@@ -105,17 +121,29 @@ class SQLiteDatabase(Database):
         return await self._write(_Item(work, item, lane))  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Finish the work that waits, then close every connection, the writer's last: it checkpoints."""
+        """Finish what waits, open transactions too, then close every connection, the writer's last: it checkpoints.
+
+        Raises:
+            NestedWrite: a transaction is open around the caller.
+        """
+        if self.current() is not None:
+            raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
         self._closed = True
-        await self._orm.dispose()
+        if os.getpid() == self._pid:  # a forked child has none of the threads, and the files are its parent's
+            await uninterrupted(self._release())
+
+    async def _release(self) -> None:
         with self._lock:
-            workers, inline = (self._readers, self._writer), self._inline
-            self._readers = self._writer = self._inline = None
-        if inline is not None:
-            inline.close()
-        for worker in workers:
-            if worker is not None:
-                await worker.stop()
+            readers, writer = self._readers, self._writer
+            self._readers = self._writer = None
+        if readers is not None:
+            readers.inline.close()
+            await readers.short.stop()
+            await readers.scans.stop()
+        if writer is not None:
+            await writer.stop()
+            await self._orm.dispose()
+            await asyncio.to_thread(self._end_writes)
 
     async def _write(self, task: _Unit | _Item | _Turn) -> Any:
         self._check_usable()
@@ -125,18 +153,33 @@ class SQLiteDatabase(Database):
     def _the_writer(self) -> Worker:
         if self._writer is None:
             with self._lock:
+                self._check_usable()  # closed meanwhile, from another thread
                 if self._writer is None:
-                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._end_writes)
+                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, lambda: None)
         return self._writer
 
-    async def _start(self) -> None:
+    async def _start(self) -> _Readers:
         """Let the writer make the file, then open the readers."""
-        await self._the_writer().do(_Unit(lambda connection: None))
+        if self._writing is None:  # where a transaction is open it has, and would be waited for
+            await self._the_writer().do(_Unit(lambda connection: None))
         with translated(self.what), self._lock:
-            if self._inline is None:
-                self._inline = _InlineReader(connect(self.path, self.settings, reader=True))
+            self._check_usable()  # closed meanwhile
             if self._readers is None:
-                self._readers = Worker(f"dgent-read-{self.path.name}", *_reader(self.path, self.settings), most=16)
+                self._readers = _Readers(
+                    _InlineReader(connect(self.path, self.settings, reader=True)),
+                    Worker(f"dgent-read-{self.path.name}", *_reader(self.path, self.settings), most=16),
+                    Worker(f"dgent-scan-{self.path.name}", *_reader(self.path, self.settings), most=16),
+                )
+            return self._readers
+
+    def _open_orm(self) -> AsyncEngine:
+        engine = orm_engine(self.path, self.settings)
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def remember(dbapi: Any, record: object) -> None:
+            self._orm_driver = dbapi.driver_connection
+
+        return engine
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[AsyncSession]:
@@ -167,12 +210,20 @@ class SQLiteDatabase(Database):
             with translated(self.what), self._file_lock:
                 self._open()
                 deliver([job])
+                deadline = time.monotonic() + self.settings.transaction_timeout + _GRACE
                 while not job.task.back.wait(timeout=1.0):
-                    if job.loop.is_closed():  # its program ended without a word
+                    if job.loop.is_closed() or time.monotonic() > deadline:
+                        self._take_back()
                         break
         except Exception as error:  # the caller hears of it
             job.error = error
             deliver([job])
+
+    def _take_back(self) -> None:
+        """Undo a transaction whose event loop died or stands still; the next one gets another connection."""
+        driver, self._orm_driver, self._orm = self._orm_driver, None, self._open_orm()
+        if driver is not None:
+            driver.stop()
 
     def _commit_together(self, jobs: list[Job]) -> None:
         try:
@@ -189,10 +240,11 @@ class SQLiteDatabase(Database):
                     raise
         except BaseException as error:  # every caller hears of it
             for job in jobs:
-                job.error = job.error or error
+                job.error = job.error or (copy.copy(error) if isinstance(error, DgentError) else error)
         deliver(jobs)
 
     def _run_groups(self, connection: Connection, driver: sqlite3.Connection, jobs: list[Job]) -> None:
+        self._write_until = time.monotonic() + self.settings.command_timeout
         groups = list(_groups(jobs))
         if len(groups) == 1:  # the transaction is its savepoint
             _run_group(connection, groups[0])
@@ -212,16 +264,19 @@ class SQLiteDatabase(Database):
     def _open(self) -> Connection:
         """Return the writer's connection, opened once, to the file that was opened first."""
         if self._writing is None:
-            self._writing = wrap(prepare(self.path, self.settings))
-        found = self._stat()
-        if self._identity is None:
-            self._identity = found
-        elif found != self._identity:
+            driver = prepare(self.path, self.settings)
+            driver.set_progress_handler(lambda: time.monotonic() > self._write_until, 100 * _STEPS)
+            self._identity = self._stat()
+            self._writing = wrap(driver)
+        self._check_file()
+        return self._writing
+
+    def _check_file(self) -> None:
+        if self._stat() != self._identity:
             raise Corrupt(
                 f"{self.path} was removed or replaced while it was open: stop, put the file back with its -wal file, "
                 "and open it again"
             )
-        return self._writing
 
     def _stat(self) -> tuple[int, int] | None:
         try:
@@ -231,13 +286,13 @@ class SQLiteDatabase(Database):
         return status.st_dev, status.st_ino
 
     def _end_writes(self) -> None:
-        try:
-            if self._writing is not None:
-                with suppress(DgentError), self._file_lock:  # closing the last connection checkpoints
-                    _close(self._writing)
-        finally:
-            self._writing = None
-            self._file_lock.close()
+        connection, self._writing = self._writing, None
+        with ExitStack() as stack:
+            with suppress(DgentError):  # whoever keeps the lock has the file open, and then this does not checkpoint
+                stack.enter_context(self._file_lock)
+            if connection is not None:
+                _close(connection)
+        self._file_lock.close()
 
 
 class _InlineReader:
@@ -276,8 +331,8 @@ class _InlineReader:
                 self._rests_until = end + INLINE_REST * (end - start)
 
     def close(self) -> None:
-        with self._free:
-            _close(self._connection)
+        self._free.acquire()  # for good: whoever comes later is sent to the threads, which say that the store is closed
+        _close(self._connection)
 
 
 def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
@@ -289,14 +344,24 @@ def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None]
             if not opened:
                 opened.append(wrap(connect(path, settings, reader=True)))
         driver: Any = opened[0].connection.dbapi_connection
+        done: list[Job] = []
         for job in jobs:
-            deadline = time.monotonic() + settings.command_timeout
+            start = time.monotonic()
+            deadline = start + settings.command_timeout
             driver.set_progress_handler(lambda end=deadline: time.monotonic() > end, 100 * _STEPS)
             try:
+                driver.execute("BEGIN")
                 job.result = job.task(opened[0])
             except Exception as error:  # the caller hears of it
                 job.error = translate(error, str(path)) or error
-        deliver(jobs)
+            finally:
+                with suppress(sqlite3.Error):
+                    driver.execute("ROLLBACK")
+            done.append(job)
+            if time.monotonic() - start > INLINE_BUDGET:  # it need not wait for the next one, which may be as long
+                deliver(done)
+                done = []
+        deliver(done)
 
     def finish() -> None:
         for connection in opened:

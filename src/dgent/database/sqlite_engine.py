@@ -59,7 +59,7 @@ def connect(path: Path, settings: Settings, *, writer: bool = False, reader: boo
 
 def wrap(connection: sqlite3.Connection) -> Connection:
     """Return a SQLAlchemy Connection over an open driver connection; whoever opened it runs its transactions."""
-    engine = create_engine("sqlite+pysqlite://", creator=lambda: connection, poolclass=StaticPool)
+    engine = create_engine("sqlite+pysqlite://", creator=lambda: connection, poolclass=StaticPool, hide_parameters=True)
     for name in ("do_rollback", "do_commit"):  # ours to say
         setattr(engine.dialect, name, lambda dbapi: None)
     return engine.connect()

@@ -198,22 +198,30 @@ class Chain:
         self.down = ""
         self._publish(Failover("recover", self.first.name, self.first.name))
 
-    async def cut(self) -> None:
-        """Let a later, durable store take the writes from here on.
+    async def take_over(self, error: StorageError, *, spill: bool) -> bool:
+        """Take note that a write failed, and have a later, durable store take it and the next; tell whether one does.
+
+        A timeout may only be a busy moment: then the first stays.
 
         Raises:
-            BackendUnavailable: there is none.
+            BackendUnavailable: `spill` is asked for, and there is no such store.
         """
+        if not isinstance(error, BackendUnavailable) and (not spill or await self.first.is_available()):
+            return False
+        self.lost(error)
+        if not spill:
+            return False
         async with self._turn():
             if not self.normal:
-                return
-            spill = await self._fall_back(durable=True)
+                return True
+            store = (await self._fall_back(durable=True)).store
             self.normal = False
             self._wait()
         degraded(
-            f"{self.first.name} is out of reach ({self.down}): writes are kept in {spill.store.name} until it is back, "
+            f"{self.first.name} is out of reach ({self.down}): writes are kept in {store.name} until it is back, "
             "and reads are refused"
         )
+        return True
 
     def fill(self) -> None:
         """Remember that the first store holds something."""

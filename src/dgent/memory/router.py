@@ -13,6 +13,7 @@ from dgent.exceptions import (
     CapabilityMissing,
     InvalidDatum,
     InvalidNamespace,
+    StorageTimeout,
     UnknownBackend,
 )
 from dgent.memory.chain import Chain, Recovery
@@ -283,11 +284,9 @@ class DgentRouter:
             if chain.normal:
                 try:
                     answer = await getattr(self._first, verb)(subject, **named)
-                except BackendUnavailable as error:
-                    chain.lost(error)
-                    if expects or not chain.spilling:
+                except (BackendUnavailable, StorageTimeout) as error:
+                    if not await chain.take_over(error, spill=chain.spilling and not expects):
                         raise
-                    await chain.cut()
                     continue
                 chain.heard = time()
                 if chain.down:

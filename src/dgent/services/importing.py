@@ -131,8 +131,9 @@ class _Session:
 
 def topic(session: Session) -> str:
     """Return what a session is about: the first sentence of its summary, else its number."""
-    found = re.match(r"\s*(.+?[.!?])(?=\s|$)|\s*(.+)", session.summary or "", re.DOTALL)
-    return (found[1] or found[2])[:200] if found else f"Session {session.number}"
+    summary = (session.summary or "").strip()
+    sentence = re.match(r".+?[.!?](?=\s|$)", summary, re.DOTALL)
+    return (sentence[0] if sentence else summary)[:200] or f"Session {session.number}"
 
 
 def _sum(counts: list[Counts]) -> Counts:

@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from dgent import migrations
-from dgent.agentese import Resolver, Umwelt
-from dgent.bridge import TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.agentese import AGENT_TABLES, Resolver, Umwelt
+from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError
 from dgent.memory.bus import DataBus
@@ -42,6 +42,8 @@ class StorageProvider:
         self.memory = memory
         self.relational = RelationalStore(database)
         self.tables = Tables(database)
+        for model in AGENT_TABLES:
+            self.tables.register(model)
         self.bus = bus
         self._resolver = Resolver(self.memory, self.tables)
         self._scratch: str | None = None
@@ -85,7 +87,7 @@ class StorageProvider:
         return await migrations.upgrade(self.settings)
 
     def table(self, model: type[Base]) -> TableAdapter:
-        """Return a typed table as a `DgentProtocol`, registering it if it is not."""
+        """Return a typed table as a `DgentProtocol`. Agents reach it only after `tables.register(model)`."""
         return self.tables.adapter(model)
 
     def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
@@ -94,7 +96,7 @@ class StorageProvider:
         Raises:
             StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
         """
-        return unit_of_work(self.database, self.memory, self.tables)
+        return unit_of_work(self.database, self.memory.serving, self.tables)
 
     async def resolve(self, path: str, umwelt: Umwelt | None = None, **arguments: Any) -> Any:
         """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.
@@ -105,9 +107,9 @@ class StorageProvider:
         """
         return await self._resolver.resolve(path, umwelt, **arguments)
 
-    async def reconcile(self) -> int:
-        """Deliver what a crash kept between the two tracks, and return how many datums that were."""
-        return await self.memory.reconcile()
+    async def reconcile(self) -> Reconciled:
+        """Deliver what a crash kept between the two tracks, where agent memory lies elsewhere than the tables."""
+        return await Outbox(self.database, self.memory.serving).reconcile()
 
     async def status(self) -> Mapping[str, object]:
         """Return what a person wants to know of where the data lies and how it does; no secrets."""

@@ -1,0 +1,162 @@
+"""One object over both tracks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dgent import Datum, StorageProvider
+from dgent.exceptions import (
+    BackendUnavailable,
+    IntegrityViolation,
+    InvalidQuery,
+    PermissionDenied,
+    SchemaOutdated,
+    StoreClosed,
+    TableNotFound,
+)
+from dgent.models.brain import Crystal
+from dgent.models.self_grow import GrowthProposal
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
+    """Return what to open a storage with, on either database."""
+    if request.param == "sqlite":
+        return {"data_dir": tmp_path / "data"}
+    return {"data_dir": tmp_path / "data", "database_url": request.getfixturevalue("postgres_url")}
+
+
+def crystal(id: str, datum_id: str) -> Crystal:
+    return Crystal(id=id, content_hash=datum_id, summary="a summary", tags=["maps"], datum_id=datum_id)
+
+
+async def test_both_tracks_are_written_in_one_transaction(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        assert await storage.run_migrations() == "004"
+        datum = Datum.create("The map is not the territory.", tags=["maps"])
+        async with storage.transaction() as tx:
+            await tx.memory.put(datum)
+            tx.session.add(crystal("c", datum.id))
+            row = await tx.table(Crystal).get("c")
+            assert row is not None
+            assert row.data["datum_id"] == datum.id
+        with pytest.raises(ZeroDivisionError):
+            async with storage.transaction() as tx:
+                await tx.memory.put(datum.replace(id="lost"))
+                tx.session.add(crystal("lost", "lost"))
+                await tx.session.flush()
+                1 / 0  # noqa: B018
+        assert [one.id for one in await storage.memory.list()] == [datum.id]
+        assert [one.id for one in await storage.table(Crystal).list()] == ["c"]
+
+
+async def test_it_answers_the_same_after_it_was_reopened(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        await storage.run_migrations()
+        await storage.memory.put(Datum.create("kept", id="k"))
+    async with await StorageProvider.from_config(**place) as storage:
+        found = await storage.memory.get("k")
+        assert found is not None
+        assert found.content == b"kept"
+
+
+async def test_relational_binds_what_it_is_given(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        await storage.run_migrations()
+        await storage.relational.execute("CREATE TABLE shapes (name TEXT PRIMARY KEY, n INTEGER)")
+        hostile = "x'); DROP TABLE shapes; --"
+        await storage.relational.execute("INSERT INTO shapes VALUES (:name, :n)", {"name": hostile, "n": 1})
+        assert await storage.relational.fetch_all("SELECT * FROM shapes") == [{"name": hostile, "n": 1}]
+        assert await storage.relational.fetch_one("SELECT n FROM shapes WHERE name = :name", {"name": "no"}) is None
+        with pytest.raises(IntegrityViolation) as refused:
+            await storage.relational.execute("INSERT INTO shapes VALUES (:name, 2)", {"name": hostile})
+        assert hostile not in str(refused.value)
+        with pytest.raises(InvalidQuery):
+            await storage.relational.fetch_all(" ")
+
+
+async def test_a_foreign_key_is_enforced_on_both_databases(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        await storage.run_migrations()
+        with pytest.raises(IntegrityViolation):
+            await storage.relational.execute(
+                "INSERT INTO brain_crystal_tags (crystal_id, tag) VALUES (:id, :tag)", {"id": "nobody", "tag": "t"}
+            )
+
+
+async def test_without_migrations_the_error_says_what_to_type(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        with pytest.raises(SchemaOutdated, match="alembic upgrade head"):
+            await storage.table(Crystal).list()
+        await storage.memory.put(Datum.create("agent memory needs none"))
+
+
+async def test_agents_reach_registered_tables_and_only_those(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        await storage.run_migrations()
+        assert await storage.resolve("self.data.table.brain_crystals.list") == []
+        assert await storage.table(GrowthProposal).list() == []
+        with pytest.raises(TableNotFound):
+            await storage.resolve("self.data.table.self_grow_proposals.list")
+        with pytest.raises(PermissionDenied):
+            await storage.resolve("self.data.table.brain_crystals.delete", id="c")
+
+
+async def test_status_shows_no_password(place: dict[str, Any]) -> None:
+    async with await StorageProvider.from_config(**place) as storage:
+        before = await storage.status()
+        await storage.run_migrations()
+        after = await storage.status()
+    assert (before["schema"], after["schema"], after["schema_needed"]) == (None, "004", "004")
+    assert "secret" not in str(after)
+
+
+async def test_after_close_it_says_so(place: dict[str, Any]) -> None:
+    storage = await StorageProvider.from_config(**place)
+    await storage.memory.put(Datum.create("x"))
+    await storage.close()
+    await storage.close()
+    with pytest.raises(StoreClosed):
+        await storage.memory.list()
+    with pytest.raises(StoreClosed):
+        await storage.relational.fetch_all("SELECT 1")
+
+
+async def test_the_minimal_storage_is_complete_and_leaves_nothing() -> None:
+    storage = await StorageProvider.create_minimal()
+    folder = storage.settings.data_dir
+    assert folder.stat().st_mode & 0o077 == 0
+    assert await storage.table(Crystal).count() == 0
+    await storage.memory.put(Datum.create("x"))
+    await storage.close()
+    assert not folder.exists()
+
+
+async def test_strict_refuses_a_fallback(tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailable) as refused:
+        await StorageProvider.from_config(
+            data_dir=tmp_path,
+            database_url="postgresql://user:secret@127.0.0.1:1/none",
+            strict=True,
+            connect_timeout=2.0,
+        )
+    assert "secret" not in str(refused.value)
+
+
+async def test_files_are_private(tmp_path: Path) -> None:
+    mask = os.umask(0)
+    try:
+        async with await StorageProvider.from_config(data_dir=tmp_path / "data") as storage:
+            await storage.run_migrations()
+            await storage.memory.put(Datum.create("x"))
+            modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "data").iterdir()}
+    finally:
+        os.umask(mask)
+    assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
+    assert set(modes.values()) == {0o600}, modes
+
+
