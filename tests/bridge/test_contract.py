@@ -30,7 +30,12 @@ class TableContract(DgentContract):
     capabilities: ClassVar[Capabilities] = TableAdapter(Note, lambda: None).capabilities  # type: ignore[arg-type,return-value]
 
     async def open(
-        self, place: Any, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()  # noqa: B008
+        self,
+        place: Any,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008
     ) -> DgentProtocol:
         database = open_database(settings_of(place))
         adapter = _Opened(Note, database, hidden=("updated_at", "secret"), limits=limits)

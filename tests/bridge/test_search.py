@@ -22,10 +22,15 @@ from .wide import Counted, Note, Paired, Wide
 if TYPE_CHECKING:
     from dgent.database import Database
 
-TIMES = [datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC), datetime(1, 1, 2, tzinfo=UTC),
-         datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC)]
+TIMES = [
+    datetime(2026, 1, 1, tzinfo=UTC),
+    datetime(2026, 1, 1, 0, 0, 0, 1, tzinfo=UTC),
+    datetime(1, 1, 2, tzinfo=UTC),
+    datetime(9999, 12, 30, 23, 59, 59, 999_999, tzinfo=UTC),
+]
 SECONDS = st.sampled_from([time.timestamp() for time in TIMES] + [0.0, 9e14, -9e14, TIMES[0].timestamp() + 5e-7])
 TAGS = ["t", "t%", "T", "é", ""]
+INSIDE = [1, 1.0, True, "1", None, {"y": 2}]
 rows = st.lists(
     st.fixed_dictionaries({
         "created_at": st.sampled_from(TIMES),
@@ -35,15 +40,52 @@ rows = st.lists(
         "flag": st.none() | st.booleans(),
         "word": st.none() | st.sampled_from("ab"),
         "moment": st.none() | st.sampled_from(TIMES[:2]),
-        "body": st.dictionaries(st.sampled_from(["x", "a.b"]), st.sampled_from([1, 1.0, True, "1", None, {"y": 2}]), max_size=2),
+        "body": st.dictionaries(st.sampled_from(["x", "a.b"]), st.sampled_from(INSIDE), max_size=2),
         "plain": st.none() | st.sampled_from([1, "1", [1, 2]]),
     }),
     max_size=12,
 )  # fmt: skip
-SCALARS = st.sampled_from([None, 0, 1, 1.0, True, False, "1", "a", "2026-01-01T00:00:00Z", "2026-01-01T00:00:00.000001Z",
-                           "2026-01-01T01:00:00+01:00", "' OR 1=1 --", [1, 2], {"y": 2}, 1.5, 2**40, "nonsense"])  # fmt: skip
-PATHS = st.sampled_from(["whole", "content.real", "flag", "word", "moment", "body.x", 'body["a.b"]', "body.x.y", "plain",
-                         "plain[1]", "id", "nobody", "whole.x", "metadata.table", "metadata.tags[0]", "created_at"])  # fmt: skip
+SCALARS = st.sampled_from(
+    [
+        None,
+        0,
+        1,
+        1.0,
+        1.5,
+        2**40,
+        True,
+        False,
+        "1",
+        "a",
+        "nonsense",
+        "' OR 1=1 --",
+        [1, 2],
+        {"y": 2},
+        "2026-01-01T00:00:00Z",
+        "2026-01-01T00:00:00.000001Z",
+        "2026-01-01T01:00:00+01:00",
+    ]
+)
+PATHS = st.sampled_from(
+    [
+        "whole",
+        "content.real",
+        "flag",
+        "word",
+        "moment",
+        "id",
+        "created_at",
+        "nobody",
+        "whole.x",
+        "plain",
+        "plain[1]",
+        "body.x",
+        'body["a.b"]',
+        "body.x.y",
+        "metadata.table",
+        "metadata.tags[0]",
+    ]
+)
 
 
 def any_query(tags: list[str] = TAGS) -> st.SearchStrategy[dict[str, Any]]:
@@ -83,22 +125,35 @@ async def test_c3_a_query_answers_as_its_matches(database: Database, data: st.Da
 
 
 @pytest.mark.parametrize("narrow", [0, 10**9])
-async def test_c3_with_an_index_of_tags_both_ways(database: Database, narrow: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_c3_with_an_index_of_tags_both_ways(
+    database: Database, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(table_query, "NARROW", narrow)
     for cached in ("_width_of_range", "_width_of_tag", "_listing"):
         getattr(table_query, cached).cache_clear()
     table = TableAdapter(Crystal, database)
     filled = [*TAGS[:-1], "[x]"]
     start = datetime(2026, 1, 1, tzinfo=UTC)
-    await insert(database, *(
-        Crystal(id=f"c{n:02}", content_hash=str(n % 3), summary="s", tags=[t for k, t in enumerate(filled) if n >> k & 1],
-                created_at=start + timedelta(hours=n % 5))
+    crystals = [
+        Crystal(
+            id=f"c{n:02}",
+            content_hash=str(n % 3),
+            summary="s",
+            tags=[tag for at, tag in enumerate(filled) if n >> at & 1],
+            created_at=start + timedelta(hours=n % 5),
+        )
         for n in range(32)
-    ))  # fmt: skip
+    ]
+    await insert(database, *crystals)
     for tags in (["t"], ["t", "é"], [""], ["nobody"], filled):
         for prefix in (None, "c", "c1", "d"):
             for order in ("newest", "oldest"):
-                named = {"tags": tags, "prefix": prefix, "since": start + timedelta(hours=1), "where": {"content_hash": "1"}}
+                named = {
+                    "tags": tags,
+                    "prefix": prefix,
+                    "since": start + timedelta(hours=1),
+                    "where": {"content_hash": "1"},
+                }
                 await check(table, {"tags": tags, "prefix": prefix}, order, 3)
                 await check(table, named, order, 3)
     assert len(await table.query(Query(tags="t"))) == 16

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import select
 
 from dgent.bridge import TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.database import Database, open_database
@@ -16,18 +15,18 @@ from dgent.database.statement import Statement
 from dgent.datum import Datum
 from dgent.exceptions import IntegrityViolation, NestedWrite, StoreClosed, VersionConflict
 from dgent.memory.sql import SqlBackend
-from dgent.models import Citizen, CitizenConversation, ConversationTurn, Crystal, CrystalTag
+from dgent.models import CitizenConversation, ConversationTurn, Crystal, CrystalTag
 
 from .conftest import opened, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
     from pathlib import Path
 
 STEPS = 60
 
 
-class Fault(Exception):  # noqa: N818  # what a test throws is a fault
+class Fault(Exception):  # what a test throws is a fault
     pass
 
 
@@ -61,7 +60,7 @@ async def test_d5_both_tracks_are_committed_together(database: Database, memory:
 async def test_p2_a_failed_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
     heard: list[Any] = []
     memory.on_change = heard.append
-    with pytest.raises(Fault):
+    with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
         async with unit_of_work(database, memory) as tx:
             await _write_both(tx)
             raise Fault
@@ -90,7 +89,7 @@ async def test_p2_a_cancelled_transaction_leaves_no_trace(database: Database, me
 async def test_p2_nested_use_is_a_savepoint_and_does_not_deadlock(database: Database, memory: SqlBackend) -> None:
     async with asyncio.timeout(20), unit_of_work(database, memory) as outer:
         await outer.memory.put(Datum.create(b"1", id="outer"))
-        with pytest.raises(Fault):
+        with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
             async with unit_of_work(database, memory) as inner:
                 await _write_both(inner)
                 assert await inner.memory.get("outer") is not None
@@ -116,11 +115,11 @@ async def test_a_transaction_that_has_ended_says_so(database: Database, memory: 
 
 async def test_p2_a_foreign_key_violation_raises_everywhere(database: Database, memory: SqlBackend) -> None:
     orphan: dict[str, Any] = {"conversation_id": "nobody", "turn_number": 0, "role": "user", "content": "x"}
-    with pytest.raises(IntegrityViolation):
+    with pytest.raises(IntegrityViolation):  # noqa: PT012  # the transaction is what fails
         async with unit_of_work(database, memory) as tx:
             await tx.memory.put(Datum.create(b"x", id="c"))
             tx.session.add(ConversationTurn(id="t", **orphan))
-    with pytest.raises(IntegrityViolation):
+    with pytest.raises(IntegrityViolation):  # noqa: PT012  # the transaction is what fails
         async with unit_of_work(database, memory) as tx:
             await tx.memory.put(Datum.create(b"x", id="c"))
             await tx.table(ConversationTurn).put(Datum.create(data=orphan, id="t"))
@@ -179,7 +178,13 @@ async def test_registered_tables_have_three_names(database: Database, memory: Sq
     tables = Tables(database)
     assert tables.find("brain_crystals") is None
     hiding = tables.register(Crystal, hidden=["summary", "content_hash"])
-    assert tables.find("brain_crystals") is tables.find("Crystal") is tables.find("crystal") is tables.adapter(Crystal) is hiding
+    assert (
+        tables.find("brain_crystals")
+        is tables.find("Crystal")
+        is tables.find("crystal")
+        is tables.adapter(Crystal)
+        is hiding
+    )
     assert tables.adapter(CitizenConversation) is tables.adapter(CitizenConversation)
     assert tables.find("CitizenConversation") is None
     tables.register(CitizenConversation)

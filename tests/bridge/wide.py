@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
+from datetime import date, datetime, time, timedelta  # noqa: TC003  # SQLAlchemy reads the annotations at run time
+from decimal import Decimal  # noqa: TC003
 from typing import Any
-from uuid import UUID
+from uuid import UUID  # noqa: TC003
 
 from sqlalchemy import (
     JSON,
@@ -31,7 +31,17 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dgent.models import Base, CausalMixin, IdMixin, JSONDict, JSONList, TimestampMixin, UTCDateTime, VersionMixin, utcnow
+from dgent.models import (
+    Base,
+    CausalMixin,
+    IdMixin,
+    JSONDict,
+    JSONList,
+    TimestampMixin,
+    UTCDateTime,
+    VersionMixin,
+    utcnow,
+)
 
 
 class Color(enum.Enum):

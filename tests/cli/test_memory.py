@@ -171,3 +171,18 @@ def test_a_content_over_the_limit_is_refused(kg: Runner, monkeypatch: pytest.Mon
     monkeypatch.setenv("KGENTS_MAX_CONTENT", "10")
     kg("memory", "put", "-", stdin=b"x" * 10)
     assert "max_content" in kg("memory", "put", "-", stdin=b"x" * 1000, code=1).err
+
+
+def test_content_that_looks_like_json_is_shown_whatever_it_is(kg: Runner) -> None:
+    for content in (
+        b'{"a": [1, {"b": []}]}',
+        b"{no",
+        b"[" * 900 + b"]" * 900,
+        b'{"title": 3}',
+        b"{" + b"\0" * 9,
+        b"[1, 2]",
+    ):
+        kg("memory", "put", "-", "--id", "a", stdin=content)
+        assert kg("memory", "get", "a").text
+        assert kg("memory", "list").text
+        assert kg.json("memory", "list")["datums"][0]["text"] == content.decode()

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.faults.processes import Child
+from tests.faults.stores import make, opened
 
 from dgent.datum import Datum
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sqlite import SQLiteBackend
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -26,10 +25,6 @@ SMALL, LARGE = 64, 24 * 2**20
 MEDIUM = 4 * 2**20  # stands for a large one where the test is to be quick
 
 
-def opened(kind: str, path: Path) -> Backend:
-    return SQLiteBackend(path) if kind == "sqlite" else JSONLBackend(path)
-
-
 def content(id: str, size: int) -> bytes:
     """Return what a datum of this id must hold."""
     return random.Random(id).randbytes(size)
@@ -39,7 +34,7 @@ def put_without_end(pipe: Connection, kind: str, path: Path, name: str, tasks: i
     """Put from many tasks, and say each id after its answer."""
 
     async def main() -> None:
-        store, numbers = opened(kind, path), count()
+        store, numbers = make(kind, path), count()
 
         async def one() -> None:
             for number in numbers:
@@ -96,17 +91,15 @@ async def test_an_acknowledged_put_survives_kill_9(
         name = f"r{round}"
         acknowledged = await killed(kind, path, name, tasks, size, chance)
         assert acknowledged
-        store = opened(kind, path)
-        await check(store, name, acknowledged, tasks, size)
-        after = await store.put(Datum(f"after-{round}", name.encode(), 1.0))
-        survivors[after.id] = name
-        if size > SMALL:
-            for id in acknowledged:
-                await store.purge(id)
-        await store.close()
-    store = opened(kind, path)
-    found = await store.list("after-", limit=1000)
-    await store.close()
+        async with opened(kind, path) as store:
+            await check(store, name, acknowledged, tasks, size)
+            after = await store.put(Datum(f"after-{round}", name.encode(), 1.0))
+            survivors[after.id] = name
+            if size > SMALL:
+                for id in acknowledged:
+                    await store.purge(id)
+    async with opened(kind, path) as store:
+        found = await store.list("after-", limit=1000)
     assert {datum.id: datum.text for datum in found} == survivors
     if kind == "sqlite":
         with sqlite3.connect(path) as connection:

@@ -8,17 +8,16 @@ import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import text
 from tests.faults.processes import Child, ready, started, together
+from tests.faults.stores import make, opened
 
 from dgent.database.file_lock import FileLock
 from dgent.datum import Datum
 from dgent.exceptions import StorageTimeout, VersionConflict
-from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
 
     from dgent.database import Database
     from dgent.protocol import Backend
-
-
-def opened(kind: str, path: Path) -> Backend:
-    return SQLiteBackend(path) if kind == "sqlite" else JSONLBackend(path)
 
 
 async def increment(store: Backend, id: str = "n") -> None:
@@ -47,7 +42,7 @@ async def increment(store: Backend, id: str = "n") -> None:
 
 def increment_often(pipe: Connection, number: int, kind: str, path: Path, times: int) -> None:
     async def main() -> None:
-        store = opened(kind, path)
+        store = make(kind, path)
         worst = 0.0
         for _ in range(times):
             start = time.perf_counter()
@@ -75,22 +70,15 @@ async def test_no_update_is_lost_and_no_process_locked_out(tmp_path: Path, full_
         waits = [child.answer() for child in children]
     assert all(isinstance(wait, float) for wait in waits), waits
     print(f"worst wait of {kind}: {max(waits):.3f} s")
-    async with aclosing(Closing(opened(kind, tmp_path / "store"))) as store:
-        found = await store.store.get("n")
+    async with opened(kind, tmp_path / "store") as store:
+        found = await store.get("n")
         assert found is not None
         assert (int(found.content), found.version, found.seq) == (processes * times,) * 3
 
 
-class Closing:
-    """A store for `aclosing`."""
-
-    def __init__(self, store: Backend) -> None:
-        self.store, self.aclose = store, store.close
-
-
 def open_and_put(pipe: Connection, number: int, kind: str, path: Path) -> None:
     async def main() -> None:
-        store = opened(kind, path)
+        store = make(kind, path)
         await store.put(Datum(f"from-{number}", b"x", 1.0))
         pipe.send((await store.get(f"from-{number}")) is not None)
         await store.close()
@@ -109,8 +97,8 @@ async def test_eight_processes_can_make_one_fresh_store_at_once(tmp_path: Path, 
         with started(8, open_and_put, kind, path) as children:
             together(children)
             assert [child.answer() for child in children] == [True] * 8
-        async with aclosing(Closing(opened(kind, path))) as store:
-            assert {datum.id for datum in await store.store.list()} == {f"from-{number}" for number in range(8)}
+        async with opened(kind, path) as store:
+            assert {datum.id for datum in await store.list()} == {f"from-{number}" for number in range(8)}
 
 
 ADD = text("UPDATE counter SET n = n + 1")

@@ -28,7 +28,7 @@ class PendingMemory:
 
     def __init__(self, box: Outbox, transaction: Transaction) -> None:
         self._memory, self._transaction, self._namespace = box.memory, transaction, box.namespace
-        self._limits: Limits = getattr(box.memory, "limits", Limits())
+        self._limits: Limits = getattr(box.memory, "limits", box.database.settings.limits)
         self.name = box.memory.name
         self.capabilities: Capabilities = replace(box.memory.capabilities, versioned=False)
 

@@ -41,7 +41,9 @@ class Tables:
         names = (_snake_case(model.__name__), model.__name__, adapter.table)
         for name in names:
             if (taken := self._by_name.get(name)) is not None and taken.model is not model:
-                raise InvalidInput(f"the table {adapter.table} cannot be registered: {taken.table} has the name {name!r}")
+                raise InvalidInput(
+                    f"the table {adapter.table} cannot be registered: {taken.table} has the name {name!r}"
+                )
         self._by_model[model] = adapter
         self._by_name.update(dict.fromkeys(names, adapter))
         return adapter

@@ -68,7 +68,9 @@ async def _count(console: Console, storage: StorageProvider) -> None:
 
 
 async def _newest(console: Console, storage: StorageProvider) -> None:
-    _titled(console, "the newest crystals, by path", LIST, show.datums(await storage.resolve(LIST, limit=5)))
+    _titled(
+        console, "the newest crystals, by path", LIST, show.datums(await storage.resolve(LIST, limit=5), times=False)
+    )
 
 
 async def _chain(console: Console, storage: StorageProvider, conversation: Conversation) -> None:
@@ -84,17 +86,18 @@ async def _tagged(console: Console, storage: StorageProvider, conversation: Conv
     tags = frozenset({conversation.speakers[0], "session-1"})
     query = Query(tags=tags, limit=4)
     code = f"Query(tags={{{', '.join(repr(tag) for tag in sorted(tags))}}}, limit=4)"
-    _titled(console, "found by tag", code, show.datums(await storage.memory.query(query)))
+    _titled(console, "found by tag", code, show.datums(await storage.memory.query(query), times=False))
 
 
 async def _bridged(console: Console, storage: StorageProvider) -> None:
     crystals = storage.table(Crystal)
-    newest = await crystals.list(limit=1)
-    for row in newest:
-        datum = await crystals.get(row.id)
+    for newest in await crystals.list(limit=1):
+        datum = await crystals.get(newest.id)
         assert datum is not None  # noqa: S101  # it was listed a moment ago, and nobody else writes a demo
-        code = f"storage.table(Crystal).get({row.id!r})"
-        _titled(console, "a row, fetched as a datum", code, show.document(datum.to_dict() | {"text": datum.data}))
+        record = {"id": datum.id, "data": datum.data, **datum.to_dict()}
+        record.pop("text")
+        code = f"storage.table(Crystal).get({datum.id!r})"
+        _titled(console, "a row, fetched as a datum", code, show.document(record))
 
 
 def _further(console: Console, storage: StorageProvider, conversation: Conversation) -> None:
@@ -116,7 +119,7 @@ def _further(console: Console, storage: StorageProvider, conversation: Conversat
 def _kg(storage: StorageProvider) -> str:
     """Return the command as it can be typed here and now."""
     beside = Path(sys.executable).with_name("kg")
-    if shutil.which("kg"):
+    if shutil.which("kg") == str(beside):
         command = "kg"
     else:
         command = str(_near(beside)) if beside.exists() else f"{_near(Path(sys.executable))} -m dgent.cli"

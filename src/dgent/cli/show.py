@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dgent.services.importing import Counts, Imported
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_SMALL = 64 * 2**10  # more than this is not read as JSON only to find a title in it
 _TITLES = ("title", "summary", "name", "topic", "content", "text", "description")
 
 
@@ -41,7 +42,7 @@ def _plain(value: Any) -> Any:
         return dict(value)
     if isinstance(value, frozenset | set):
         return sorted(value)
-    return list(value) if isinstance(value, list) else str(value)  # a Page is a list that orjson does not know
+    return str(value)
 
 
 def clean(text: str) -> str:
@@ -61,11 +62,11 @@ def when(seconds: float) -> str:
 
 def gist(datum: Datum) -> str:
     """Return what a datum is about: its text, or what a person would look at first in its JSON object."""
-    if datum.content[:1] == b"{":
+    if datum.content[:1] == b"{" and len(datum.content) <= _SMALL:
         try:
             record = orjson.loads(datum.content)
         except orjson.JSONDecodeError:
-            return datum.text[:400]
+            record = {}
         for name in _TITLES:
             if isinstance(record.get(name), str) and record[name]:
                 return str(record[name])[:400]
@@ -85,10 +86,8 @@ def grid(*headers: str) -> Table:
     return table
 
 
-def filled(table: Table, rows: Iterable[Iterable[RenderableType]]) -> RenderableType:
-    """Return the table with these rows, or a word for none."""
-    for row in rows:
-        table.add_row(*row)
+def or_nothing(table: Table) -> RenderableType:
+    """Return the table, or a word where it has no rows."""
     return table if table.row_count else Text("nothing", "dim")
 
 
@@ -100,13 +99,13 @@ def about(text: str, tags: Iterable[str]) -> Text:
     return found
 
 
-def datums(found: Iterable[Datum]) -> RenderableType:
+def datums(found: Iterable[Datum], *, times: bool = True) -> RenderableType:
     """Return datums as a table, one on a line."""
-    rows = (
-        (line(each.id, "cyan"), Text(when(each.created_at), "dim"), about(gist(each), sorted(each.tags)))
-        for each in found
-    )
-    return filled(grid("id", "created (UTC)", "content"), rows)
+    table = grid("id", *(["created (UTC)"] if times else []), "content")
+    for each in found:
+        created = [Text(when(each.created_at), "dim")] if times else []
+        table.add_row(line(each.id, "cyan"), *created, about(gist(each), sorted(each.tags)))
+    return or_nothing(table)
 
 
 def datum(found: Datum) -> RenderableType:
@@ -131,7 +130,7 @@ def body(found: Datum) -> RenderableType:
     if found.content[:1] in {b"{", b"["}:
         try:
             return document(orjson.loads(found.content))
-        except orjson.JSONDecodeError:
+        except (orjson.JSONDecodeError, orjson.JSONEncodeError):  # no JSON after all, or too deep to write
             pass
     try:
         return Text(clean(found.content.decode()))
@@ -198,27 +197,21 @@ def chain(found: Sequence[Datum]) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     for wraps in (False, False, False, True):
         table.add_column(no_wrap=not wraps)
-    marks = ["●", *["├" for _ in found[2:]], "└"]
-    rows = (
-        (Text(mark, "dim"), Text(when(each.created_at), "dim"), line(each.author, "cyan"), line(gist(each)))
-        for mark, each in zip(marks, found, strict=False)
-    )
-    return filled(table, rows)
-
-
-def revisions(found: list[Revision]) -> RenderableType:
-    """Return the history of an id as a table, oldest first."""
-    rows = (
-        (
-            Text(str(each.version)),
-            Text(str(each.seq)),
-            Text(when(each.stored_at), "dim"),
-            Text("deleted", "red") if each.datum is None else Text("put", "green"),
-            Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags)),
+    for mark, each in zip(["●", *["├" for _ in found[2:]], "└"], found, strict=False):
+        table.add_row(
+            Text(mark, "dim"), Text(when(each.created_at), "dim"), line(each.author, "cyan"), line(gist(each))
         )
-        for each in found
-    )
-    return filled(grid("v", "seq", "stored (UTC)", "what", "content"), rows)
+    return table
+
+
+def revisions(found: Iterable[Revision]) -> RenderableType:
+    """Return the history of an id as a table, oldest first."""
+    table = grid("v", "seq", "stored (UTC)", "what", "content")
+    for each in found:
+        what = Text("deleted", "red") if each.datum is None else Text("put", "green")
+        content = Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags))
+        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), what, content)
+    return or_nothing(table)
 
 
 def crystal_record(crystal: Crystal) -> dict[str, Any]:
@@ -228,11 +221,11 @@ def crystal_record(crystal: Crystal) -> dict[str, Any]:
 
 def crystals(found: Iterable[Crystal]) -> RenderableType:
     """Return the rows of crystals as a table, one on a line."""
-    rows = (
-        (line(each.id, "cyan"), Text(when(each.created_at.timestamp()), "dim"), about(each.summary, each.tags))
-        for each in found
-    )
-    return filled(grid("id", "created (UTC)", "summary"), rows)
+    table = grid("id", "created (UTC)", "summary")
+    for each in found:
+        created = Text(when(each.created_at.timestamp()), "dim")
+        table.add_row(line(each.id, "cyan"), created, about(each.summary, each.tags))
+    return or_nothing(table)
 
 
 def imported(done: Imported, name: str) -> str:

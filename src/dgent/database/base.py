@@ -88,8 +88,14 @@ class Transaction:
         before = len(self._callbacks)
         try:
             with translated(self._what, only_sql=True):
-                async with self.session.begin_nested():
+                nested = self.session.begin_nested()
+                await uninterrupted(nested.__aenter__())  # SQLAlchemy loses count of savepoints cut off half-way
+                try:
                     yield
+                except BaseException as error:
+                    await uninterrupted(nested.__aexit__(type(error), error, error.__traceback__))
+                    raise
+                await uninterrupted(nested.__aexit__(None, None, None))
         except BaseException:
             del self._callbacks[before:]
             raise
@@ -110,6 +116,16 @@ class Transaction:
                 return await connection.run_sync(work)
 
 
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603  # counted here, because asking for the process id is a system call at every read
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
 _current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
 
 
@@ -125,7 +141,7 @@ class Database(ABC):
         self.url = url
         self.settings = settings
         self.what = shown(url)
-        self._pid = os.getpid()
+        self._forks = _forks
         self._closed = False
 
     @abstractmethod
@@ -147,6 +163,11 @@ class Database(ABC):
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back at once: `write` has answered, so it is committed."""
         callback()
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child process of the one that opened the database."""
+        return self._forks != _forks
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
@@ -221,7 +242,7 @@ class Database(ABC):
     def _check_usable(self) -> None:
         if self._closed:
             raise StoreClosed(f"{self.what} was closed: open it again")
-        if os.getpid() != self._pid:
+        if self.forked:
             raise StoreClosed(f"{self.what} was opened before a fork: open it anew in the child process")
 
     def _check_not_nested(self) -> None:

@@ -12,7 +12,7 @@ import re
 import sqlite3
 from contextlib import contextmanager
 from traceback import walk_tb
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -95,6 +95,10 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
     ("XX001", Corrupt, _CORRUPT),
     ("XX002", Corrupt, _CORRUPT),
 ]
+_SQLALCHEMY: Final[list[tuple[type[Exception], type[DgentError], str]]] = [
+    (PoolTimeout, StorageTimeout, "no connection to {what} became free in time: raise pool_size or pool_timeout"),
+    (StaleDataError, Conflict, "a row of {what} was changed by somebody else since it was loaded: load it again"),
+]
 _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
     errno.ENOSPC: (DiskFull, _FULL),
     errno.EDQUOT: (DiskFull, _FULL),
@@ -124,10 +128,9 @@ def translate(error: BaseException, what: str) -> DgentError | None:
     """
     if isinstance(error, DgentError):
         return error
-    if isinstance(error, StaleDataError):
-        return Conflict(f"a row of {what} was changed by somebody else since it was loaded: load it again and retry")
-    if isinstance(error, PoolTimeout):
-        return StorageTimeout(f"no connection to {what} became free in time: raise pool_size or pool_timeout")
+    for known, kind, text in _SQLALCHEMY:
+        if isinstance(error, known):
+            return kind(text.format(what=what))
     for link in _links(error):
         if isinstance(link, sqlite3.Error):
             return _from_sqlite(link, what)
@@ -153,10 +156,17 @@ def translated(what: str, *, only_sql: bool = False) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        ours = None if only_sql and not _is_of_sql(error) else translate(error, what)
-        if ours is None or ours is error:
+        if only_sql and not _is_of_sql(error):
             raise
-        raise ours from None
+        raise_ours(error, what)
+
+
+def raise_ours(error: Exception, what: str) -> NoReturn:
+    """Raise a driver's error as ours, without the driver's text behind it; every other error as it is."""
+    ours = translate(error, what)
+    if ours is None or ours is error:
+        raise error
+    raise ours from None
 
 
 def _is_of_sql(error: Exception) -> bool:

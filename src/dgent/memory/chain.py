@@ -5,7 +5,7 @@
     started late  it did not answer at the start: writes go to a spill, reads see only what was spilled
 
 Both other states end in the same way: the first answers a probe, the spill is replayed into it, and it is normal again.
-A decision record tells why: docs/decisions/degradation.md.
+docs/decisions/0018-a-spill-is-a-log.md tells why.
 """
 
 from __future__ import annotations

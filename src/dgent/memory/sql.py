@@ -111,7 +111,8 @@ class SqlBackend:
             raise InvalidDatum(f"version is {version!r}: use a whole number from 1")
         if version is not None and not 0 < version < 2**63:
             return None
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         return await self._runner.read_each(self._get_each, (id, version), ("get", self.namespace))
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
@@ -193,7 +194,8 @@ class SqlBackend:
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
         self._check_page(limit)
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         wanted = None if prefix is None else check_namespace(prefix)
         return await self._runner.read(lambda connection: sql_read.namespaces(connection, wanted, limit))
 
@@ -229,24 +231,28 @@ class SqlBackend:
         return sql_write.apply_each(connection, self.namespace, batches, self.clock)
 
     async def _apply(self, operations: _Operations) -> _Outcomes:
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         outcomes = await self._runner.write_each(self._apply_each, operations, ("put", self.namespace))
         if self.on_change is not None:
             self._announce(_changes(self.namespace, operations, outcomes))
         return outcomes
 
     async def _read(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         return await self._runner.read(lambda connection: work(connection, self.namespace, *values, **named))
 
     async def _read_short(self, short: bool, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         return await self._runner.read(
             lambda connection: work(connection, self.namespace, *values, **named), short=short
         )
 
     async def _write(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        await self.prepare()
+        if self._ready.store_id is None:
+            await self.prepare()
         return await self._runner.write(lambda connection: work(connection, self.namespace, *values, **named))
 
     def _announce(self, changes: _Changes) -> None:

@@ -1,0 +1,307 @@
+"""One transaction over both tracks, where agent memory lies elsewhere: the outbox delivers, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dgent.bridge import Outbox, TableAdapter, unit_of_work
+from dgent.database import Database, open_database
+from dgent.datum import Datum, Limits
+from dgent.exceptions import (
+    BackendUnavailable,
+    CapabilityMissing,
+    CausalCycle,
+    InvalidDatum,
+    LimitExceeded,
+)
+from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.volatile import MemoryBackend
+from dgent.models import Crystal, CrystalTag
+from dgent.query import Query
+from dgent.testing.base import examples, pages
+
+from .conftest import opened, settings_of
+from .test_unit_of_work import STEPS, Fault, _faults, _raise, crystal, row
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Elsewhere(MemoryBackend):
+    """A memory in another place, which may be out of reach."""
+
+    down = False
+    deaf = False  # takes what it is given, and its answer is lost
+
+    async def put(self, *args: Any, **named: Any) -> Datum:
+        if self.down:
+            raise BackendUnavailable("elsewhere does not answer")
+        stored = await super().put(*args, **named)
+        if self.deaf:
+            raise BackendUnavailable("elsewhere does not answer any more")
+        return stored
+
+
+@pytest.fixture
+def memory() -> Elsewhere:
+    return Elsewhere()
+
+
+async def test_d5_what_was_committed_is_delivered(database: Database, memory: Elsewhere) -> None:
+    async with unit_of_work(database, memory) as tx:
+        tx.session.add(crystal())
+        datum = await tx.memory.put(Datum.create(b"1", id="c", tags=["maps"]))
+        assert datum.version == 0
+        assert await tx.memory.get("c") == datum
+        assert await memory.get("c") is None
+        await tx.memory.put(Datum.create(b"2", id="c"))
+        await tx.memory.put(Datum.create(b"3", id="d"), ttl=1000)
+        assert await tx.memory.delete("c")
+        assert not await tx.memory.exists("c")
+        await tx.memory.put(datum)
+    assert [(entry.version, entry.datum) for entry in await memory.history("c")] == [
+        (1, datum),
+        (2, datum.replace(content=b"2", metadata={}, created_at=(await memory.get("c", version=2)).created_at)),  # type: ignore[union-attr]
+        (3, None),
+        (4, datum),
+    ]
+    assert await memory.exists("d")
+    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+
+
+async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memory: Elsewhere) -> None:
+    with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"1", id="c"))
+            raise Fault
+    async with unit_of_work(database, memory) as tx:
+        with suppress(Fault):
+            async with unit_of_work(database, memory) as inner:
+                await inner.memory.put(Datum.create(b"1", id="inner"))
+                assert await tx.memory.exists("inner")
+                raise Fault
+        assert not await tx.memory.exists("inner")
+        async with unit_of_work(database, memory) as inner:
+            await inner.memory.put(Datum.create(b"1", id="kept"))
+        assert await memory.count() == 0
+    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert [datum.id for datum in await memory.list()] == ["kept"]
+
+
+async def test_an_outage_delays_and_loses_nothing(database: Database, memory: Elsewhere) -> None:
+    box = Outbox(database, memory)
+    memory.down = True
+    for n in range(3):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"%d" % n, id="c"))
+            assert (await tx.memory.get("c")).content == b"%d" % n  # type: ignore[union-attr]
+    assert (await box.reconcile()).waiting == 3
+    assert await memory.count() == 0
+    memory.down, memory.deaf = False, True
+    assert (await box.reconcile()).waiting == 3
+    memory.deaf = False
+    assert await box.reconcile() == (3, [], 0)
+    assert await box.reconcile() == (0, [], 0)
+    assert [entry.datum.content for entry in await memory.history("c") if entry.datum] == [b"0", b"1", b"2"]
+
+
+async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory: Elsewhere) -> None:
+    box = Outbox(database, memory)
+    await memory.put(Datum.create(b"", id="child", causal_parent="c"))
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.put(Datum.create(b"1", id="c", causal_parent="child"))
+        await tx.memory.put(Datum.create(b"2", id="d"))
+    assert await memory.exists("d")
+    report = await box.reconcile()
+    assert (report.delivered, report.waiting) == (0, 0)
+    (entry,) = report.refused
+    assert (entry.id, entry.datum.content if entry.datum else None) == ("c", b"1")
+    assert "CausalCycle" in (entry.refusal or "")
+    await memory.delete("child")
+    assert await box.reconcile(retry=True) == (1, [], 0)
+    assert await memory.exists("c")
+    async with unit_of_work(database, memory) as tx:
+        await memory.put(Datum.create(b"", id="child", causal_parent="z"))
+        await tx.memory.put(Datum.create(b"1", id="z", causal_parent="child"))
+    (entry,) = await box.refused()
+    await box.discard(entry)
+    assert await box.reconcile() == (0, [], 0)
+
+
+async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: Database) -> None:
+    memory = MemoryBackend()
+    memory.limits = Limits(max_content=3, max_page=100)  # type: ignore[attr-defined]
+    await memory.put_many([Datum.create(b"", id="a"), Datum.create(b"", id="b", causal_parent="a")])
+    async with unit_of_work(database, memory) as tx:
+        with pytest.raises(CapabilityMissing):
+            await tx.memory.put(Datum.create(b"1", id="c"), expect=0)
+        with pytest.raises(CapabilityMissing):
+            await tx.memory.delete("c", expect=0)
+        with pytest.raises(CapabilityMissing):
+            await tx.memory.purge("c")
+        with pytest.raises(LimitExceeded):
+            await tx.memory.put(Datum.create(b"1234", id="c"))
+        with pytest.raises(LimitExceeded):
+            await tx.memory.list(limit=101)
+        with pytest.raises(InvalidDatum):
+            await tx.memory.put("c")  # type: ignore[arg-type]
+        for id, parent in (("a", "b"), ("x", "x")):
+            with pytest.raises(CausalCycle):
+                await tx.memory.put(Datum.create(b"", id=id, causal_parent=parent))
+        with pytest.raises(CausalCycle):
+            await tx.memory.put_many(
+                [Datum.create(b"", id="n", causal_parent="b"), Datum.create(b"", id="a", causal_parent="n")]
+            )
+        await tx.memory.put_many([Datum.create(b"", id="b"), Datum.create(b"", id="a", causal_parent="b")])
+        assert [datum.id for datum in await tx.memory.causal_chain("a")] == ["b", "a"]
+        assert not tx.memory.capabilities.versioned
+    assert [datum.id for datum in await memory.causal_chain("a")] == ["b", "a"]
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(["put", "delete"]), st.sampled_from("abcd"), st.integers(0, 3), st.none() | st.just("t")),
+    max_size=8,
+)
+
+
+def made(id: str, n: int, tag: str | None) -> Datum:
+    return Datum.create(b"%d" % n, id=id, created_at=float(n), tags=[tag] if tag else [])
+
+
+@examples(2)
+@given(before=steps, inside=steps, limit=st.integers(1, 3))
+async def test_a_transaction_reads_what_it_wrote(database: Database, before: Any, inside: Any, limit: int) -> None:
+    memory, model = MemoryBackend(), MemoryBackend()
+    for stores, planned in (([memory, model], before), ([model], inside)):
+        for store in stores:
+            for verb, id, n, tag in planned:
+                await (store.put(made(id, n, tag)) if verb == "put" else store.delete(id))
+    async with unit_of_work(database, memory) as tx:
+        for verb, id, n, tag in inside:
+            await (tx.memory.put(made(id, n, tag)) if verb == "put" else tx.memory.delete(id))
+        for order in ("newest", "oldest"):
+            for named in ({}, {"tags": "t"}, {"prefix": "b"}, {"after": 1.0}):
+                query = Query(**named, order=order)  # type: ignore[arg-type]
+                wanted = await model.query(query)
+                assert await tx.memory.query(query) == wanted
+                found = await pages(
+                    lambda at, n=named, o=order: tx.memory.query(Query(**n, order=o, cursor=at, limit=limit))  # type: ignore[misc]
+                )
+                assert found == wanted
+        assert await tx.memory.get_many("dcba") == await model.get_many("dcba")
+        assert await tx.memory.count() == await model.count()
+        assert await tx.memory.count(prefix="a") == await model.count(prefix="a")
+    assert await memory.list() == await model.list()
+
+
+@pytest.mark.parametrize("after", [False, True])
+async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
+    database: Database, memory: Elsewhere, after: bool
+) -> None:
+    box = Outbox(database, memory)
+    await box.prepare()
+    for step in range(STEPS):
+        with pytest.MonkeyPatch.context() as patch, suppress(Fault):
+            faults = _faults(patch, step, after, _raise)
+            async with unit_of_work(database, memory) as tx:
+                tx.session.add(crystal(tags=[]))
+                await tx.memory.put(Datum.create(b"x", id="c"))
+                await tx.table(Crystal).put(row("c", summary="later"))
+        await _reconciled(database, memory)
+        if faults() < step:
+            break
+    assert 8 < step < STEPS - 1
+
+
+async def test_b5_a_crash_at_each_step_leaves_both_or_neither(sqlite_path: Path, tmp_path: Path) -> None:
+    url, lines = f"sqlite:///{sqlite_path}", tmp_path / "memory.jsonl"
+    async with opened(url) as database:
+        await Outbox(database, MemoryBackend("both")).prepare()
+    for step in range(STEPS):
+        crashed = _crashing(url, lines, step)
+        memory = JSONLBackend(lines, "both")
+        async with opened(url) as database:
+            await _reconciled(database, memory)
+        await memory.close()
+        if not crashed:
+            break
+    assert 8 < step < STEPS - 1
+
+
+async def _reconciled(database: Database, memory: Any) -> None:
+    """Reconcile, twice; see that row and datum are both there or both absent, and clear both away."""
+    box = Outbox(database, memory)
+    assert (await box.reconcile()).refused == []
+    live = await memory.get("c")
+    assert await box.reconcile() == (0, [], 0)
+    found = await TableAdapter(Crystal, database).get("c")
+    assert (live is None) is (found is None)
+    if live is not None and found is not None:
+        assert live.content == b"x"
+        assert found.data["summary"] == "later"
+        assert await TableAdapter(CrystalTag, database).count() == 1
+        assert (await memory.get("c")).version == live.version
+    await memory.delete("c")
+    await TableAdapter(Crystal, database).delete("c")
+
+
+def _crashing(url: str, lines: Path, step: int) -> bool:
+    child = os.fork()
+    if child == 0:
+        _faults(pytest.MonkeyPatch(), step, step % 2 == 0, lambda: os._exit(9))
+        asyncio.run(_in_child(url, lines))
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+
+
+async def _in_child(url: str, lines: Path) -> None:
+    database, memory = open_database(settings_of(url)), JSONLBackend(lines, "both")
+    async with unit_of_work(database, memory) as tx:
+        tx.session.add(crystal(tags=[]))
+        await tx.memory.put(Datum.create(b"x", id="c"))
+        await tx.table(Crystal).put(row("c", summary="later"))
+    await memory.close()
+    await database.close()
+
+
+async def test_two_who_deliver_at_once_keep_the_order(database: Database, memory: Elsewhere) -> None:
+    memory.down = True
+    for n in range(12):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"%d" % n, id="ab"[n % 2]))
+    memory.down = False
+    reports = await asyncio.gather(*(Outbox(database, memory).reconcile() for _ in range(4)))
+    assert sum(report.delivered for report in reports) == 12
+    for id, first in (("a", 0), ("b", 1)):
+        kept = [entry.datum.content for entry in await memory.history(id) if entry.datum]
+        assert kept == [b"%d" % n for n in range(first, 12, 2)]
+
+
+async def test_concurrent_transactions_deliver_each_write(database: Database, memory: Elsewhere) -> None:
+    async def one(n: int) -> None:
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"x", id=f"d{n}"))
+            await tx.table(Crystal).put(row(f"d{n}"))
+
+    await asyncio.gather(*(one(n) for n in range(12)))
+    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert await memory.count() == await TableAdapter(Crystal, database).count() == 12
+
+
+async def test_namespaces_of_the_outbox_do_not_meet(database: Database) -> None:
+    one, two = Elsewhere("one"), Elsewhere("two")
+    one.down = two.down = True
+    for store in (one, two):
+        async with unit_of_work(database, store) as tx:
+            await tx.memory.put(Datum.create(store.namespace.encode(), id="c"))
+    one.down = False
+    assert await Outbox(database, one).reconcile() == (1, [], 0)
+    assert (await one.get("c")).content == b"one"  # type: ignore[union-attr]
+    assert (await Outbox(database, two).reconcile()).waiting == 1

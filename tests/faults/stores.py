@@ -1,0 +1,44 @@
+"""The stores that are put to the test."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.volatile import MemoryBackend
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from dgent.protocol import Backend
+
+
+def make(kind: str, path: Path, **named: Any) -> Backend:
+    """Return a store of a kind at a path."""
+    if kind == "sqlite":
+        return SQLiteBackend(path, **named)
+    return JSONLBackend(path, **named) if kind == "jsonl" else MemoryBackend(**named)
+
+
+@asynccontextmanager
+async def opened(kind: str, path: Path, **named: Any) -> AsyncIterator[Backend]:
+    """Open a store for the length of a block."""
+    store = make(kind, path, **named)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def sqlite(path: Path, **settings: Any) -> AsyncIterator[SQLiteBackend]:
+    """Open a SQLite store with these settings for the length of a block."""
+    store = SQLiteBackend(path, settings=Settings.load(**settings))
+    try:
+        yield store
+    finally:
+        await store.close()
