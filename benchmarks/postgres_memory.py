@@ -97,12 +97,14 @@ async def _writes(store: PostgresBackend, floor: Floor, size: int) -> AsyncItera
     async def put_many() -> int:
         return len(await store.put_many(batches.pop()))
 
-    yield Case(f"put_many, 10 000, {size} B", "asyncpg executemany", 0.80, put_many, lambda: floor.put_many(rows.pop()))
+    yield Case(f"put_many, 10 000, {size} B", "executemany", 0.80, put_many, lambda: floor.put_many(rows.pop()))
 
 
 async def _reads(store: PostgresBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
     known = [datum.id for datum in await store.list(limit=2000)]
-    ids = [row["id"] for row in await floor.db.fetch("SELECT id FROM dgent_datums WHERE namespace = 'floor' LIMIT 2000")]
+    ids = [
+        row["id"] for row in await floor.db.fetch("SELECT id FROM dgent_datums WHERE namespace = 'floor' LIMIT 2000")
+    ]
     get = "SELECT * FROM dgent_datums WHERE namespace = $1 AND id = $2 ORDER BY version DESC LIMIT 1"
     for tasks, budget in ((1, 0.60), (64, 4.0)):
         yield Case(

@@ -68,77 +68,61 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     store = SQLiteBackend(folder / "ours.db", "f")
     await store.prepare()
     floor = Floor(folder / "floor.db", folder / "ours.db")
-    label = f"{size} B"
+    for part in (_puts, _gets, _newest, _narrow, _chains, _queries):
+        async for case in part(store, floor, size):
+            yield case
+    floor.db.close()
+    await store.close()
+
+
+async def _puts(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    def bare() -> int:
+        return floor.put(_fresh(300, size))()
 
     for tasks, count, budget in ((1, 300, 0.70), (16, 3000, 4.0), (256, 12_000, 14.0)):
 
         async def ours(tasks: int = tasks, count: int = count) -> int:
             return await spread(_fresh(count, size), tasks, store.put)()
 
-        yield Case(
-            f"put, {tasks} task{'s' * (tasks > 1)}, FULL, {label}",
-            "insert + commit",
-            budget,
-            ours,
-            lambda: floor.put(_fresh(300, size))(),
-        )
-    batches = [[_fresh(10_000, size) for _ in range(9)] for _ in range(2)]
-    rows = [[floor.row(datum) for datum in batch] for batch in batches[0]]
+        yield Case(f"put, {tasks} task{'s' * (tasks > 1)}, {size} B", "insert + commit", budget, ours, bare)
+
+    batches = [_fresh(10_000, size) for _ in range(9)]
+    rows = [[floor.row(datum) for datum in _fresh(10_000, size)] for _ in range(9)]
 
     async def put_many() -> int:
-        return len(await store.put_many(batches[1].pop()))
+        return len(await store.put_many(batches.pop()))
 
-    yield Case(f"put_many, 10 000, {label}", "executemany", 0.60, put_many, lambda: floor.put_many(rows.pop()))
+    yield Case(f"put_many, 10 000, {size} B", "executemany", 0.60, put_many, lambda: floor.put_many(rows.pop()))
 
+
+async def _gets(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
     known = [datum.id for datum in await store.list(limit=5000)]
-    get = "SELECT * FROM dgent_datums WHERE namespace = ? AND id = ? ORDER BY version DESC LIMIT 1"
     ids = [row[0] for row in floor.db.execute("SELECT id FROM dgent_datums LIMIT 5000")]
+    by_key = "SELECT * FROM dgent_datums WHERE namespace = ? AND id = ? ORDER BY version DESC LIMIT 1"
+    calls = [("f", id) for id in ids]
     for tasks, budget in ((1, 0.50), (64, 0.60)):
-        yield Case(
-            f"get, {tasks} task{'s' * (tasks > 1)}, {label}",
-            "select by key",
-            budget,
-            spread(known, tasks, store.get),
-            lambda: floor.fetch(get, [("f", id) for id in ids]),
-        )
-    chunks = [known[at : at + 64] for at in range(0, 3200, 64)]
-    holes = ", ".join("?" * 64)
+        name = f"get, {tasks} task{'s' * (tasks > 1)}, {size} B"
+        yield Case(name, "select by key", budget, spread(known, tasks, store.get), lambda: floor.fetch(by_key, calls))
 
     async def get_many() -> int:
-        for chunk in chunks:
-            await store.get_many(chunk)
-        return len(chunks)
+        for at in range(0, 3200, 64):
+            await store.get_many(known[at : at + 64])
+        return 50
 
-    yield Case(
-        f"get_many, 64 ids, {label}",
-        "one IN query",
-        0.60,
-        get_many,
-        lambda: floor.fetch(
-            f"SELECT * FROM dgent_datums WHERE namespace = ? AND id IN ({holes})",
-            [("f", *ids[at : at + 64]) for at in range(0, 3200, 64)],
-        ),
-    )
+    in_query = f"SELECT * FROM dgent_datums WHERE namespace = ? AND id IN ({', '.join('?' * 64)})"
+    chunks = [("f", *ids[at : at + 64]) for at in range(0, 3200, 64)]
+    yield Case(f"get_many, 64 ids, {size} B", "one IN query", 0.60, get_many, lambda: floor.fetch(in_query, chunks))
 
+
+async def _newest(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
     async def newest() -> int:
         for _ in range(60):
             await store.list(limit=100)
         return 60
 
-    newest_sql = (
-        "SELECT * FROM dgent_datums WHERE namespace = ? AND live = 1 ORDER BY created_at DESC, id DESC LIMIT 100"
-    )
-    yield Case(
-        f"list newest 100, {label}", "the same query, tuples", 0.35, newest, lambda: floor.fetch(newest_sql, [("f",)] * 60)
-    )
-    async for case in _narrow(store, floor, size):
-        yield case
-    async for case in _chains(store, floor, size):
-        yield case
-    async for case in _queries(store, floor, size):
-        yield case
-    floor.db.close()
-    await store.close()
+    sql = "SELECT * FROM dgent_datums WHERE namespace = ? AND live = 1 ORDER BY created_at DESC, id DESC LIMIT 100"
+    calls = [("f",)] * 60
+    yield Case(f"list newest 100, {size} B", "the same, tuples", 0.35, newest, lambda: floor.fetch(sql, calls))
 
 
 async def _narrow(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:

@@ -117,6 +117,12 @@ def test_an_export_replaces_no_directory_and_no_device(kg: Runner, tmp_path: Pat
     assert "there is no such folder" in kg("memory", "export", tmp_path / "no" / "x", code=3).err
 
 
+def test_a_name_is_no_markup(kg: Runner, tmp_path: Path) -> None:
+    file = tmp_path / "[red]a[" / "[x] b.jsonl"
+    file.parent.mkdir()
+    assert "[red]a[/[x] b.jsonl" in kg("memory", "export", file).text
+
+
 def test_an_empty_memory_exports_nothing(kg: Runner, tmp_path: Path) -> None:
     assert kg("memory", "export").out == b""
     assert kg.json("memory", "export", tmp_path / "none.jsonl")["datums"] == 0

@@ -20,6 +20,11 @@ class TestPostgres(DgentContract):
         return postgres_url
 
     async def open(
-        self, place: str, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()  # noqa: B008  # frozen
+        self,
+        place: str,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
     ) -> PostgresBackend:
         return PostgresBackend(place, namespace, clock=clock, limits=limits)

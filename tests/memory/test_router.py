@@ -12,6 +12,7 @@ import pytest
 from tests.database.proxy import Proxy
 from tests.memory.switchable import Switch, Switchable
 
+from dgent.database import open_database
 from dgent.datum import Datum, Limits
 from dgent.exceptions import (
     BackendUnavailable,
@@ -119,8 +120,11 @@ async def test_an_unknown_backend_is_always_an_error(tmp_path: Path) -> None:
     for refused in ("mysql", "SQLite", ""):
         with pytest.raises(UnknownBackend):
             DgentRouter(settings.model_copy(update={"chain": ("sqlite", refused)}))
+    for refused in ("mysql", ""):
+        with pytest.raises(UnknownBackend):
+            DgentRouter(settings, force_backend=refused)
     with pytest.raises(UnknownBackend):
-        DgentRouter(settings, force_backend="mysql")
+        DgentRouter(settings, backends=[])
     with pytest.raises(UnknownBackend):
         DgentRouter(settings, backends=[MemoryBackend()], force_backend="sqlite")
 
@@ -596,6 +600,54 @@ async def test_it_joins_a_transaction_of_its_database(place: Place) -> None:
         with pytest.raises(CapabilityMissing):
             router.joined(transaction)
     assert not place.folder.joinpath("nothing").exists()
+
+
+async def test_both_tracks_share_one_database(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path)
+    database = open_database(settings)
+    bus = DataBus()
+    listener = bus.listen()
+    async with DgentRouter(settings, database=database, bus=bus) as router:
+        await router.put(datum("a"))
+        assert (router.name, router.serving.database) == ("sqlite", database)  # type: ignore[attr-defined]
+        assert await anext(listener) == Change("put", "default", "a", 1, 1)
+    await database.close()
+
+
+async def test_a_spill_out_of_reach_is_said_and_replayed_later(place: Place) -> None:
+    place.first.on = False
+    async with place.router() as router:
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("a"))
+    place.first.on, place.second.on = True, False
+    async with place.router() as router:
+        with pytest.warns(DegradedWarning, match="may wait in jsonl"):
+            await router.put(datum("b"))
+        assert "may wait in jsonl" in str((await router.status())["left"])
+        place.second.on = True
+        assert (await router.recover()).replayed == 1
+        assert "left" not in await router.status()
+        assert await router.count() == 2
+
+
+def test_it_serves_one_event_loop_after_another(place: Place) -> None:
+    router = DgentRouter(place.settings, backends=place.stores(), spill=True)
+
+    async def first() -> None:
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("b"))
+
+    async def second() -> None:
+        await router.put(datum("c"))
+        place.first.on = True
+        assert (await router.recover()).replayed == 2
+        assert await router.count() == 3
+        await router.close()
+
+    asyncio.run(first())
+    asyncio.run(second())
 
 
 async def test_memory_alone_touches_no_disk(place: Place) -> None:

@@ -15,6 +15,11 @@ class TestSQLite(DgentContract):
     capabilities = SQLiteBackend.capabilities
 
     async def open(
-        self, place: Path, namespace: str, *, clock: Callable[[], float] = time.time, limits: Limits = Limits()  # noqa: B008
+        self,
+        place: Path,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008
     ) -> SQLiteBackend:
         return SQLiteBackend(place / "membrane.db", namespace, clock=clock, limits=limits)

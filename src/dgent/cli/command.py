@@ -60,14 +60,17 @@ class Kg:
             yield storage
 
     def answer(self, value: Any, *shown: RenderableType) -> None:
-        """Write the answer: with --json the value as one line, else what is shown to people."""
-        from dgent.cli.show import to_json
+        """Write the answer: with --json the value on one line, else what is shown to people; a text has no markup."""
+        from dgent.cli.show import clean, to_json
 
         if self.json:
             self.raw(to_json(value) + b"\n")
             return
         for each in shown:
-            self.console.print(each)
+            if isinstance(each, str):
+                self.console.print(clean(each), markup=False, soft_wrap=True)
+            else:
+                self.console.print(each)
 
     def raw(self, data: bytes) -> None:
         """Write bytes as they are, all of them: under PYTHONUNBUFFERED one write to a pipe may take only some."""

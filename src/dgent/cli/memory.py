@@ -43,7 +43,7 @@ async def put(
     )
     async with kg.storage() as storage:
         stored = await storage.memory.put(datum, expect=expect, ttl=ttl)
-    kg.answer(stored, f"[cyan]{_safe(stored.id)}[/] version {stored.version}")
+    kg.answer(stored, f"{stored.id}  version {stored.version}")
 
 
 @app.command()
@@ -183,11 +183,3 @@ def _sure(question: str) -> None:
         misused("this erases for good: say --yes where nobody can be asked")
     if not typer.confirm(question, err=True):
         misused("nothing was erased")
-
-
-def _safe(text: str) -> str:
-    from rich.markup import escape
-
-    from dgent.cli.show import clean
-
-    return escape(clean(text))

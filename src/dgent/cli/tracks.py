@@ -64,7 +64,7 @@ async def import_(kg: Kg, file: Annotated[Path, typer.Argument(help="A conversat
         with progress("importing", conversation.size) as advance:
             done = await import_conversation(storage, conversation, advance)
     found = {"conversation": conversation.name, "new": done.new._asdict(), "known": done.known._asdict()}
-    kg.answer(found, show.line(show.imported(done, file.name)))
+    kg.answer(found, show.imported(done, file.name))
 
 
 @brain.command()
@@ -85,7 +85,7 @@ async def capture(
     text = values.text(content, kg.settings.max_content)
     async with kg.storage() as storage:
         crystal = await Brain(storage).capture(text, tag or (), id=id, causal_parent=parent, author=author)
-    kg.answer(show.crystal_record(crystal), show.line(crystal.id, "cyan"))
+    kg.answer(show.crystal_record(crystal), crystal.id)
 
 
 @brain.command()

@@ -280,11 +280,11 @@ def _in_savepoint(work: Work[T]) -> Work[T]:
         savepoint = connection.begin_nested()
         try:
             result = work(connection)
+            savepoint.commit()
         except BaseException:
             with suppress(DBAPIError):  # it is gone where all was rolled back, as when the disk is full
                 savepoint.rollback()
             raise
-        savepoint.commit()
         return result
 
     return run

@@ -6,7 +6,6 @@ so it is dropped: raise the result `from None`.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import re
 import sqlite3
@@ -137,11 +136,8 @@ def translate(error: BaseException, what: str) -> DgentError | None:
         if isinstance(state := getattr(link, "sqlstate", None), str):
             return _from_sqlstate(state, link, what)
     for link in _links(error):
-        if isinstance(link, TimeoutError | asyncio.TimeoutError):
-            return StorageTimeout(_SLOW.format(what=what))
-        if isinstance(link, OSError):
-            kind, text = _OS.get(link.errno or 0, (BackendUnavailable, _GONE))
-            return kind(text.format(what=what))
+        if isinstance(link, OSError):  # TimeoutError is one
+            return _from_system(link, what)
     if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
         return BackendUnavailable(_GONE.format(what=what))
     return StorageError(f"{what}: {type(error).__name__}") if isinstance(error, SQLAlchemyError) else None
@@ -185,6 +181,13 @@ def _links(error: BaseException) -> Iterator[BaseException]:
             seen.add(id(link))
             yield link
             pending += [getattr(link, "orig", None), link.__cause__]
+
+
+def _from_system(error: OSError, what: str) -> DgentError:
+    if isinstance(error, TimeoutError):
+        return StorageTimeout(_SLOW.format(what=what))
+    kind, text = _OS.get(error.errno or 0, (BackendUnavailable, _GONE))
+    return kind(text.format(what=what))
 
 
 def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:

@@ -76,6 +76,7 @@ class Chain:
         filled: whether the manifest knows that it holds something.
         spilling: whether writes are spilled when it goes away in mid-run.
         tried: what was out of reach, by the name of the backend, and why.
+        left: what is spilled where nothing can be read now, for people.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Chain:
     ) -> None:
         self.backends, self.first = list(backends), backends[0]
         self.normal = self.opened = False
-        self.down, self.heard = "", 0.0
+        self.down, self.left, self.heard = "", "", 0.0
         self.filled = not self.first.capabilities.durable
         self.spilling = spilling
         self.tried: dict[str, str] = {}
@@ -263,6 +264,8 @@ class Chain:
             "conflicts": aside,
             "manifest": str(self._manifest.path),
         }
+        if self.left:
+            described |= {"left": self.left, "tried": dict(self.tried)}
         if self.down:
             described |= {"reason": self.down, "tried": dict(self.tried), "heard": self.heard}
             described["reads"] = "only what was written since" if self.started_late else "refused"
@@ -290,8 +293,8 @@ class Chain:
         replay = Replay(self.first)
         try:
             reachable = [spill for spill in self._spills if await self._reaches(spill)]
-            left = [spill.store.name for spill in self._spills if spill not in reachable]
-            reason = f"writes for {self.first.name} wait in {', '.join(left)}, out of reach" if left else ""
+            lost = ", ".join(spill.store.name for spill in self._spills if spill not in reachable)
+            self.left = f"writes for {self.first.name} may wait in {lost}, which is out of reach" if lost else ""
             for spill in reachable:  # the most of it while writes go on
                 await replay.run(spill, until=await spill.head())
             async with self._gate.shut():
@@ -304,7 +307,9 @@ class Chain:
         await self._tidy(reachable)
         for entry in replay.conflicts:
             _log.warning("the spilled %s of %r was set aside: %s", entry.change.kind, entry.id, entry.reason)
-        return Recovery(True, replay.replayed, tuple(replay.conflicts), reason)
+        if self.left:
+            _log.warning("%s: %s", self.left, self.tried)
+        return Recovery(True, replay.replayed, tuple(replay.conflicts), self.left)
 
     def _failed(self, error: StorageError) -> None:
         if self.opened:
@@ -318,7 +323,8 @@ class Chain:
         self.heard = time.time()
         self.normal = not self._closed
         self._delay = SOONEST
-        self.tried.clear()
+        if not self.left:
+            self.tried.clear()
         if was_down:
             self._publish(Failover("recover", self.first.name, self.first.name))
 

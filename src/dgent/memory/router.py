@@ -72,15 +72,16 @@ class DgentRouter:
     ) -> None:
         loaded = Settings.load() if settings is None else settings
         publish = _ignore if bus is None else bus.publish
-        chosen = backends or _Builder(loaded, database, bus).build([force_backend] if force_backend else loaded.chain)
-        if force_backend is not None:
+        names = loaded.chain if force_backend is None else (force_backend,)
+        chosen = _Builder(loaded, database, bus).build(names) if backends is None else backends
+        if force_backend is not None or not chosen:
             chosen = _only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
         self._limits = loaded.limits
         self._chain = Chain(
             chosen,
             ManifestFile(loaded.manifest_path),
-            order=() if backends or force_backend else loaded.chain,
+            order=() if backends is not None or force_backend is not None else loaded.chain,
             strict=loaded.strict if strict is None else strict,
             spilling=loaded.spill if spill is None else spill,
             limits=loaded.limits,
@@ -374,10 +375,10 @@ def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -
     return backend
 
 
-def _only(name: str, backends: Sequence[Backend]) -> Sequence[Backend]:
+def _only(name: str | None, backends: Sequence[Backend]) -> Sequence[Backend]:
     chosen = [backend for backend in backends if backend.name == name]
     if not chosen:
-        known = ", ".join(backend.name for backend in backends)
+        known = ", ".join(backend.name for backend in backends) or "at least one backend"
         raise UnknownBackend(f"no backend of the chain is called {name!r}: use {known}")
     return chosen[:1]
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from dgent import migrations
@@ -19,6 +17,8 @@ from dgent.settings import Settings, private_directory
 from dgent.storage.relational import RelationalStore
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Mapping
     from types import TracebackType
 
     from dgent.models.base import Base
