@@ -128,6 +128,7 @@ async def _reads(store: PostgresBackend, floor: Floor, size: int) -> AsyncIterat
         chain.append(Datum.create(b"x" * size, id=f"chain-{at}", causal_parent=chain[-1].id if chain else None))
     await store.put_many(chain)
     await floor.put_many([floor.row(datum) for datum in chain])
+    await floor.db.execute("ANALYZE dgent_datums")  # or the planner scans for the floor's chain
     recursive = (
         "WITH RECURSIVE chain(id, parent, version, depth) AS (SELECT id, parent, version, 0 FROM dgent_datums WHERE "
         "namespace = $1 AND id = $2 AND live UNION ALL SELECT d.id, d.parent, d.version, depth + 1 FROM chain "

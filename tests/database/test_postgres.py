@@ -148,20 +148,19 @@ async def test_each_item_gets_its_own_error_and_a_flight_shares_one(postgres: Po
 
 
 async def test_different_work_in_a_lane_keeps_the_order(postgres: PostgresDatabase) -> None:
-    order: list[str] = []
+    order: list[tuple[str, int]] = []
 
-    def first(connection: Connection, items: list[str]) -> list[None]:
-        order.extend(items)
+    def first(connection: Connection, items: list[int]) -> list[None]:
+        order.extend(("first", item) for item in items)
         return [None] * len(items)
 
-    def second(connection: Connection, items: list[str]) -> list[None]:
-        return first(connection, items)
+    def second(connection: Connection, items: list[int]) -> list[None]:
+        order.extend(("second", item) for item in items)
+        return [None] * len(items)
 
-    names = [f"{n}" for n in range(12)]
-    await asyncio.gather(
-        *(postgres.write_each((first, second)[n // 2 % 2], name, "lane") for n, name in enumerate(names))
-    )
-    assert order == names
+    works = [first, first, second, second, first, second, first, first]
+    await asyncio.gather(*(postgres.write_each(work, n, "lane") for n, work in enumerate(works)))
+    assert order == [(work.__name__, n) for n, work in enumerate(works)]
 
 
 async def test_reads_that_wait_share_a_call_and_an_error(postgres: PostgresDatabase) -> None:

@@ -92,11 +92,11 @@ async def test_plans_survive_someone_elses_alter_table(postgres: PostgresDatabas
 
 async def test_close_waits_for_what_was_accepted_and_may_be_called_twice(postgres: PostgresDatabase) -> None:
     accepted = [asyncio.create_task(postgres.write_each(put_each, (f"{n}", 1), n % 3)) for n in range(50)]
-    reading = asyncio.create_task(held(postgres))
+    slow = asyncio.create_task(postgres.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(0.2)")))
     await asyncio.sleep(0)
     await postgres.close()
     await postgres.close()
-    assert all(task.done() and task.exception() is None for task in (*accepted, reading))
+    assert all(task.done() and task.exception() is None for task in (*accepted, slow))
     assert await rows_of(str(postgres.settings.url.render_as_string(hide_password=False)).replace("+asyncpg", "")) == (
         sorted(f"{n}" for n in range(50))
     )

@@ -36,15 +36,10 @@ async def data(
     """Follow an agent path, as a reader; a path that stops early lists what is there."""
     from dgent.agentese import Umwelt
     from dgent.cli import show, values
-    from dgent.models import Base
 
     umwelt = Umwelt.owner(who) if purge else Umwelt.of(who, memory="write", write="*") if write else Umwelt.reader(who)
     given = values.assignments(arguments or (), typed=False)
-    if reserved := given.keys() & {"self", "path", "umwelt"}:
-        misused(f"no path has an argument {min(reserved)!r}")
     async with kg.storage() as storage:
-        for mapper in Base.registry.mappers:  # a person at the command line may look at every table
-            storage.table(mapper.class_)
         found = await storage.resolve(path, umwelt, **given)
     cursor = getattr(found, "cursor", None)
     kg.answer(found, show.answer(found), *show.next_page(cursor, "cursor="))

@@ -17,8 +17,8 @@ from dgent.settings import Settings, private_directory
 from dgent.storage.relational import RelationalStore
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
     from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
     from dgent.models.base import Base
@@ -98,7 +98,7 @@ class StorageProvider:
         """
         return unit_of_work(self.database, self.memory.serving, self.tables)
 
-    async def resolve(self, path: str, umwelt: Umwelt | None = None, **arguments: Any) -> Any:
+    async def resolve(self, path: str, umwelt: Umwelt | None = None, /, **arguments: Any) -> Any:
         """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.
 
         Raises:
