@@ -132,7 +132,8 @@ class DgentProtocol(StateBackend, Protocol):
         """Store a datum and return it with the version and seq that it got.
 
         `expect` is the version that must be live, 0 for none. `ttl` is seconds until it counts as absent; without it
-        the datum stays. A repeated put of an equal datum without `ttl` returns the version that is there.
+        the datum stays. A repeated put of an equal datum changes nothing and returns the version that is there, unless
+        it gives a `ttl`, or the one that is there expires.
 
         Raises:
             VersionConflict: another version than `expect` is live. CausalCycle: the parent descends from this datum.

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from datetime import date, datetime, time, timedelta  # noqa: TC003  # SQLAlchemy reads the annotations at run time
-from decimal import Decimal  # noqa: TC003
+from datetime import date, datetime, time, timedelta  # SQLAlchemy reads the annotations at run time
+from decimal import Decimal
 from typing import Any
-from uuid import UUID  # noqa: TC003
+from uuid import UUID
 
 from sqlalchemy import (
     JSON,

@@ -46,7 +46,7 @@ def test_a_reader_writes_nothing(ready: Runner) -> None:
         ("x'; DROP TABLE brain_crystals; --", 1, "is no path"),
         ("self.data.get", 1, "needs the argument 'id'"),
         ("self.data.get id=a colour=red", 1, "has no argument 'colour'"),
-        ("self.data.get path=x", 2, "no path has an argument 'path'"),
+        ("self.data.get path=x", 1, "self.data.get has no argument 'path'"),
         ("self.data.list limit=-1", 1, "limit is -1"),
         ("self.data.list limit", 2, "neither key=value nor a JSON object"),
         ("self.data.table.crystal.history id=a", 1, "has no history"),

@@ -9,13 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import insert
-from tests.database.entries import (
-    add,
-    held,
-    nothing_lent,
-    put_each,
-    table,
-)
+from tests.database.entries import add, held, nothing_lent, put_each, remove, table
 
 if TYPE_CHECKING:
     from dgent.database.postgres import PostgresDatabase
@@ -99,4 +93,20 @@ async def test_a_cancelled_read_is_cancelled_on_the_server_too(postgres: Postgre
         await slow
     while await postgres.read(lambda connection: connection.exec_driver_sql(running).scalar()):
         await asyncio.sleep(0.01)
+    assert nothing_lent(postgres)
+
+
+async def test_a_connection_handed_over_to_a_caller_who_just_left_comes_back(postgres: PostgresDatabase) -> None:
+    await postgres.write(remove.run)
+    links = postgres._home.writers  # type: ignore[union-attr]
+    lent = [await links.take() for _ in range(postgres.settings.pool_size)]
+    waiting = asyncio.create_task(links.take())
+    await asyncio.sleep(0)
+    links.give(lent.pop())  # the future of the waiting task has its result, the task does not run yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert links.lent == len(lent)
+    for link in lent:
+        links.give(link)
     assert nothing_lent(postgres)

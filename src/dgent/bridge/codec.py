@@ -42,6 +42,7 @@ from sqlalchemy import (
 
 from dgent.datum import canonical_json
 from dgent.exceptions import CapabilityMissing, InvalidDatum
+from dgent.models.base import UTCDateTime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -75,6 +76,8 @@ def form_of(kind: TypeEngine[Any], where: str) -> Form:
     Raises:
         CapabilityMissing: the type has none; `where` names the column.
     """
+    if isinstance(kind, UTCDateTime):
+        return Form(None, _load_utc)  # it gives UTC back; others may not
     kind = unwrapped(kind)
     for known, make in _FORMS:
         if isinstance(kind, known):
@@ -87,6 +90,11 @@ def unwrapped(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     while isinstance(kind, TypeDecorator) and not isinstance(kind, Interval | PickleType):
         kind = kind.impl_instance
     return kind
+
+
+def is_text(kind: TypeEngine[Any]) -> bool:
+    """Tell whether values of a type are texts that can be any."""
+    return isinstance(unwrapped(kind), String) and not isinstance(unwrapped(kind), Enum)
 
 
 def _no(wanted: str, value: object) -> NoReturn:
@@ -217,6 +225,8 @@ def _moment(kind: DateTime) -> Form:
 
 
 def _dump_utc(value: datetime) -> datetime:
+    if value.tzinfo is UTC:
+        return value
     return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 

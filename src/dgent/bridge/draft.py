@@ -72,7 +72,8 @@ def stamp(layout: Layout, values: dict[str, Any], live: Mapping[str, Any]) -> No
 
 def as_datum(layout: Layout, values: Mapping[str, Any], version: int) -> Datum:
     """Return the datum that a whole row of Python values is."""
-    return layout.datum_from([*(shown(field, values[field.name]) for field in layout.fields), version])
+    cells = [*(shown(field, values[field.name]) for field in layout.fields), version]
+    return layout.datums_from([cells])[0]
 
 
 def _content(layout: Layout, datum: Datum) -> dict[str, Any]:

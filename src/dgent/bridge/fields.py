@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import re
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from sqlalchemy import JSON, Column, Float, Numeric, inspect
+import orjson
+from sqlalchemy import JSON, Column, Float, Numeric, TypeDecorator, inspect
 
-from dgent.bridge.codec import Form, form_of, unwrapped
+from dgent.bridge.codec import Form, form_of, settled, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
 _FLOAT8, _NUMERIC = 701, 1700
 """What PostgreSQL calls the types of numbers; SQLAlchemy asks for it there, and nowhere else."""
+
+_LONG_NUMBER: Final = re.compile(r"\d{16}|\d[eE]|-0")
+Convert: TypeAlias = "Callable[[Any], Any]"
 
 _SAME = (list, dict, int, float, type(None))
 """What a default that is a function makes the same at each call."""
@@ -94,25 +99,50 @@ def _contained(load: Callable[[Any], Any], kinds: list[type[Any]], name: str) ->
     return checked
 
 
-def processors(field: Field, dialect: Dialect) -> tuple[Callable[[Any], Any] | None, Callable[[Any], Any] | None]:
-    """Return what the column's type does to values on the way to the driver and back."""
-    kind: Any = field.column.type.dialect_impl(dialect)
-    oid = _FLOAT8 if isinstance(unwrapped(kind), Float) else _NUMERIC
-    bind, load = kind.bind_processor(dialect), kind.result_processor(dialect, oid)
-    if bind is None or load is None or not isinstance(unwrapped(kind), Numeric | Float):
-        return bind, load
+class Processors(NamedTuple):
+    """What a column's type does to values for one driver; None where it leaves them as they are.
 
+    Attributes:
+        bind: from Python to the driver. load: from the driver to Python. show: from the driver to JSON.
+    """
+
+    bind: Convert | None
+    load: Convert | None
+    show: Convert | None
+
+
+def processors(field: Field, dialect: Dialect) -> Processors:
+    """Return what stands between a column and a driver."""
+    kind: Any = field.column.type.dialect_impl(dialect)
+    inner, dump = unwrapped(kind), field.form.dump
+    oid = _FLOAT8 if isinstance(inner, Float) else _NUMERIC
+    bind, load = kind.bind_processor(dialect), kind.result_processor(dialect, oid)
+    if load is None or dump is None:
+        return Processors(bind, load, load or dump)
+    if isinstance(inner, JSON) and _is_plain(kind):
+        return Processors(bind, load, _show_json)
+    if bind is not None and isinstance(inner, Numeric | Float):
+        bind = _exactly(bind, load)
+    return Processors(bind, load, lambda value: dump(load(value)))
+
+
+def _show_json(text: str) -> Any:
+    """Return the settled value of JSON text; most have no number that needs it."""
+    value = orjson.loads(text)
+    return settled(value) if _LONG_NUMBER.search(text) else value
+
+
+def _exactly(bind: Convert, load: Convert) -> Convert:
     def exactly(value: Any) -> Any:
         bound = bind(value)
         if load(bound) != value:
             raise ValueError("has more digits than this database keeps")
         return bound
 
-    return exactly, load
+    return exactly
 
 
-def then(first: Callable[[Any], Any] | None, second: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
-    """Return one function for two, either of which may be missing."""
-    if first is None or second is None:
-        return first or second
-    return lambda value: second(first(value))
+def _is_plain(kind: Any) -> bool:
+    """Tell whether a type gives back what the type below it does."""
+    own = getattr(type(kind), "process_result_value", TypeDecorator.process_result_value)
+    return own is TypeDecorator.process_result_value

@@ -16,16 +16,16 @@ from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import JSON, Column, DateTime, Integer, String, Table, Uuid, inspect
+from sqlalchemy import JSON, Column, DateTime, Integer, Table, Uuid, inspect
 
-from dgent.bridge.codec import unwrapped
-from dgent.bridge.fields import Field, field_of, processors, shown, then
+from dgent.bridge.codec import is_text, unwrapped
+from dgent.bridge.fields import Field, field_of, processors, shown
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidRow
 from dgent.models.base import Base
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Mapper
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 SOURCE: Final = "alembic"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
+_dumps: Final = orjson.dumps
 _CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
-_KINDS: Final = (String, Integer, Uuid)  # of keys that a causal parent can name
 
 
 class _Codecs(NamedTuple):
@@ -79,7 +79,7 @@ class Layout:
         self.fields = list(self.by_name.values())
         self.keys = [self.by_name[name] for name in keys]
         self.is_primary = not id_field or [self.by_name[id_field].column] == list(mapper.primary_key)
-        self.textual = len(keys) == 1 and isinstance(unwrapped(self.keys[0].column.type), String)
+        self.textual = len(keys) == 1 and is_text(self.keys[0].column.type)
         self.created = self._role("created_at", lambda kind: isinstance(kind, DateTime))
         self.parent = self._role("causal_parent", self._names_a_row)
         self.tags = self._role("tags", lambda kind: isinstance(kind, JSON))
@@ -88,6 +88,9 @@ class Layout:
         if self.version is not None:
             self.columns.append(self.version)
         self._at = {field.name: at for at, field in enumerate(self.fields)}
+        roles = (self.created, self.parent, self.tags)
+        self._key_at = self._at[keys[0]]
+        self._roles_at = tuple(None if field is None else self._at[field.name] for field in roles)
         self._codecs: dict[str, _Codecs] = {}
 
     def _role(self, name: str, fits: Callable[[Any], bool]) -> Field | None:
@@ -95,8 +98,9 @@ class Layout:
         return field if field and field not in self.keys and fits(unwrapped(field.column.type)) else None
 
     def _names_a_row(self, kind: Any) -> bool:
-        own = unwrapped(self.keys[0].column.type)
-        return len(self.keys) == 1 and any(isinstance(kind, each) and isinstance(own, each) for each in _KINDS)
+        own = self.keys[0].column.type
+        same = any(isinstance(kind, each) and isinstance(unwrapped(own), each) for each in (Integer, Uuid))
+        return len(self.keys) == 1 and (same or (is_text(kind) and is_text(own)))
 
     @cached_property
     def derive(self) -> Callable[..., None] | None:
@@ -120,44 +124,68 @@ class Layout:
         return None
 
     def datum_of(self, row: Sequence[Any], dialect: Dialect) -> Datum:
-        """Return the datum that a row of `columns` is, from the driver's values.
+        """Return the datum that one row is: see `datums_of`."""
+        return self.datums_of([row], dialect)[0]
+
+    def datums_of(self, rows: Iterable[Sequence[Any]], dialect: Dialect) -> list[Datum]:
+        """Return the datums that rows of `columns` are, from the driver's values.
 
         Raises:
             Corrupt: a column holds what its type cannot be read from.
         """
-        cells = list(row)
-        for at, show in self.codecs(dialect).shown:
-            if (value := cells[at]) is not None:
-                try:
-                    cells[at] = show(value)
-                except (ValueError, TypeError, ArithmeticError, LookupError):
-                    raise self._corrupt(at, row) from None
-        return self.datum_from(cells)
+        shows = self.codecs(dialect).shown
+        found = []
+        for row in rows:
+            cells = [*row]
+            at = 0
+            try:
+                for at, show in shows:
+                    if (value := cells[at]) is not None:
+                        cells[at] = show(value)
+            except (ValueError, TypeError, ArithmeticError, LookupError):
+                raise self._corrupt(at, row) from None
+            found.append(cells)
+        return self.datums_from(found)
 
-    def datum_from(self, cells: Sequence[Any]) -> Datum:
-        """Return the datum that a row of `columns` is, from values in JSON form; times stay datetimes."""
-        fields = self._at
-        content = orjson.dumps(dict(zip(fields, cells, strict=False)), option=_CANONICAL)
-        created = cells[fields["created_at"]] if self.created else None
-        return load_datum(
-            self.id_from([cells[fields[key.name]] for key in self.keys]),
-            content,
-            0.0 if created is None else as_utc(created).timestamp(),
-            as_id(cells[fields["causal_parent"]]) if self.parent else None,
-            self._metadata(cells[fields["tags"]]) if self.tags else self.plain_metadata,
-            cells[-1] if self.version is not None else 0,
-            0,
-        )
+    def datums_from(self, rows: Iterable[Sequence[Any]]) -> list[Datum]:
+        """Return the datums that rows of `columns` are, from values in JSON form; times stay datetimes."""
+        at, key, textual, versioned = self._at, self._key_at, self.textual, self.version is not None
+        created, parent, tags = self._roles_at
+        moment, cause, metadata = None, None, self.plain_metadata
+        found = []
+        for cells in rows:
+            if created is not None and (moment := cells[created]) is not None and moment.tzinfo is None:
+                moment = moment.replace(tzinfo=UTC)
+            if parent is not None and (cause := cells[parent]) is not None and type(cause) is not str:
+                cause = as_id(cause)
+            if tags is not None:
+                metadata = self._metadata(cells[tags])
+            found.append(
+                load_datum(
+                    cells[key] if textual else self.id_from([cells[at[field.name]] for field in self.keys]),
+                    _dumps(dict(zip(at, cells)), None, _CANONICAL),  # noqa: B905  # the last cell may be the version
+                    0.0 if moment is None else moment.timestamp(),
+                    cause,
+                    metadata,
+                    cells[-1] if versioned else 0,
+                    0,
+                )
+            )
+        return found
 
     @cached_property
     def plain_metadata(self) -> str:
         """The metadata of a row without tags, as canonical JSON."""
         return orjson.dumps({"source": SOURCE, "table": self.name}).decode()
 
+    @cached_property
+    def _metadata_start(self) -> str:
+        return f'{self.plain_metadata[:-1]},"tags":'
+
     def _metadata(self, tags: Any) -> str:
         if not isinstance(tags, list):
             return self.plain_metadata
-        return f'{self.plain_metadata[:-1]},"tags":{orjson.dumps(tags, option=_CANONICAL).decode()}}}'
+        return f"{self._metadata_start}{orjson.dumps(tags).decode()}}}"
 
     def id_from(self, key: list[Any]) -> str:
         """Return the id that the JSON forms of a key make; different keys make different ids."""
@@ -234,10 +262,8 @@ class Layout:
 
     def _make_codecs(self, dialect: Dialect) -> _Codecs:
         made = {field.name: processors(field, dialect) for field in [*self.fields, *self.kept]}
-        shown = [
-            (at, both) for name, at in self._at.items() if (both := then(made[name][1], self.by_name[name].form.dump))
-        ]
-        return _Codecs(shown, [made[name][1] for name in self._at], {name: bind for name, (bind, _) in made.items()})
+        shown = [(at, show) for name, at in self._at.items() if (show := made[name].show)]
+        return _Codecs(shown, [made[name].load for name in self._at], {name: each.bind for name, each in made.items()})
 
     def _corrupt(self, at: int, row: Sequence[Any]) -> Corrupt:
         key = [row[self._at[field.name]] for field in self.keys]

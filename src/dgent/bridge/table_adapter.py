@@ -173,7 +173,7 @@ class TableAdapter:
         key = self.layout.key_of(id)
         if key is None:
             return []
-        return await self._read(False, table_sql.causal_chain, key, self.limits.max_chain)
+        return await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
 
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         """Refuse: a row has no versions that stay.

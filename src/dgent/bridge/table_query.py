@@ -14,9 +14,7 @@ from sqlalchemy import (
     JSON,
     ColumnElement,
     Connection,
-    Enum,
     Integer,
-    String,
     bindparam,
     exists,
     func,
@@ -25,7 +23,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from dgent.bridge.codec import unwrapped
+from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
 from dgent.database.constructs import bytewise, unindexed
@@ -148,8 +146,7 @@ def query(connection: Connection, layout: Layout, query: Query) -> Page:
     while True:
         listing = _listing(layout, plan.shape._replace(resumed=at is not None))
         rows = listing.rows(connection, *plan.values, *(at or ()), batch)
-        for row in rows:
-            datum = layout.datum_of(row, connection.dialect)
+        for datum, row in zip(layout.datums_of(rows, connection.dialect), rows, strict=True):
             if plan.exact or query.matches(datum):
                 found.append(datum)
                 moments.append(row)
@@ -229,7 +226,7 @@ def _listing(layout: Layout, shape: _Shape) -> Statement:
     """Write the statement of a shape; its parameters come in the order in which a plan gives them."""
     names: list[str] = []
     where: list[ColumnElement[bool]] = []
-    keys: list[Any] = [bytewise(key.column) if _is_text(key) else key.column for key in layout.keys]
+    keys: list[Any] = [bytewise(key.column) if is_text(key.column.type) else key.column for key in layout.keys]
     if shape.prefix:
         ranged = keys[0] if shape.narrow or layout.ordered is None else unindexed(keys[0])
         where += [ranged >= bindparam("first"), ranged < bindparam("end")]
@@ -269,7 +266,3 @@ def _tagged(layout: Layout, at: int, *, find: bool) -> ColumnElement[bool]:
         return key.in_(select(refers).where(tag == bindparam(f"tag{at}")))
     other = refers.table.alias(f"tagged{at}")
     return exists().where(other.c[refers.key] == key, other.c[tag.key] == bindparam(f"tag{at}"))
-
-
-def _is_text(field: Field) -> bool:
-    return isinstance(unwrapped(field.column.type), String) and not isinstance(unwrapped(field.column.type), Enum)

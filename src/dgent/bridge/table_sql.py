@@ -160,7 +160,8 @@ def get(connection: Connection, layout: Layout, key: Sequence[Any]) -> Datum | N
 def get_many(connection: Connection, layout: Layout, ids: list[str]) -> dict[str, Datum]:
     """Return the rows that have one of these ids, by id, in the order asked."""
     rows = rows_of(connection, layout, ids)
-    return {id: layout.datum_of(rows[id], connection.dialect) for id in ids if id in rows}
+    present = [id for id in ids if id in rows]
+    return dict(zip(present, layout.datums_of([rows[id] for id in present], connection.dialect), strict=True))
 
 
 def exists(connection: Connection, layout: Layout, key: Sequence[Any]) -> bool:
@@ -188,4 +189,4 @@ def causal_chain(connection: Connection, layout: Layout, key: Sequence[Any], mos
     rows = statements_of(layout).chain.rows(connection, *bound_key(connection, layout, key), most)
     if len(rows) > most:
         raise LimitExceeded(f"the causal chain in {layout.name} is longer than {most:,}: raise the setting max_chain")
-    return [layout.datum_of(row, connection.dialect) for row in rows]
+    return layout.datums_of(rows, connection.dialect)

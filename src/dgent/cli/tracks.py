@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli.command import Kg, command, misused
+from dgent.cli.command import Kg, command
 
 town = typer.Typer(help="Conversations.", no_args_is_help=True)
 brain = typer.Typer(help="Crystals: what is worth keeping.", no_args_is_help=True)

@@ -1,7 +1,7 @@
 """What runs SQL: a database, or one transaction of it. Rooms above write plain functions over a `Connection`.
 
 A unit of work is a function that takes a SQLAlchemy `Connection` and does one whole transaction's worth of statements.
-It may run again after a conflict, so it must not do anything but SQL.
+It may run again after a conflict, so it must not do anything but SQL; it returns rows, not a result still to be read.
 """
 
 from __future__ import annotations

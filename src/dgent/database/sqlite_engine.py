@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -86,6 +87,18 @@ def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
     return connection
 
 
+class _OrmConnection(sqlite3.Connection):
+    """A connection that ends its transaction before it closes.
+
+    A cursor that a cancelled task left behind keeps a closed connection alive, and with it the lock that it holds.
+    """
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+
 def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
     """Return the engine of ORM sessions: one connection, whose transactions say BEGIN IMMEDIATE.
 
@@ -95,7 +108,7 @@ def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
     engine = create_async_engine(
         URL.create("sqlite+aiosqlite", database=database, query={"mode": "rw", "uri": "true"}),
         poolclass=StaticPool,
-        connect_args={"isolation_level": None, "timeout": settings.busy_timeout},
+        connect_args={"isolation_level": None, "timeout": settings.busy_timeout, "factory": _OrmConnection},
         hide_parameters=True,
     )
     _hook(engine.sync_engine, settings, writer=True)
@@ -136,6 +149,7 @@ def _hook(engine: Engine, settings: Settings, *, writer: bool = False) -> None:
         if connection is None or connection.invalidated or not connection.in_transaction():
             return
         driver: Any = connection.connection.driver_connection
-        if not driver.in_transaction:
-            # SQLite undid all of it, as it does when the disk is full. What came next would commit by itself.
+        if context.statement is None or not driver.in_transaction:
+            # A COMMIT failed, and SQLAlchemy would leave the transaction open. Or SQLite undid all of it, as it does
+            # when the disk is full, and what came next would commit by itself.
             context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
