@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
+from dgent.datum import uuid7
 from dgent.models import (
     Base,
     CausalMixin,
@@ -78,6 +79,7 @@ class Wide(Base):
     color: Mapped[Color | None] = mapped_column(Enum(Color))
     word: Mapped[str | None] = mapped_column(Enum("a", "b", name="test_word"))
     plain: Mapped[Any] = mapped_column(JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
+    code: Mapped[str] = mapped_column(String(5), unique=True, default=lambda: uuid7()[-5:])
     score: Mapped[int] = mapped_column(server_default=text("7"))
     column_name: Mapped[str | None] = mapped_column("other_name")
 

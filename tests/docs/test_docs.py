@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import ast
 import inspect
+import os
 import re
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from dgent import exceptions
 from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -45,6 +49,17 @@ def name(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
+@pytest.fixture
+def database(page: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the settings name a PostgreSQL where the page says `<!-- needs: postgres -->`; keep the umask."""
+    if "<!-- needs: postgres -->" in page.read_text("utf-8"):
+        monkeypatch.setenv("KGENTS_DATABASE_URL", request.getfixturevalue("postgres_url"))
+    mask = os.umask(0o022)
+    yield
+    os.umask(mask)
+
+
+@pytest.mark.usefixtures("database")
 @pytest.mark.parametrize("page", RUN, ids=name)
 async def test_python_blocks_run(page: Path) -> None:
     """Run the blocks of one page in order, as one reader would: names of one block are there in the next."""
@@ -55,6 +70,17 @@ async def test_python_blocks_run(page: Path) -> None:
             code = compile(source, str(page), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
             if inspect.isawaitable(result := eval(code, names)):  # noqa: S307 - our own pages
                 await result
+
+
+def test_the_contract_page_proves_its_backend(tmp_path: Path) -> None:
+    """Its first block is a whole test file: here a few of the laws are enough."""
+    block = next(block for block in blocks(ROOT / "docs" / "how-to" / "prove-your-backend.md"))
+    (tmp_path / "test_my_backend.py").write_text(block.code, "utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "d10 or d11 or d8 or history"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert " passed" in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults.processes import output
+from tests.faults.processes import output, python
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,13 +40,7 @@ thread.start()
 thread.join()
 print(asyncio.run(store.count()), flush=True)
 """
-    process = subprocess.Popen(
-        ["python", "-X", "dev", "-W", "error", "-c", source, kind, str(tmp_path / "store")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with python(source, kind, tmp_path / "store") as process:
         assert process.stdout is not None
         assert process.stderr is not None
         assert process.stdout.readline().strip() == ("6" if kind == "sqlite" else "3")
@@ -95,25 +88,27 @@ async def refused():
             raise AssertionError("not refused")
     await store.close()
 
-async def main():
-    await use(store, "first")
-    for end in (os._exit, sys.exit):
-        child = os.fork()
-        if child == 0:
-            asyncio.events._set_running_loop(None)
-            try:
-                asyncio.run(refused())
-            except BaseException as error:
-                print("child:", repr(error), flush=True)
-                os._exit(1)
-            end(0)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        await use(store, f"after {{end.__name__}}")
-    count = await store.count()
-    await store.close()
-    assert await type(store)(sys.argv[2]).count() == count
-    print(count)
+asyncio.run(use(store, "first"))
+for end in (os._exit, sys.exit):
+    child = os.fork()
+    if child == 0:
+        try:
+            asyncio.run(refused())
+        except BaseException as error:
+            print("child:", repr(error), flush=True)
+            os._exit(1)
+        end(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    asyncio.run(use(store, f"after {{end.__name__}}"))
 
-asyncio.run(main())
+async def count():
+    number = await store.count()
+    await store.close()
+    again = type(store)(sys.argv[2])
+    assert await again.count() == number
+    await again.close()
+    return number
+
+print(asyncio.run(count()))
 """
     assert output(source, kind, tmp_path / "store", timeout=60) == ("6" if kind == "sqlite" else "3")

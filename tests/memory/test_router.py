@@ -23,6 +23,7 @@ from dgent.exceptions import (
     InvalidNamespace,
     LimitExceeded,
     OutcomeUnknown,
+    StorageTimeout,
     StoreClosed,
     UnknownBackend,
     VersionConflict,
@@ -277,6 +278,22 @@ async def test_a_spill_is_durable_before_it_is_acknowledged_and_outlives_the_pro
         assert await router.get("a") == datum("a", 2)
 
 
+async def test_a_busy_moment_is_no_outage(place: Place) -> None:
+    def busy(verb: str) -> None:
+        if verb == "put":
+            raise StorageTimeout("somebody else is writing")
+
+    async with place.router(spill=True) as router:
+        await router.open()
+        place.first.before = busy
+        with pytest.raises(StorageTimeout):
+            await router.put(datum("a"))
+        assert (await router.status())["degraded"] is False
+        place.first.on = False  # now it does not answer a probe either
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("a"))
+
+
 async def test_without_a_durable_store_a_write_is_refused_in_mid_run(place: Place) -> None:
     stores = place.stores()
     async with place.router(backends=[stores[0], stores[2]], spill=True) as router:
@@ -360,6 +377,19 @@ async def test_a_true_conflict_is_set_aside_and_reported(place: Place) -> None:
         for conflict in await router.conflicts():
             assert await router.settle(conflict)
         assert (await router.status())["conflicts"] == 0
+
+
+async def test_what_the_router_could_have_seen_is_no_conflict(place: Place) -> None:
+    async with place.router(spill=True) as router, place.behind() as store:
+        await router.put(datum("a"))
+        await store.put(datum("a", 100))
+        assert await router.count() == 1  # the first was heard of after that
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("a", 2))
+        place.first.on = True
+        assert (await router.recover()).conflicts == ()
+        assert [one.datum for one in await router.history("a")] == [datum("a"), datum("a", 100), datum("a", 2)]
 
 
 async def test_the_same_value_written_by_two_is_no_conflict(place: Place) -> None:
@@ -700,6 +730,8 @@ async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restar
         async with DgentRouter(settings) as router:
             await router.put(datum("a"))
             getattr(proxy, fault)()
+            if fault == "refuse":
+                proxy.cut()
             with pytest.warns(DegradedWarning, match="kept in sqlite"):
                 await put_again(router, datum("a", 2))
             proxy.recover()

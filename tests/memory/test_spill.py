@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import tempfile
 import time
@@ -18,10 +19,11 @@ from tests.memory.switchable import Switch, Switchable
 from dgent.datum import Datum, Limits
 from dgent.exceptions import Corrupt, DegradedWarning
 from dgent.memory import spill as spill_module
+from dgent.memory.gate import Gate
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.replay import Replay
 from dgent.memory.router import DgentRouter
-from dgent.memory.spill import Operation, Spill, View, mark_of, roomy
+from dgent.memory.spill import Entry, Operation, Spill, View, mark_of, roomy
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dgent.protocol import Backend
+    from dgent.query import Page, Query
 
 IDS = ("a", "b", "c")
 NAMESPACES = ("n", "n/m")
@@ -198,6 +201,45 @@ async def test_a_time_to_live_goes_on_while_the_write_waits() -> None:
     assert (await first.get("long") or operation("", 0)).id == "long"
 
 
+def test_the_rest_of_a_time_to_live_is_never_nothing() -> None:
+    entry = Entry("k", 1, "n", "a", None, 10.0, 100.0, 0.0, None)
+    assert entry.rest_of_ttl(104.0) == 6.0
+    assert 0 < (entry.rest_of_ttl(200.0) or 0) < 0.001
+    assert replace(entry, ttl=None).rest_of_ttl(200.0) is None
+
+
+async def test_a_log_that_two_programs_wrote_is_no_conflict_for_who_finds_half_of_it_gone() -> None:
+    first, store = MemoryBackend("n"), MemoryBackend()
+    one, two, since = Spill(store, "first"), Spill(store, "first"), time.time()
+    for n in range(6):
+        await (two if n % 2 else one).append("n", [operation("a", n)], since)
+    await Replay(first).run(one, until=6)
+    for n in range(6, 9):
+        await (two if n % 2 else one).append("n", [operation("a", n)], since)
+    (page,) = [page async for page in one.entries()]
+    for n in (6, 7, 8):  # as another process does, which has not come to forget it yet
+        await write(first, "a", n)
+    await one.forget(page[:2])
+    replay = Replay(first)
+    await replay.run(two)
+    assert replay.conflicts == []
+    assert [revision.datum for revision in await first.history("a")] == [operation("a", n).datum for n in range(9)]
+
+
+async def test_nothing_is_forgotten_that_was_spilled_during_the_replay() -> None:
+    spill = Spill(MemoryBackend(), "first")
+
+    class Slow(MemoryBackend):
+        async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+            if datum.id == "a":
+                await spill.append("n", [operation("late", 1)], time.time())
+            return await super().put(datum, expect=expect, ttl=ttl)
+
+    await spill.append("n", [operation("a", 1)], time.time())
+    await Replay(Slow()).run(spill)
+    assert [entry.id async for page in spill.entries() for entry in page] == ["late"]
+
+
 async def test_a_write_that_the_first_refuses_is_set_aside_with_the_reason() -> None:
     first, spill = MemoryBackend("n"), Spill(MemoryBackend(), "first")
     await first.put(Datum("b", b"", 0.0, "a"))
@@ -259,6 +301,45 @@ async def test_a_view_follows_the_log() -> None:
     store = await view.of([spill], "n")
     assert [one.id for one in await store.list()] == ["b"]
     assert await (await view.of([spill], "n/m")).count() == 0
+
+
+class Hesitating(MemoryBackend):
+    """Lets others go first whenever it is asked."""
+
+    async def query(self, query: Query) -> Page:
+        await asyncio.sleep(0)
+        return await super().query(query)
+
+
+async def test_readers_of_a_view_at_once_take_each_write_once() -> None:
+    spill, view = Spill(Hesitating(), "first"), View(Limits())
+    await spill.append("n", [operation("a", n % 3) for n in range(40)], 0.0)
+    await asyncio.gather(*(view.of([spill], "n") for _ in range(5)))
+    assert len(await view.memory.within("n").history("a")) == 40
+
+
+async def test_a_gate_stays_shut_when_one_who_waits_gives_up() -> None:
+    gate, passed = Gate(), []
+
+    async def enter(name: str) -> None:
+        async with gate:
+            passed.append(name)
+
+    async with gate.shut():
+        waiting = [asyncio.create_task(enter(name)) for name in "abc"]
+        await asyncio.sleep(0)
+        waiting[0].cancel()
+        await asyncio.wait(waiting[:1])
+        assert passed == []
+    await asyncio.gather(*waiting[1:])
+    assert sorted(passed) == ["b", "c"]
+    async with gate:
+        shutting = asyncio.create_task(gate.shut().__aenter__())
+        await asyncio.sleep(0)
+        assert not shutting.done()
+        shutting.cancel()
+        await asyncio.wait([shutting])
+    await enter("d")
 
 
 async def test_a_damaged_entry_is_corrupt() -> None:

@@ -105,6 +105,8 @@ def _add_key(layout: Layout, datum: Datum, given: dict[str, Any]) -> None:
     if key is None:
         names = ", ".join(field.name for field in layout.keys)
         raise InvalidRow(layout.name, names, f"the id {datum.id[:80]!r} is none of this table's")
+    if layout.textual:
+        _loaded(layout, layout.keys[0], key[0])
     for field, part in zip(layout.keys, key, strict=True):
         if given.setdefault(field.name, part) != part:
             raise InvalidRow(layout.name, field.name, f"the content has another key than the id {datum.id[:80]!r}")

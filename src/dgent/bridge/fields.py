@@ -126,8 +126,10 @@ def processors(field: Field, dialect: Dialect) -> Processors:
     return Processors(bind, load, lambda value: dump(load(value)))
 
 
-def _show_json(text: str) -> Any:
+def _show_json(text: Any) -> Any:
     """Return the settled value of JSON text; most have no number that needs it."""
+    if not isinstance(text, str):  # SQLite keeps a JSON number as a number
+        return settled(text)
     value = orjson.loads(text)
     return settled(value) if _LONG_NUMBER.search(text) else value
 

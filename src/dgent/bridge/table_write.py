@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from sqlalchemy import text
@@ -13,7 +14,7 @@ from dgent.database.statement import Statement
 from dgent.exceptions import CausalCycle, Conflict, InvalidInput, VersionConflict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -53,8 +54,9 @@ def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> list
             written[put.id] = put.key[0] if len(put.key) == 1 else tuple(put.key)
             result = layout.datum_of(row, connection.dialect)
         results.append(result)
-    if layout.derive is not None and written:
-        layout.derive(connection, list(written.values()))
+    if layout.derive is not None:
+        for keys in batched(written.values()):
+            layout.derive(connection, keys)
     return results
 
 
@@ -110,6 +112,13 @@ def remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any], 
     if actual != expect:
         raise VersionConflict(id, expect, actual)
     return False
+
+
+def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
+    """Go through items in lists of at most `size`."""
+    rest = iter(items)
+    while batch := list(islice(rest, size)):
+        yield batch
 
 
 def remove_all(connection: Connection, layout: Layout, keys: Sequence[Sequence[Any]]) -> int:

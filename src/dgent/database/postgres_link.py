@@ -63,8 +63,11 @@ class Link:
             raise
         try:
             return await self._runner.run(work, (await self._open()).connection)
-        except Exception as error:
-            self._raise(error)
+        except BaseException as error:
+            self.drop()
+            if isinstance(error, Exception):
+                self._raise(error)
+            raise
 
     async def transact(self, work: Work[T]) -> T:
         """Run a unit of work in a transaction of its own, again after a conflict, and answer after its COMMIT.

@@ -102,8 +102,8 @@ class SQLiteDatabase(Database):
         self._check_usable()
         readers = self._readers or await self._start()
         if (now := time.monotonic()) >= self._looks_at:
-            self._looks_at = now + _LOOK
             self._check_file()
+            self._looks_at = now + _LOOK
         if short:
             try:
                 done, result = readers.inline.try_run(work)
@@ -289,10 +289,10 @@ class SQLiteDatabase(Database):
 
     def _end_writes(self) -> None:
         connection, self._writing = self._writing, None
-        with ExitStack() as stack:
-            with suppress(DgentError):  # whoever keeps the lock has the file open, and then this does not checkpoint
-                stack.enter_context(self._file_lock)
+        with ExitStack() as turn:
             if connection is not None:
+                with suppress(DgentError, OSError):  # another process that keeps the lock will checkpoint
+                    turn.enter_context(self._file_lock)
                 _close(connection)
         self._file_lock.close()
 

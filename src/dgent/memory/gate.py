@@ -45,7 +45,7 @@ class Gate:
             empty = self._empty = Future() if self._inside else None
         try:
             if empty is not None:
-                await asyncio.shield(asyncio.wrap_future(empty))
+                await asyncio.wrap_future(empty)
             yield
         finally:
             with self._lock:

@@ -62,22 +62,22 @@ class Replay:
     _tracks: dict[tuple[str, str], _Track] = field(default_factory=dict)
 
     async def run(self, spill: Spill, *, until: int | None = None) -> None:
-        """Replay what waits in a spill, up to the seq `until`.
+        """Replay what waits in a spill, up to the seq `until`; then, and only then, forget it.
 
         Raises:
-            StorageError: one of the two stores failed; what was not replayed waits on.
+            StorageError: one of the two stores failed; everything waits on.
         """
+        last = 0
         async for page in spill.entries(until=until):
-            refused = []
-            for entry in page:
-                reason = await self._place(entry)
-                if reason:
-                    refused.append(replace(entry, reason=reason))
+            placed = [(entry, await self._place(entry)) for entry in page]
+            refused = [replace(entry, reason=reason) for entry, reason in placed if reason]
             if refused:
                 await spill.set_aside(refused)
-            await spill.forget(page)
             self.replayed += len(page) - len(refused)
             self.conflicts += refused
+            last = page[-1].seq
+        async for page in spill.entries(until=last):  # not what another process has spilled meanwhile
+            await spill.forget(page)
 
     async def _place(self, entry: Entry) -> str:
         """Bring one write into the first store, and return why not."""
@@ -104,7 +104,10 @@ async def _place(store: Backend, entry: Entry, track: _Track) -> bool:
     if track.news and entry.ttl is None and mark == track.state:
         return True  # it had changed nothing
     if track.news:
-        track.refused = entry.after is None or not track.seek(entry.after)
+        behind = entry.after is not None and track.seek(entry.after)
+        if not behind and track.seek(mark):
+            return True  # another process is further with the same replay
+        track.refused = not behind
         return False
     live = await store.get(entry.id)
     if live is not None and live.version != track.version:
