@@ -16,7 +16,6 @@ from sqlalchemy import (
     DateTime,
     Enum,
     Float,
-    ForeignKey,
     Integer,
     Interval,
     LargeBinary,
@@ -125,13 +124,3 @@ class Note(IdMixin, CausalMixin, TimestampMixin, VersionMixin, Base):
     n: Mapped[int]
     tags: Mapped[list[str]] = mapped_column(JSONList, default=list)
     secret: Mapped[str] = mapped_column(default="unset")
-
-
-class NoteTag(Base):
-    """The tags of notes; nothing in the tests keeps it up to date but `Note.derive`, which is not there."""
-
-    __tablename__ = "test_note_links"
-    metadata = Wide.metadata
-
-    note_id: Mapped[str] = mapped_column(ForeignKey("test_notes.id"), primary_key=True)
-    kind: Mapped[str] = mapped_column(primary_key=True)

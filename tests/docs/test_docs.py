@@ -110,6 +110,28 @@ def test_every_page_is_in_an_index() -> None:
     assert [name(page) for page in PAGES if page not in linked and page != ROOT / "README.md"] == []
 
 
+def test_every_test_that_a_promise_names_exists() -> None:
+    sources = [*(ROOT / "tests").rglob("*.py"), *(ROOT / "src" / "dgent" / "testing").glob("*.py")]
+    there = set(re.findall(r"def (test_\w+)", "\n".join(path.read_text("utf-8") for path in sources)))
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "promises.md").read_text("utf-8")))
+    assert len(named) > 20
+    assert named <= there, named - there
+
+
+def test_every_file_that_the_architecture_names_exists() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8").partition("## Each file")[2].partition("\n## ")[0]
+    package, there = ROOT / "src" / "dgent", set()
+    for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE):
+        names = re.findall(r"`([\w/]+\.py)`", row)
+        room = package / names[0].partition("/")[0]
+        there |= {room / name.rpartition("/")[2] for name in names}
+    assert {path for path in there if not path.is_file()} == set()
+    silent = {"__init__.py", "__main__.py"}
+    rooms = ("database", "memory", "bridge", "agentese", "storage", "services", "testing")
+    files = {path for room in rooms for path in (package / room).glob("*.py") if path.name not in silent}
+    assert {str(path.relative_to(package)) for path in files - there} == set()
+
+
 def test_generated_tables_are_fresh() -> None:
     done = subprocess.run(
         [sys.executable, ROOT / "docs" / "generate.py", "--check"], capture_output=True, text=True, check=False

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy import Integer as SQLInteger
 
-from dgent.database.constructs import BYTEWISE, texts, transaction_lock
+from dgent.database.constructs import BYTEWISE, one_of, transaction_lock
 from dgent.database.statement import Statement
 from dgent.datum import Datum
 from dgent.exceptions import DgentError, StorageError, VersionConflict
@@ -61,14 +61,13 @@ outbox = Table(
 )
 
 o = outbox.c
-_given = texts("ids")
 _waits = (o.namespace == bindparam("ns"), o.refusal.is_(None))
 _LOCK_SEQ = Statement(select(transaction_lock(0)), "lock_key")
 _LAST = Statement(select(func.max(o.seq)).where(o.namespace == bindparam("ns")), "ns")
 _ADD = Statement(insert(outbox), "namespace seq id datum ttl at refusal")
 _NEXT = Statement(select(outbox).where(*_waits).order_by(o.seq).limit(bindparam("most", type_=SQLInteger)), "ns most")
 _OF_IDS = Statement(
-    select(outbox).where(*_waits, o.id.in_(select(_given.c.value))).order_by(o.seq), "ns ids", lists="ids"
+    select(outbox).where(*_waits, one_of(o.id, "ids")).order_by(o.seq), "ns ids", lists="ids"
 )
 _ALL = Statement(select(outbox).where(*_waits).order_by(o.seq), "ns")
 _COUNT = Statement(select(func.count()).select_from(outbox).where(*_waits), "ns")

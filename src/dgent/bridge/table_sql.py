@@ -13,7 +13,7 @@ from blake3 import blake3
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.database.constructs import bytewise, texts, transaction_lock
+from dgent.database.constructs import bytewise, one_of, transaction_lock
 from dgent.database.statement import Statement
 from dgent.exceptions import LimitExceeded
 from dgent.query import prefix_end
@@ -43,8 +43,8 @@ class Statements:
             expected = layout.version == bindparam("expected")
             self.delete_expected = Statement(delete(layout.table).where(here, expected), f"{named} expected")
         if layout.textual:
-            key, given = layout.keys[0].column, texts("ids")
-            self.get_many = Statement(select(*layout.columns).where(key.in_(select(given.c.value))), "ids", lists="ids")
+            key = layout.keys[0].column
+            self.get_many = Statement(select(*layout.columns).where(one_of(key, "ids")), "ids", lists="ids")
             within = and_(bytewise(key) >= bindparam("first"), bytewise(key) < bindparam("end"))
             self.count_range = Statement(select(func.count()).select_from(layout.table).where(within), "first end")
         if layout.parent is not None:

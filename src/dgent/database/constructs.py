@@ -4,40 +4,46 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, bindparam, column
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
-    from sqlalchemy.sql.selectable import TableValuedAlias
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
 """Text that compares by its UTF-8 bytes: the same order and the same prefixes everywhere."""
 
 
-class _Texts(FunctionElement[str]):
-    """A list of texts, passed as one parameter, as a table with the column `value`."""
+class one_of(FunctionElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
+    """Tell whether a column of text is in the list that is passed as one parameter.
 
-    name = "texts"
+    PostgreSQL gets `= ANY`, because it would scan for a subquery of `unnest` when its statistics are out of date.
+    """
+
+    type = Boolean()
+    name = "one_of"
     inherit_cache = True
 
+    def __init__(self, text: ColumnElement[Any], name: str) -> None:
+        super().__init__(text, bindparam(name, type_=Text()))
 
-def texts(name: str) -> TableValuedAlias:
-    """Return a table with one column, `value`: the texts of the list parameter `name`, in order."""
-    return _Texts(bindparam(name, type_=Text())).table_valued(column("value", Text())).alias(f"given_{name}")
-
-
-@compiles(_Texts, "sqlite")
-def _texts_sqlite(element: _Texts, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"json_each({compiler.process(element.clauses, **kw)})"
+    def self_group(self, against: Any = None) -> Any:  # the signature is SQLAlchemy's
+        """Return itself: `= 1`, which SQLite's booleans get, would keep its planner from the index."""
+        return self
 
 
-@compiles(_Texts, "postgresql")
-def _texts_postgresql(element: _Texts, compiler: SQLCompiler, **kw: Any) -> str:
-    inner = compiler.process(element.clauses, **kw).split("::")[0]
-    return f"(SELECT unnest({inner}::text[]) AS value)"
+@compiles(one_of, "sqlite")
+def _one_of_sqlite(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    text, given = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{text} IN (SELECT value FROM json_each({given}))"  # noqa: S608  # compiled by SQLAlchemy, parameters bound
+
+
+@compiles(one_of, "postgresql")
+def _one_of_postgresql(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
+    text, given = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"{text} = ANY({given.split('::')[0]}::text[])"
 
 
 class unindexed(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL expressions

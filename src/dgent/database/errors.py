@@ -108,6 +108,7 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
 }
 _DRIVERS: Final = ("sqlalchemy.dialects.", "sqlalchemy.connectors.", "asyncpg.", "aiosqlite.")
 _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection closed")
+_DAMAGED: Final = ("unsupported file format", "Could not decode to UTF-8")  # said without an error name of its own
 _NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
 
 
@@ -198,6 +199,8 @@ def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
     for start, kind, message in _SQLITE:
         if name.startswith(start):
             return kind(message.format(what=what, detail=text))  # a constraint's text names columns, never values
+    if text.startswith(_DAMAGED):
+        return Corrupt(_CORRUPT.format(what=what))
     if _CLOSED.search(text):
         return BackendUnavailable(_GONE.format(what=what))
     return StorageError(f"{what}: SQLite answered {name or type(error).__name__}")

@@ -32,7 +32,7 @@ class _Compiled(NamedTuple):
 class Statement:
     """A statement with named parameters, called with positional values in the order of `params`.
 
-    A parameter named in `lists` takes a list of texts, for `constructs.texts()`.
+    A parameter named in `lists` takes a list of texts, for `constructs.one_of`.
     """
 
     __slots__ = ("_compiled", "_element", "_lists", "_params")

@@ -21,7 +21,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from dgent.database.constructs import BYTEWISE, texts, unindexed
+from dgent.database.constructs import BYTEWISE, one_of, unindexed
 from dgent.database.statement import Statement
 from dgent.datum import ID_LENGTH, Datum
 from dgent.exceptions import Corrupt, LimitExceeded
@@ -59,9 +59,8 @@ _GET_VERSION = Statement(
     select(datums).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
 )
-_given = texts("ids")
 _GET_MANY = Statement(
-    select(datums).where(d.namespace == bindparam("ns"), d.id.in_(select(_given.c.value)), d.live, _unexpired(d)),
+    select(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids"), d.live, _unexpired(d)),
     "ns ids now",
     lists="ids",
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from dgent.database.constructs import texts
+from dgent.database.constructs import one_of
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
@@ -52,12 +52,11 @@ class Outcome(NamedTuple):
     seq: int = 0
 
 
-_given = texts("ids")
 _newest = datums.alias("newest")
 _LATEST = Statement(
     select(datums).where(
         d.namespace == bindparam("ns"),
-        d.id.in_(select(_given.c.value)),
+        one_of(d.id, "ids"),
         d.version
         == select(func.max(_newest.c.version))
         .where(_newest.c.namespace == bindparam("ns"), _newest.c.id == d.id)
@@ -100,7 +99,7 @@ _FORGET_TERM = Statement(
     "ns of_term created of_id",
 )
 _ARE_PARENTS = Statement(
-    select(d.parent).where(d.namespace == bindparam("ns"), d.parent.in_(select(_given.c.value)), d.live).distinct(),
+    select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
     "ns ids",
     lists="ids",
 )
