@@ -12,13 +12,13 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from dgent.checks import check_limit
 from dgent.datum import Datum, stamped
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery
 from dgent.query import (
     MAX_PATH,
     Page,
     Query,
-    check_limit,
     comparable,
     comparable_or_none,
     follow,

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-import math
 import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from uuid import UUID
 
 import orjson
 from blake3 import blake3
 
-from dgent.exceptions import InvalidDatum, InvalidNamespace, LimitExceeded
+from dgent.checks import (
+    canonical_json,
+    canonical_metadata,
+    check_content,
+    check_id,
+    check_limit,
+    check_mapping,
+    check_time,
+)
+from dgent.exceptions import InvalidDatum, LimitExceeded
 
-JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
-
-ID_LENGTH: Final = 512
-MAX_DEPTH: Final = 32
-_INT64: Final = range(-(2**63), 2**63)
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -66,7 +69,7 @@ class Datum:
         check_id(id)
         if causal_parent is not None:
             check_id(causal_parent, "causal_parent")
-        _check_content(content)
+        check_content(content)
         created = check_time(created_at)
         _set_fields(self, (id, content, created, causal_parent, canonical_metadata(metadata), 0, 0))
 
@@ -102,7 +105,7 @@ class Datum:
         if tags:
             extra["tags"] = [tags] if isinstance(tags, str) else list(tags)  # type: ignore[assignment]
         body = _content_of(content, data)
-        merged = {**_mapping(metadata), **extra} if extra else metadata
+        merged = {**check_mapping(metadata), **extra} if extra else metadata
         if id is None:
             id = content_address(body, causal_parent, merged) if addressed else uuid7()
         return cls(id, body, time.time() if created_at is None else created_at, causal_parent, merged)
@@ -292,119 +295,18 @@ class Limits:
                 f"{self.max_metadata:,}: raise the setting max_metadata, or put them into the content"
             )
 
+    def page(self, limit: int) -> int:
+        """Return a limit that a caller may ask for.
 
-def check_id(id: object, field: str = "id") -> None:
-    """Refuse what not every store can keep as an id: 1 to 512 code points, no NUL, no lone surrogates.
-
-    Raises:
-        InvalidDatum: says which rule was broken.
-    """
-    if problem := _text_problem(id):
-        raise InvalidDatum(f"{field} {problem}")
-
-
-def check_time(value: object, field: str = "created_at") -> float:
-    """Return a finite number of seconds as a float.
-
-    Raises:
-        InvalidDatum: the value is not a finite number, or outside the years 1 to 9999.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidDatum(f"{field} is Unix seconds in UTC, not {type(value).__name__}: use datetime.timestamp()")
-    if not -62_135_596_800 <= value < 253_402_300_800:  # also false for NaN
-        raise InvalidDatum(f"{field} is not a time between the years 1 and 9999, in Unix seconds")
-    return float(value)
-
-
-def check_namespace(namespace: str) -> str:
-    """Return the namespace if every store can keep it: segments joined by `/`, none of them empty, `.` or `..`.
-
-    Raises:
-        InvalidNamespace: says which rule was broken.
-    """
-    if problem := _text_problem(namespace):
-        raise InvalidNamespace(f"namespace {problem}")
-    for segment in namespace.split("/"):
-        if segment in {"", ".", ".."}:
-            raise InvalidNamespace(f"namespace {namespace!r} has the segment {segment!r}: use names joined by single /")
-    return namespace
-
-
-def _text_problem(text: object) -> str | None:
-    if not isinstance(text, str):
-        return f"is {type(text).__name__}, not str"
-    if not 1 <= len(text) <= ID_LENGTH:
-        return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
-    return _unstorable(text)
-
-
-def _unstorable(text: str) -> str | None:
-    if "\0" in text:
-        return "holds a NUL character, which PostgreSQL cannot store: remove it or encode it"
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return "holds a lone surrogate, which is not Unicode text"
-    return None
-
-
-def canonical_metadata(metadata: Mapping[str, Any]) -> str:
-    """Return metadata as canonical JSON: sorted keys, no spaces.
-
-    Raises:
-        InvalidDatum: it is not a JSON object, or holds what not every store can keep (NUL, NaN, integers over 64 bits,
-            lone surrogates, more than 32 levels); the message names the path.
-    """
-    return canonical_json(dict(metadata), "metadata") if _mapping(metadata) else "{}"
-
-
-def _mapping(metadata: object) -> Mapping[str, Any]:
-    if not isinstance(metadata, Mapping):
-        raise InvalidDatum(f"metadata is {type(metadata).__name__}, not a mapping")
-    return metadata
-
-
-def canonical_json(value: Any, where: str) -> str:
-    """Return a JSON value in canonical form, or raise InvalidDatum naming the path that every store cannot keep."""
-    _check_json(value, where, 0)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-
-
-def _check_json(value: Any, path: str, depth: int) -> None:
-    kind = type(value)
-    if kind is str:
-        if problem := _unstorable(value):
-            raise InvalidDatum(f"{path} {problem}")
-    elif kind is dict or kind is list:
-        if depth >= MAX_DEPTH:
-            raise InvalidDatum(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels")
-        _check_container(value, path, depth)
-    elif kind is int:
-        if value not in _INT64:
-            raise InvalidDatum(f"{path} is an integer over 64 bits: store it as text")
-    elif kind is float:
-        if not math.isfinite(value):
-            raise InvalidDatum(f"{path} is {value!r}, which JSON cannot hold")
-    elif kind is not bool and value is not None:
-        raise InvalidDatum(f"{path} is {kind.__name__}, which is not JSON: use str, int, float, bool, None, list, dict")
-
-
-def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -> None:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_json(item, f"{path}[{index}]", depth + 1)
-        return
-    for key, item in value.items():
-        if type(key) is not str:
-            raise InvalidDatum(f"{path} has the key {key!r}, which is {type(key).__name__}, not str")
-        if problem := _unstorable(key):
-            raise InvalidDatum(f"a key of {path} {problem}")
-        _check_json(item, f"{path}.{key}", depth + 1)
-
-
-def _check_content(content: object) -> None:
-    if not isinstance(content, bytes):
-        raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
+        Raises:
+            InvalidQuery: it is negative or no integer. LimitExceeded: it is above `max_page`.
+        """
+        if check_limit(limit) > self.max_page:
+            raise LimitExceeded(
+                f"limit is {limit:,}, the largest page has {self.max_page:,}: follow page.cursor instead, or raise the "
+                "setting max_page"
+            )
+        return limit
 
 
 def _content_of(content: bytes | str | None, data: Any) -> bytes:
@@ -413,7 +315,7 @@ def _content_of(content: bytes | str | None, data: Any) -> bytes:
     if content is None:
         return canonical_json(data, "data").encode()
     if not isinstance(content, str):
-        _check_content(content)
+        check_content(content)
         return content
     try:
         return content.encode()

@@ -15,7 +15,8 @@ from typing import Any, Final, Literal, TypeAlias, get_args
 import orjson
 from blake3 import blake3
 
-from dgent.datum import MAX_DEPTH, Datum, canonical_json, check_id
+from dgent.checks import MAX_DEPTH, canonical_json, check_id, check_limit
+from dgent.datum import Datum
 from dgent.exceptions import InvalidCursor, InvalidDatum, InvalidQuery
 
 Order: TypeAlias = Literal["newest", "oldest", "seq"]
@@ -185,18 +186,6 @@ class Query:
             kept = datums[: self.limit]
             return Page(kept, seal_cursor(self.position(kept[-1]), self.fingerprint))
         return Page(datums[: self.limit])
-
-
-def check_limit(limit: object) -> int:
-    """Return a limit that is a whole number from 0.
-
-    Raises:
-        InvalidQuery: it is negative or no integer.
-    """
-    if type(limit) is not int or not 0 <= limit < 2**63:
-        shown = limit if isinstance(limit, int) and abs(limit) < 2**63 else type(limit).__name__
-        raise InvalidQuery(f"limit is {shown}: use a whole number from 0")
-    return limit
 
 
 def parse_path(text: str) -> tuple[str | int, ...]:

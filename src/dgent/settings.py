@@ -21,7 +21,8 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
-from dgent.datum import Limits, check_namespace
+from dgent.checks import check_namespace
+from dgent.datum import Limits
 from dgent.exceptions import DgentError, InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
 
 APP = "kgents"

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,6 +117,13 @@ def test_every_test_that_a_promise_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "docs" / "promises.md").read_text("utf-8")))
     assert len(named) > 20
     assert named <= there, named - there
+
+
+def test_the_architecture_shows_the_floors_of_the_import_contract() -> None:
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    picture = blocks(ROOT / "docs" / "architecture.md")[0].code
+    shown = [line.strip().partition("  ")[0].replace(" │ ", " | ") for line in picture.splitlines()]
+    assert shown == contract["layers"]
 
 
 def test_every_file_that_the_architecture_names_exists() -> None:

@@ -127,9 +127,7 @@ async def test_put_many_is_whole_or_not_at_all(tmp_path: Path, full_size: bool, 
             held = await settled(store, n)
             assert held == set(ids(n)) or (was_cancelled and not held)
 
-        await cancelled_everywhere(
-            lambda n: store.put_many([Datum(id, b"x", 1.0) for id in ids(n)]), check, full_size
-        )
+        await cancelled_everywhere(lambda n: store.put_many([Datum(id, b"x", 1.0) for id in ids(n)]), check, full_size)
 
 
 async def test_the_first_use_of_a_store_can_be_cancelled(tmp_path: Path, full_size: bool) -> None:

@@ -93,7 +93,8 @@ async def never_wrong(path: Path, content: bytes, right: dict[str, Any]) -> set[
 
 
 @pytest.mark.parametrize(
-    "content", [b"hello", b"{}\n" * 4000, b"\0" * 8192, b"SQLite format 2\0" + bytes(4080), random.Random(1).randbytes(9000)]
+    "content",
+    [b"hello", b"{}\n" * 4000, b"\0" * 8192, b"SQLite format 2\0" + bytes(4080), random.Random(1).randbytes(9000)],
 )
 async def test_a_file_of_something_else_is_refused_and_left_alone(sqlite_path: Path, content: bytes) -> None:
     place(sqlite_path, content)

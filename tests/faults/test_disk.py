@@ -100,7 +100,9 @@ async def test_a_full_disk_ends_a_transaction_whatever_its_body_does(small_disk:
             async with store.database.transaction() as tx:
                 await tx.session.execute(text("INSERT INTO plain VALUES (1, '')"))
                 with pytest.raises(DiskFull):
-                    await store.joined(tx).put(put("large", 20 * 2**20))  # more than its cache: it meets the full disk now
+                    await store.joined(tx).put(
+                        put("large", 20 * 2**20)
+                    )  # more than its cache: it meets the full disk now
                 with suppress(Exception):
                     await tx.session.execute(text("INSERT INTO plain VALUES (2, '')"))
                 with suppress(Exception):

@@ -63,7 +63,9 @@ async def check(store: Backend, name: str, acknowledged: set[str], tasks: int, s
         for datum in page:
             assert datum.content == content(datum.id, size), f"{datum.id} is not what was put"
             held.add(datum.id)
-        page = await store.list(f"{name}-", limit=2 if size > SMALL else 1000, cursor=page.cursor) if page.cursor else []
+        page = (
+            await store.list(f"{name}-", limit=2 if size > SMALL else 1000, cursor=page.cursor) if page.cursor else []
+        )
     assert acknowledged <= held, f"lost: {sorted(acknowledged - held)}"
     # In the store but not acknowledged can only be what was under way, or whose answer was cut off.
     assert len(held - acknowledged) <= tasks

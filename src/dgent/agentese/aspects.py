@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from dgent.datum import Datum, canonical_json, uuid7
+from dgent.checks import canonical_json
+from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.query import Query
 

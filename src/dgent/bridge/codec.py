@@ -40,7 +40,7 @@ from sqlalchemy import (
     Uuid,
 )
 
-from dgent.datum import canonical_json
+from dgent.checks import canonical_json
 from dgent.exceptions import CapabilityMissing, InvalidDatum
 from dgent.models.base import UTCDateTime
 

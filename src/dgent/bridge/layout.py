@@ -237,21 +237,22 @@ class Layout:
             for (name, at), value in zip(self._at.items(), row, strict=False)
         }
 
-    def bind(self, field: Field, value: Any, dialect: Dialect) -> Any:
-        """Return the driver's value of a Python value.
+    def bind(self, fields: Iterable[Field], values: Iterable[Any], dialect: Dialect) -> list[Any]:
+        """Return the driver's values of Python values.
 
         Raises:
-            InvalidRow: the column does not take it.
+            InvalidRow: the column does not take its value.
         """
-        convert = self.codecs(dialect).bound[field.name]
-        if convert is None:
-            return value
-        try:
-            return convert(value)
-        except InvalidRow as error:
-            raise InvalidRow(self.name, field.name, error.reason) from None
-        except (ValueError, TypeError, OverflowError) as error:
-            raise InvalidRow(self.name, field.name, str(error)) from None
+        bound = self.codecs(dialect).bound
+        found = []
+        for field, value in zip(fields, values, strict=True):
+            convert = bound[field.name]
+            try:
+                found.append(value if convert is None else convert(value))
+            except (ValueError, TypeError, OverflowError) as error:
+                reason = error.reason if isinstance(error, InvalidRow) else str(error)
+                raise InvalidRow(self.name, field.name, reason) from None
+        return found
 
     def codecs(self, dialect: Dialect) -> _Codecs:
         """Return what stands between the values of a driver and JSON; made once per driver."""

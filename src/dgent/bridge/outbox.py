@@ -66,9 +66,7 @@ _LOCK_SEQ = Statement(select(transaction_lock(0)), "lock_key")
 _LAST = Statement(select(func.max(o.seq)).where(o.namespace == bindparam("ns")), "ns")
 _ADD = Statement(insert(outbox), "namespace seq id datum ttl at refusal")
 _NEXT = Statement(select(outbox).where(*_waits).order_by(o.seq).limit(bindparam("most", type_=SQLInteger)), "ns most")
-_OF_IDS = Statement(
-    select(outbox).where(*_waits, one_of(o.id, "ids")).order_by(o.seq), "ns ids", lists="ids"
-)
+_OF_IDS = Statement(select(outbox).where(*_waits, one_of(o.id, "ids")).order_by(o.seq), "ns ids", lists="ids")
 _ALL = Statement(select(outbox).where(*_waits).order_by(o.seq), "ns")
 _COUNT = Statement(select(func.count()).select_from(outbox).where(*_waits), "ns")
 _REFUSED = Statement(select(outbox).where(o.namespace == bindparam("ns"), o.refusal.is_not(None)).order_by(o.seq), "ns")

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from dgent.bridge import outbox
-from dgent.datum import Datum, Limits, check_id
+from dgent.checks import check_id, check_ttl, checked_ids
+from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
-from dgent.memory.ledger import check_ttl, checked_ids
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -103,8 +103,7 @@ class PendingMemory:
 
     async def query(self, query: Query) -> Page:
         """Return a page of what waits or is live and matches."""
-        if check_limit(query.limit) > self._limits.max_page:
-            raise LimitExceeded(f"limit is {query.limit:,}, the largest page has {self._limits.max_page:,}")
+        self._limits.page(query.limit)
         waiting = await self._waiting(None)
         if not waiting or query.order == "seq" or query.after_seq is not None:
             return await self._memory.query(query)

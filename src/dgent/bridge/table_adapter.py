@@ -14,12 +14,12 @@ from dgent.bridge.draft import given_by
 from dgent.bridge.layout import Layout, layout_of
 from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import Put
+from dgent.checks import check_expect, check_id, checked_ids
 from dgent.database import Database, Runner, Transaction
-from dgent.datum import Datum, Limits, check_id
-from dgent.exceptions import CapabilityMissing, InvalidDatum, LimitExceeded
-from dgent.memory.ledger import check_expect, checked_ids
+from dgent.datum import Datum, Limits
+from dgent.exceptions import CapabilityMissing, InvalidDatum
 from dgent.protocol import Capabilities, Datums, Revisions
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -160,7 +160,7 @@ class TableAdapter:
 
     async def query(self, query: Query) -> Page:
         """Return a page of the rows that match."""
-        self._check_page(query.limit)
+        self.limits.page(query.limit)
         if query.order == "seq" or query.after_seq is not None:
             raise CapabilityMissing(f"{self.layout.name} keeps no seq: order by newest or oldest")
         short = query.limit <= SHORT and not (query.conditions or query.tags)
@@ -242,10 +242,3 @@ class TableAdapter:
         return CapabilityMissing(
             f"{self.layout.name} keeps one version of each row: put into agent memory what needs a history"
         )
-
-    def _check_page(self, limit: int) -> None:
-        if check_limit(limit) > self.limits.max_page:
-            raise LimitExceeded(
-                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or "
-                "raise the setting max_page"
-            )

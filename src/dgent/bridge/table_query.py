@@ -129,7 +129,7 @@ class _Plan:
         if value is None:
             return
         try:
-            self.values.append(self.layout.bind(field, field.form.load(value), self.connection.dialect))
+            self.values += self.layout.bind([field], [field.form.load(value)], self.connection.dialect)
         except ValueError:  # what the column does not take, no row has
             self.nothing = True
 
@@ -197,9 +197,8 @@ def _moment(seconds: float, slack: timedelta) -> datetime:
 
 def _bound_moment(connection: Connection, layout: Layout, moment: datetime) -> Any:
     assert layout.ordered is not None  # noqa: S101  # the caller looked
-    return layout.bind(
-        layout.ordered, moment if has_zone(layout.ordered) else moment.replace(tzinfo=None), connection.dialect
-    )
+    kept = moment if has_zone(layout.ordered) else moment.replace(tzinfo=None)
+    return layout.bind([layout.ordered], [kept], connection.dialect)[0]
 
 
 def _is_json(field: Field) -> bool:

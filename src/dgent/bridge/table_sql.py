@@ -134,7 +134,7 @@ def statements_of(layout: Layout) -> Statements:
 
 def bound_key(connection: Connection, layout: Layout, key: Sequence[Any]) -> list[Any]:
     """Return the driver's values of a key."""
-    return [layout.bind(field, part, connection.dialect) for field, part in zip(layout.keys, key, strict=True)]
+    return layout.bind(layout.keys, key, connection.dialect)
 
 
 def row_of(connection: Connection, layout: Layout, key: Sequence[Any]) -> Any | None:

@@ -83,10 +83,10 @@ def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) ->
 
 def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, Any]) -> Any:
     kind = "upsert" if put.expect is None else "update" if put.expect else "insert"
-    given = [(field, values[field.name]) for field in layout.fields if field.name in values]
-    kept = [(field, (field.stamp or field.default)()) for field in layout.kept]  # type: ignore[misc]
-    bound = [layout.bind(field, value, connection.dialect) for field, value in (*given, *kept)]
-    statement = statements_of(layout).write(kind, tuple(field.name for field, _ in given))
+    given = [field for field in layout.fields if field.name in values]
+    bound = layout.bind(given, [values[field.name] for field in given], connection.dialect)
+    bound += layout.bind(layout.kept, [(each.stamp or each.default)() for each in layout.kept], connection.dialect)  # type: ignore[misc]
+    statement = statements_of(layout).write(kind, tuple([field.name for field in given]))
     row = statement.row(connection, *bound, *bound_key(connection, layout, put.key), put.expect or 0)
     if row is None:  # another writer was first
         row = row_of(connection, layout, put.key)
@@ -164,6 +164,6 @@ def _check_acyclic(connection: Connection, layout: Layout, put: Put, parent: Any
     statements.lock.row(connection, statements.lock_key)
     if statements.has_child.row(connection, *key) is None:
         return
-    above = layout.bind(layout.parent, parent, connection.dialect)
+    (above,) = layout.bind([layout.parent], [parent], connection.dialect)
     if statements.descends.row(connection, above, *key) is not None:
         raise CausalCycle(f"the parent of {put.id!r} descends from it, so it cannot be its parent: choose another")

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 from weakref import WeakSet
 
-from dgent.datum import check_namespace
+from dgent.checks import check_namespace
 from dgent.exceptions import InvalidInput
 from dgent.memory.change import Change
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from threading import Lock
 from typing import TypeVar
 
-from dgent.datum import Datum, Limits, check_id, stamped
-from dgent.exceptions import CausalCycle, InvalidDatum, VersionConflict
+from dgent.datum import Datum, Limits, stamped
+from dgent.exceptions import CausalCycle, VersionConflict
 from dgent.memory.change import Change
 from dgent.memory.shelf import Shelf, Stored
 
@@ -156,30 +155,6 @@ class Draft:
                 )
             found = self._live(namespace, at, now) if known else None
             at = found.datum.causal_parent if found is not None and found.datum is not None else None
-
-
-def check_expect(expect: int | None) -> int | None:
-    """Return `expect` if it is None or a whole number from 0, else raise InvalidDatum."""
-    if expect is not None and (type(expect) is not int or expect < 0):
-        raise InvalidDatum(f"expect is {expect!r}: use the version that must be live, 0 for none")
-    return expect
-
-
-def check_ttl(ttl: float | None) -> float | None:
-    """Return `ttl` if it is None or a positive, finite number of seconds, else raise InvalidDatum."""
-    if ttl is None:
-        return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < math.inf:
-        raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, or leave it out")
-    return float(ttl)
-
-
-def checked_ids(ids: Iterable[str]) -> list[str]:
-    """Return ids as a list, each one once, in the order given; raise InvalidDatum for one that no store takes."""
-    listed = list(ids)
-    for id in listed:
-        check_id(id)
-    return list(dict.fromkeys(listed))
 
 
 def _expected(id: str, expect: int | None, live: Stored | None) -> None:

@@ -6,14 +6,15 @@ import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from dgent.datum import Datum, check_id, check_namespace
+from dgent.checks import check_expect, check_id, check_limit, check_namespace, check_ttl, checked_ids
+from dgent.datum import Datum
 from dgent.exceptions import InvalidDatum
-from dgent.memory.ledger import Draft, Ledger, check_expect, check_ttl, checked_ids
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from dgent.memory.ledger import Draft, Ledger
     from dgent.memory.shelf import Shelf, Stored
     from dgent.protocol import Capabilities, Revision, StoreStats
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from dgent.datum import Datum, check_namespace, stamped
+from dgent.checks import check_namespace, check_ttl, checked_ids
+from dgent.datum import Datum, stamped
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -18,7 +19,6 @@ from dgent.exceptions import (
 )
 from dgent.memory.chain import Chain, Recovery
 from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.ledger import check_ttl, checked_ids
 from dgent.memory.manifest import ManifestFile
 from dgent.memory.spill import RESERVED, Entry, Operation, roomy
 from dgent.memory.sql import SqlBackend
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dgent.database import Database, Runner
     from dgent.memory.bus import DataBus, Event
-    from dgent.protocol import Backend, Capabilities, Revision, StoreStats
+    from dgent.protocol import Backend, Capabilities, Datums, Revisions, StoreStats
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
@@ -197,11 +197,11 @@ class DgentRouter:
         """Return a page of the live datums that match."""
         return self._read("query", query)
 
-    def causal_chain(self, id: str) -> Coroutine[Any, Any, Sequence[Datum]]:
+    def causal_chain(self, id: str) -> Coroutine[Any, Any, Datums]:
         """Return the live datum and its live ancestors, oldest first."""
         return self._read("causal_chain", id)
 
-    def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Coroutine[Any, Any, list[Revision]]:
+    def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Coroutine[Any, Any, Revisions]:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         return self._read("history", id, limit=limit, before=before)
 

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 import orjson
 from blake3 import blake3
 
-from dgent.datum import Datum, Limits, check_time
+from dgent.checks import check_time
 from dgent.exceptions import InvalidQuery, LimitExceeded
 from dgent.protocol import Revision, StoreStats
-from dgent.query import Page, Position, Query, check_limit, open_cursor, prefix_end, seal_cursor
+from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from dgent.datum import Datum, Limits
 
 Key = TypeVar("Key", str, tuple[float, str], tuple[int, str])
 _FEW: Final = 32
@@ -162,7 +164,7 @@ class Shelf:
     def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
         start = query.start()
-        if self._page_limit(query.limit) == 0:
+        if self._limits.page(query.limit) == 0:
             return Page()
         matching = (datum for datum in self._walk(query, start) if query.matches(datum))
         return query.page(list(islice(matching, query.limit + 1)))
@@ -182,7 +184,7 @@ class Shelf:
 
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""
-        self._page_limit(limit)
+        self._limits.page(limit)
         versions = self._versions.get(id, [])
         end = len(versions) if before is None else bisect_left(versions, before, key=lambda stored: stored.version)
         chosen = versions[max(0, end - limit) : end]
@@ -193,7 +195,7 @@ class Shelf:
         time = check_time(time, "time")
         fingerprint = blake3(orjson.dumps(["as_of", time, Query(prefix=prefix).prefix])).digest(16)
         last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
-        if self._page_limit(limit) == 0:
+        if self._limits.page(limit) == 0:
             return Page()
         first, end = self._range(prefix)
         ids = self._ids.keys
@@ -258,14 +260,6 @@ class Shelf:
         versions = self._versions[id]
         at = bisect_right(versions, time, key=lambda stored: stored.stored_at)
         return versions[at - 1].datum if at and versions[at - 1].live_at(time) else None
-
-    def _page_limit(self, limit: int) -> int:
-        if check_limit(limit) > self._limits.max_page:
-            raise LimitExceeded(
-                f"limit is {limit:,}, the largest page has {self._limits.max_page:,}: follow page.cursor instead, "
-                "or raise the setting max_page"
-            )
-        return limit
 
     def _range(self, prefix: str | None) -> tuple[int, int]:
         keys = self._ids.keys

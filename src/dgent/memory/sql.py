@@ -7,15 +7,15 @@ import copy
 import time
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.datum import Datum, Limits, check_id, check_namespace, check_time
-from dgent.exceptions import InvalidDatum, InvalidQuery, LimitExceeded, StorageError
+from dgent.checks import check_expect, check_id, check_namespace, check_time, check_ttl, checked_ids
+from dgent.datum import Datum, Limits
+from dgent.exceptions import InvalidDatum, InvalidQuery, StorageError
 from dgent.memory import sql_read, sql_write
 from dgent.memory.change import Change, OnChange, announce
-from dgent.memory.ledger import check_expect, check_ttl, checked_ids
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
 from dgent.memory.tables import create
 from dgent.protocol import Capabilities, Datums, Names, Revisions, StoreStats
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, check_limit
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -152,7 +152,7 @@ class SqlBackend:
 
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
-        self._check_page(query.limit)
+        self.limits.page(query.limit)
         short = query.limit <= SHORT and not query.conditions
         return await self._read_short(short, sql_read.query, query, self.clock())
 
@@ -164,7 +164,7 @@ class SqlBackend:
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)
-        self._check_page(limit)
+        self.limits.page(limit)
         if before is not None and type(before) is not int:
             raise InvalidQuery(f"before is {before!r}: use a version, a whole number")
         return await self._read(sql_read.history, id, limit, before)
@@ -173,7 +173,7 @@ class SqlBackend:
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
         """Return a page of what was live at a moment, in the order of the ids."""
-        self._check_page(limit)
+        self.limits.page(limit)
         return await self._read(sql_read.as_of, check_time(time, "time"), Query(prefix=prefix).prefix, limit, cursor)
 
     async def purge(self, id: str) -> int:
@@ -193,7 +193,7 @@ class SqlBackend:
 
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
-        self._check_page(limit)
+        self.limits.page(limit)
         if self._ready.store_id is None:
             await self.prepare()
         wanted = None if prefix is None else check_namespace(prefix)
@@ -263,13 +263,6 @@ class SqlBackend:
         if not isinstance(datum, Datum):
             raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
         self.limits.admit(datum)
-
-    def _check_page(self, limit: int) -> None:
-        if check_limit(limit) > self.limits.max_page:
-            raise LimitExceeded(
-                f"limit is {limit:,}, the largest page has {self.limits.max_page:,}: follow page.cursor instead, or "
-                "raise the setting max_page"
-            )
 
 
 class _Ready:

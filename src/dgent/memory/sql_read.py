@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from blake3 import blake3
@@ -21,14 +21,17 @@ from sqlalchemy import (
     tuple_,
 )
 
+from dgent.checks import ID_LENGTH
 from dgent.database.constructs import BYTEWISE, one_of, unindexed
 from dgent.database.statement import Statement
-from dgent.datum import ID_LENGTH, Datum
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.tables import datums, datums_of, heads, terms
 from dgent.memory.terms import terms_for
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+
+if TYPE_CHECKING:
+    from dgent.datum import Datum
 
 d, t = datums.c, terms.c
 

@@ -17,7 +17,8 @@ from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dgent.datum import ID_LENGTH, canonical_json, uuid7
+from dgent.checks import ID_LENGTH, canonical_json
+from dgent.datum import uuid7
 from dgent.exceptions import InvalidDatum, InvalidRow
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import func, literal, select, tuple_, update
 
-from dgent.datum import Datum, check_id, uuid7
+from dgent.checks import check_id
+from dgent.datum import Datum, uuid7
 from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime, utcnow
 from dgent.query import Query, seal_cursor
@@ -19,7 +20,6 @@ from dgent.services.tracks import (
     Taken,
     check_moment,
     check_optional,
-    check_page,
     check_tags,
     check_text,
     get_datum,
@@ -147,7 +147,7 @@ class Brain:
         Raises:
             InvalidQuery: a filter of the wrong type, a negative limit, a cursor of another search.
         """
-        check_page(self._storage, limit)
+        self._storage.settings.limits.page(limit)
         _check_filters(tags, text)
         asked = Query(
             schema=SCHEMA,

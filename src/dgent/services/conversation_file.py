@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import orjson
 from blake3 import blake3
 
-from dgent.datum import canonical_json
+from dgent.checks import canonical_json
 from dgent.exceptions import InvalidDatum, InvalidFile, NotFound
 
 if TYPE_CHECKING:

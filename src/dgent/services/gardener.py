@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, check_id, uuid7
+from dgent.checks import check_id
+from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput
 from dgent.models import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot, utcnow
 from dgent.services.tracks import (
     SHORT,
     Taken,
     check_optional,
-    check_page,
     check_share,
     check_tags,
     check_text,
@@ -91,7 +91,7 @@ class Gardener:
         statement = select(GardenerSession).order_by(GardenerSession.created_at.desc(), GardenerSession.id.desc())
         if open_only:
             statement = statement.where(GardenerSession.ended_at.is_(None))
-        limited = statement.limit(check_page(self._storage, limit))
+        limited = statement.limit(self._storage.settings.limits.page(limit))
         return await select_rows(self._storage, limited, short=limit <= SHORT and not open_only)
 
     async def plant(
@@ -223,7 +223,7 @@ class Gardener:
             if lifecycle not in LIFECYCLE:
                 raise InvalidInput(f"{lifecycle!r:.40} is no stage: the stages are {', '.join(LIFECYCLE)}")
             statement = statement.where(GardenIdea.lifecycle == lifecycle)
-        limited = statement.limit(check_page(self._storage, limit))
+        limited = statement.limit(self._storage.settings.limits.page(limit))
         return await select_rows(self._storage, limited, short=limit <= SHORT)
 
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, check_id, uuid7
+from dgent.checks import check_id
+from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
 from dgent.services.tracks import (
@@ -15,7 +16,6 @@ from dgent.services.tracks import (
     Taken,
     check_moment,
     check_optional,
-    check_page,
     check_tags,
     check_text,
     facts,
@@ -191,7 +191,7 @@ class Town:
             .where(ConversationTurn.conversation_id == conversation_id)
             .where(ConversationTurn.turn_number > (-1 if after is None else after))
             .order_by(ConversationTurn.turn_number)
-            .limit(check_page(self._storage, limit))
+            .limit(self._storage.settings.limits.page(limit))
         )
         turns = await select_rows(self._storage, statement, short=limit <= SHORT)
         if not turns:
@@ -226,7 +226,7 @@ class Town:
             select(ConversationTurn)
             .where(ConversationTurn.conversation_id == found[0].id)
             .order_by(ConversationTurn.turn_number.desc())
-            .limit(check_page(self._storage, turns))
+            .limit(self._storage.settings.limits.page(turns))
         )
         return Resumed(found[0], (await select_rows(self._storage, last, short=turns <= SHORT))[::-1])
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
-from dgent.datum import as_datetime, canonical_json
-from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, LimitExceeded, NotFound
-from dgent.query import check_limit
+from dgent.checks import canonical_json
+from dgent.datum import as_datetime
+from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -166,15 +166,6 @@ def check_share(name: str, value: object, low: float = 0.0) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 1:
         raise InvalidInput(f"{name} is a number from {low:g} to 1; {value!r:.40} is not")
     return float(value)
-
-
-def check_page(storage: StorageProvider, limit: object) -> int:
-    """Return a limit that one page may have."""
-    if check_limit(limit) > storage.settings.max_page:
-        raise LimitExceeded(
-            f"limit is {limit:,}, the largest page has {storage.settings.max_page:,}: follow the cursor"
-        )
-    return limit  # type: ignore[return-value]  # check_limit saw that it is an int
 
 
 def facts(**named: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.datum import check_namespace
+from dgent.checks import check_namespace
 from dgent.exceptions import InvalidNamespace, StoreClosed
 from dgent.protocol import Backend, DgentProtocol
 from dgent.testing.base import HOSTILE, as_backend, examples, fresh

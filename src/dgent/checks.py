@@ -1,0 +1,169 @@
+"""The one input check of every backend and every door: what is refused, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from dgent.exceptions import InvalidDatum, InvalidNamespace, InvalidQuery
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+ID_LENGTH: Final = 512
+MAX_DEPTH: Final = 32
+_INT64: Final = range(-(2**63), 2**63)
+
+
+def check_id(id: object, field: str = "id") -> None:
+    """Refuse what not every store can keep as an id: 1 to 512 code points, no NUL, no lone surrogates.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if problem := _text_problem(id):
+        raise InvalidDatum(f"{field} {problem}")
+
+
+def check_time(value: object, field: str = "created_at") -> float:
+    """Return a finite number of seconds as a float.
+
+    Raises:
+        InvalidDatum: the value is not a finite number, or outside the years 1 to 9999.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidDatum(f"{field} is Unix seconds in UTC, not {type(value).__name__}: use datetime.timestamp()")
+    if not -62_135_596_800 <= value < 253_402_300_800:  # also false for NaN
+        raise InvalidDatum(f"{field} is not a time between the years 1 and 9999, in Unix seconds")
+    return float(value)
+
+
+def check_namespace(namespace: str) -> str:
+    """Return the namespace if every store can keep it: segments joined by `/`, none of them empty, `.` or `..`.
+
+    Raises:
+        InvalidNamespace: says which rule was broken.
+    """
+    if problem := _text_problem(namespace):
+        raise InvalidNamespace(f"namespace {problem}")
+    for segment in namespace.split("/"):
+        if segment in {"", ".", ".."}:
+            raise InvalidNamespace(f"namespace {namespace!r} has the segment {segment!r}: use names joined by single /")
+    return namespace
+
+
+def _text_problem(text: object) -> str | None:
+    if not isinstance(text, str):
+        return f"is {type(text).__name__}, not str"
+    if not 1 <= len(text) <= ID_LENGTH:
+        return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
+    return _unstorable(text)
+
+
+def _unstorable(text: str) -> str | None:
+    if "\0" in text:
+        return "holds a NUL character, which PostgreSQL cannot store: remove it or encode it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is not Unicode text"
+    return None
+
+
+def canonical_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as canonical JSON: sorted keys, no spaces.
+
+    Raises:
+        InvalidDatum: it is not a JSON object, or holds what not every store can keep (NUL, NaN, integers over 64 bits,
+            lone surrogates, more than 32 levels); the message names the path.
+    """
+    return canonical_json(dict(metadata), "metadata") if check_mapping(metadata) else "{}"
+
+
+def check_mapping(metadata: object) -> Mapping[str, Any]:
+    """Return metadata that are a mapping, or raise InvalidDatum."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidDatum(f"metadata is {type(metadata).__name__}, not a mapping")
+    return metadata
+
+
+def canonical_json(value: Any, where: str) -> str:
+    """Return a JSON value in canonical form, or raise InvalidDatum naming the path that every store cannot keep."""
+    _check_json(value, where, 0)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _check_json(value: Any, path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if problem := _unstorable(value):
+            raise InvalidDatum(f"{path} {problem}")
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise InvalidDatum(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels")
+        _check_container(value, path, depth)
+    elif kind is int:
+        if value not in _INT64:
+            raise InvalidDatum(f"{path} is an integer over 64 bits: store it as text")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise InvalidDatum(f"{path} is {value!r}, which JSON cannot hold")
+    elif kind is not bool and value is not None:
+        raise InvalidDatum(f"{path} is {kind.__name__}, which is not JSON: use str, int, float, bool, None, list, dict")
+
+
+def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(item, f"{path}[{index}]", depth + 1)
+        return
+    for key, item in value.items():
+        if type(key) is not str:
+            raise InvalidDatum(f"{path} has the key {key!r}, which is {type(key).__name__}, not str")
+        if problem := _unstorable(key):
+            raise InvalidDatum(f"a key of {path} {problem}")
+        _check_json(item, f"{path}.{key}", depth + 1)
+
+
+def check_content(content: object) -> None:
+    """Refuse a content that is not bytes."""
+    if not isinstance(content, bytes):
+        raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
+
+
+def check_limit(limit: object) -> int:
+    """Return a limit that is a whole number from 0.
+
+    Raises:
+        InvalidQuery: it is negative or no integer.
+    """
+    if type(limit) is not int or not 0 <= limit < 2**63:
+        shown = limit if isinstance(limit, int) and abs(limit) < 2**63 else type(limit).__name__
+        raise InvalidQuery(f"limit is {shown}: use a whole number from 0")
+    return limit
+
+
+def check_expect(expect: int | None) -> int | None:
+    """Return `expect` if it is None or a whole number from 0, else raise InvalidDatum."""
+    if expect is not None and (type(expect) is not int or expect < 0):
+        raise InvalidDatum(f"expect is {expect!r}: use the version that must be live, 0 for none")
+    return expect
+
+
+def check_ttl(ttl: float | None) -> float | None:
+    """Return `ttl` if it is None or a positive, finite number of seconds, else raise InvalidDatum."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < math.inf:
+        raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, or leave it out")
+    return float(ttl)
+
+
+def checked_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids as a list, each one once, in the order given; raise InvalidDatum for one that no store takes."""
+    listed = list(ids)
+    for id in listed:
+        check_id(id)
+    return list(dict.fromkeys(listed))
