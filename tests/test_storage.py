@@ -158,3 +158,10 @@ async def test_files_are_private(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert set(modes.values()) == {0o600}, modes
+
+
+async def test_options_in_the_url_are_the_drivers(postgres_url: str, tmp_path: Path) -> None:
+    url = f"{postgres_url}{'&' if '?' in postgres_url else '?'}sslmode=disable&connect_timeout=5"
+    async with await StorageProvider.from_config(data_dir=tmp_path, database_url=url) as storage:
+        assert await storage.run_migrations() == "004"
+        assert (await storage.status())["schema"] == "004"

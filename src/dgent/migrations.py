@@ -24,9 +24,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.errors import sqlstate, translate
 from dgent.database.file_lock import FileLock
+from dgent.database.postgres_engine import creator
 from dgent.database.sqlite_engine import connect, lock_path, prepare, wrap
 from dgent.exceptions import (
-    BackendUnavailable,
     Conflict,
     DowngradeRefused,
     InvalidInput,
@@ -341,12 +341,14 @@ def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 
 
 async def _on_postgres(settings: Settings, work: Callable[[Connection], T], longest: float) -> T:
-    # No statement cache: a plan made before a table was altered is an error after it.
-    arguments = {"timeout": settings.connect_timeout, "command_timeout": longest, "statement_cache_size": 0}
-    try:
-        engine = create_async_engine(settings.url, poolclass=NullPool, connect_args=arguments, hide_parameters=True)
-    except ModuleNotFoundError:
-        raise BackendUnavailable("asyncpg is not installed: run `pip install 'dgent[postgres]'`") from None
+    patient = settings.model_copy(update={"command_timeout": longest})
+    # No plans are kept: one that was made before a table was altered is an error after it.
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=creator(settings.url, patient, plans=0),
+        poolclass=NullPool,
+        hide_parameters=True,
+    )
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(work)

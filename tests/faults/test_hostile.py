@@ -299,7 +299,7 @@ def open_ones(door: str) -> Any:
     return pytest.param(door, marks=marks)
 
 
-@pytest.mark.parametrize("door", map(open_ones, NUMERIC))
+@pytest.mark.parametrize("door", [open_ones(door) for door in NUMERIC])
 async def test_any_number_or_thing_is_taken_or_refused_alike_everywhere(tmp_path: Path, door: str) -> None:
     """What is refused is refused by all in the same words' class; nothing else is raised."""
     async with AsyncExitStack() as stack:

@@ -54,7 +54,7 @@ def create_engine(url: URL, settings: Settings) -> AsyncEngine:
     """Return an engine whose connections are in autocommit; they are taken from it by `connect`, for good."""
     return create_async_engine(
         "postgresql+asyncpg://",  # where to and with which password only the creator knows
-        async_creator=_creator(url, settings),
+        async_creator=creator(url, settings),
         poolclass=AsyncAdaptedQueuePool,
         max_overflow=-1,
         isolation_level="AUTOCOMMIT",
@@ -138,7 +138,8 @@ class Strays:
             task.exception()  # was heard of: the connection is gone, one way or the other
 
 
-def _creator(url: URL, settings: Settings) -> Callable[[], Awaitable[Any]]:
+def creator(url: URL, settings: Settings, *, plans: int = 512) -> Callable[[], Awaitable[Any]]:
+    """Return what opens asyncpg connections to a URL; each keeps so many `plans` of statements."""
     asyncpg = load_driver()
     known = {name: value for name, value in url.query.items() if name not in _LIBPQ_ONLY}
     dsn = url.set(drivername="postgresql", query=known).render_as_string(hide_password=False)
@@ -148,7 +149,7 @@ def _creator(url: URL, settings: Settings) -> Callable[[], Awaitable[Any]]:
             dsn,
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout + GRACE,
-            statement_cache_size=512,
+            statement_cache_size=plans,
             server_settings=_server_settings(settings),
         )
         try:

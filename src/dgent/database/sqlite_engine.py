@@ -6,6 +6,7 @@ import sqlite3
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
+from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -88,15 +89,33 @@ def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
 
 
 class _OrmConnection(sqlite3.Connection):
-    """A connection that ends its transaction before it closes.
+    """A connection that closes its cursors before it rolls back or is closed.
 
-    A cursor that a cancelled task left behind keeps a closed connection alive, and with it the lock that it holds.
+    One that a cancelled task left unread would hold on to an old snapshot, and keep a closed connection alive, with its
+    lock, for as long as anybody keeps the traceback.
     """
 
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def cursor(self, *args: Any) -> Any:
+        cursor = super().cursor(*args)
+        self._cursors.add(cursor)
+        return cursor
+
+    def rollback(self) -> None:
+        self._close_cursors()
+        super().rollback()
+
     def close(self) -> None:
-        with suppress(sqlite3.Error):
-            self.rollback()
+        self._close_cursors()
         super().close()
+
+    def _close_cursors(self) -> None:
+        for cursor in list(self._cursors):
+            with suppress(sqlite3.Error):
+                cursor.close()
 
 
 def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
