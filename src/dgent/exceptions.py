@@ -34,7 +34,7 @@
         ├── Corrupt                         stored bytes are not what was written
         ├── StoreClosed                     used after close(), or in a forked child
         ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
-        └── OutcomeUnknown                  the answer to a commit was lost; ask again, it is safe
+        └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
     DgentWarning (UserWarning)
     ├── DegradedWarning                     a later backend of the chain serves
@@ -205,7 +205,10 @@ class NestedWrite(StorageError, RuntimeError):
 
 
 class OutcomeUnknown(StorageError):
-    """The answer to a commit was lost. The write is idempotent: asking again is safe."""
+    """The answer to a commit was lost: it is in, or it is not.
+
+    A put of the same datum may simply be repeated; what is not idempotent is looked for first.
+    """
 
 
 class DgentWarning(UserWarning):

@@ -106,7 +106,7 @@ class Settings(BaseSettings):
         description="SQLite's synchronous. NORMAL may lose the last commits on power loss, never on a crash.",
     )
     busy_timeout: float = Field(default=30.0, ge=0, le=3600, description="Longest wait for SQLite's write lock.")
-    pool_size: int = Field(default=5, ge=1, le=100, description="Connections that the Postgres pool keeps.")
+    pool_size: int = Field(default=5, ge=1, le=100, description="Connections to PostgreSQL: for reads, and for writes.")
     pool_timeout: float = Field(default=10.0, gt=0, le=3600, description="Longest wait for a pooled connection.")
     connect_timeout: float = Field(default=5.0, gt=0, le=3600, description="Longest wait for a server to answer.")
     command_timeout: float = Field(default=60.0, gt=0, le=86400, description="Longest run of one statement.")

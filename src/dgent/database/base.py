@@ -32,6 +32,13 @@ Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
 """Work on several items that waited together; it answers each with a result or an error of its own."""
 
 
+class RunIn(Protocol):
+    """How a unit of work runs inside of a session's transaction."""
+
+    async def __call__(self, session: AsyncSession, work: Work[T], /) -> T:
+        """Run it, and answer when it has run."""
+
+
 class Runner(Protocol):
     """What a unit of work is given to: a `Database`, or a `Transaction` of it."""
 
@@ -54,8 +61,9 @@ class Runner(Protocol):
 class Transaction:
     """One open transaction, as a runner. `session` sees what units of work wrote, and the reverse."""
 
-    def __init__(self, session: AsyncSession, what: str) -> None:
+    def __init__(self, session: AsyncSession, what: str, run_in: RunIn) -> None:
         self.session = session
+        self._run_in = run_in
         self.owner = asyncio.current_task()
         self.open = True
         self._what = what
@@ -112,8 +120,7 @@ class Transaction:
         async with self._lock:
             with translated(self._what):
                 await self.session.flush()
-                connection = await self.session.connection()
-                return await connection.run_sync(work)
+                return await self._run_in(self.session, work)
 
 
 _forks = 0
@@ -134,8 +141,6 @@ class Database(ABC):
 
     Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
     """
-
-    notifies = False
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url
@@ -189,7 +194,7 @@ class Database(ABC):
             return
         with translated(self.what, only_sql=True):
             async with self._session() as session:
-                inner = Transaction(session, self.what)
+                inner = Transaction(session, self.what, self._run_in)
                 token = _current.set((self, inner))
                 try:
                     async with self._bounded():
@@ -208,6 +213,11 @@ class Database(ABC):
     @abstractmethod
     def _session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session whose transaction holds this process's turn to write; close it without a commit."""
+
+    async def _run_in(self, session: AsyncSession, work: Work[T]) -> T:
+        """Run a unit of work inside of a session's transaction."""
+        connection = await session.connection()
+        return await connection.run_sync(work)
 
     @abstractmethod
     async def close(self) -> None:

@@ -74,7 +74,11 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
 ]
 _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
     ("40", Conflict, "{what} gave up after repeated conflicts with other writers: try again"),
-    ("08007", OutcomeUnknown, "the connection to {what} was lost at COMMIT: ask again, the write is idempotent"),
+    (
+        "08007",
+        OutcomeUnknown,
+        "the connection to {what} was lost at COMMIT: look for the write; a put may be repeated",
+    ),
     ("08", BackendUnavailable, _GONE),
     ("23", IntegrityViolation, _INTEGRITY),
     ("25006", ReadOnly, _READ_ONLY),

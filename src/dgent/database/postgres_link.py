@@ -32,8 +32,8 @@ _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
 _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
 _UNKNOWN: Final = (
-    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: ask again, the write is "
-    "idempotent"
+    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: look whether "
+    "the write is in; a put may simply be repeated"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 

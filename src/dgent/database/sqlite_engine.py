@@ -135,10 +135,13 @@ def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
 
 
 def create_sync_engine(path: Path, settings: Settings) -> Engine:
-    """Return an engine for a synchronous program, with the same pragmas and the same BEGIN IMMEDIATE."""
+    """Return an engine for a synchronous program, with the same pragmas and the same BEGIN IMMEDIATE.
+
+    A connection with the execution option `dgent_read=True` says BEGIN: it holds up no writer, and cannot write.
+    """
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=str(path)),
-        creator=lambda: connect(private_file(path), settings),
+        creator=lambda: prepare(path, settings),
         poolclass=NullPool,
         hide_parameters=True,
     )
@@ -157,10 +160,14 @@ def _hook(engine: Engine, settings: Settings, *, writer: bool = False) -> None:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
         dbapi: Any = connection.connection.dbapi_connection
-        if engine.dialect.is_async:  # one hop to the driver's thread instead of four
-            dbapi.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))
-        else:
-            dbapi.execute("BEGIN IMMEDIATE")
+        if not engine.dialect.is_async:
+            dbapi.execute("BEGIN" if connection.get_execution_options().get("dgent_read") else "BEGIN IMMEDIATE")
+            return
+        try:
+            dbapi.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))  # one hop to its thread instead of four
+        except ValueError:  # aiosqlite's, for a connection that was closed: the pool must not lend it again
+            connection.invalidate()
+            raise sqlite3.OperationalError("no active connection") from None
 
     @event.listens_for(engine, "handle_error")
     def on_error(context: ExceptionContext) -> None:

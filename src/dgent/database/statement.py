@@ -134,12 +134,13 @@ def _arrangement(
         return lambda values: {**fixed, **dict(zip(given, values, strict=True))}
     if not fixed and wanted == given:
         return None
-    if len(wanted) == 1:
-        return lambda values: (values[given.index(wanted[0])],)
-    if not fixed:
-        return itemgetter(*map(given.index, wanted))
     constants = list(fixed.values())
     index = {name: at for at, name in enumerate(chain(given, fixed))}
+    if len(wanted) == 1:
+        only = index[wanted[0]]
+        return lambda values: ((*values, *constants)[only],)
+    if not fixed:
+        return itemgetter(*map(given.index, wanted))
     pick = itemgetter(*(index[name] for name in wanted))
     return lambda values: pick((*values, *constants))
 

@@ -58,7 +58,7 @@ class JSONLBackend(ResidentBackend):
     """
 
     name: ClassVar[str] = "jsonl"
-    priority: ClassVar[int] = 50
+    priority: ClassVar[int] = 75
     capabilities: ClassVar[Capabilities] = Capabilities(transactions=False, indexed=False)
 
     def __init__(

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from dgent.models.base import Base
-
 
 class StorageProvider:
     """Agent memory and typed tables in one database.
@@ -55,7 +53,9 @@ class StorageProvider:
         `overrides` are settings by name: `from_config(data_dir=..., strict=True)`.
 
         Raises:
-            InvalidSettings: a setting does not fit. BackendUnavailable: `strict`, and the first choice does not answer.
+            InvalidSettings: a setting does not fit.
+            BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
+            Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
         loaded = Settings.load(**overrides) if settings is None else settings
         private_directory(loaded.data_dir)
@@ -86,7 +86,7 @@ class StorageProvider:
         """
         return await migrations.upgrade(self.settings)
 
-    def table(self, model: type[Base]) -> TableAdapter:
+    def table(self, model: type[Any]) -> TableAdapter:
         """Return a typed table as a `DgentProtocol`. Agents reach it only after `tables.register(model)`."""
         return self.tables.adapter(model)
 
@@ -128,6 +128,7 @@ class StorageProvider:
         """Wait for what was acknowledged, then release everything. May be called twice."""
         await self.memory.close()
         await self.database.close()
+        self.bus.close()
         if self._scratch is not None:
             shutil.rmtree(self._scratch, ignore_errors=True)
 
