@@ -95,6 +95,7 @@ class SQLiteDatabase(Database):
         self._looks_at = self._write_until = 0.0
         self._readers: _Readers | None = None
         self._orm_driver: Any = None
+        self._orm_raw: Any = None
         self._orm_direct: Any = None
         self._orm = self._open_orm()
 
@@ -181,7 +182,8 @@ class SQLiteDatabase(Database):
         @event.listens_for(engine.sync_engine, "connect")
         def remember(dbapi: Any, record: object) -> None:
             self._orm_driver = dbapi.driver_connection
-            self._orm_direct = wrap(self._orm_driver._conn)  # where SQLAlchemy takes it from, too
+            self._orm_raw = self._orm_driver._conn  # where SQLAlchemy takes it from, too
+            self._orm_direct = wrap(self._orm_raw)
 
         return engine
 
@@ -193,8 +195,9 @@ class SQLiteDatabase(Database):
         connection = await session.connection()
         try:
             return await uninterrupted(asyncio.get_running_loop().run_in_executor(None, work, self._orm_direct))
-        except sqlite3.ProgrammingError:  # it was closed under us: the pool must not lend it again
-            await connection.invalidate()
+        except Exception:
+            if _is_closed(self._orm_raw):  # under us: the pool must not lend it again
+                await connection.invalidate()
             raise
 
     @asynccontextmanager
@@ -414,6 +417,13 @@ def _is_passing(error: BaseException) -> bool:
     orig = getattr(error, "orig", None) or error
     name = getattr(orig, "sqlite_errorname", "") or ""
     return name.startswith(("SQLITE_INTERRUPT", "SQLITE_BUSY", "SQLITE_LOCKED"))
+
+
+def _is_closed(driver: sqlite3.Connection) -> bool:
+    try:
+        return driver.total_changes < 0
+    except sqlite3.ProgrammingError:
+        return True
 
 
 def _close(connection: Connection) -> None:
