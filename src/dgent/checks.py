@@ -14,6 +14,7 @@ JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | Non
 
 ID_LENGTH: Final = 512
 MAX_DEPTH: Final = 32
+LONGEST: Final = 1e12  # seconds: some thirty thousand years
 _INT64: Final = range(-(2**63), 2**63)
 
 
@@ -133,7 +134,7 @@ def check_content(content: object) -> None:
         raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
 
 
-def check_limit(limit: object) -> int:
+def check_limit(limit: object, field: str = "limit") -> int:
     """Return a limit that is a whole number from 0.
 
     Raises:
@@ -152,11 +153,24 @@ def check_expect(expect: int | None) -> int | None:
     return expect
 
 
+def check_version(version: int | None, field: str = "version") -> int | None:
+    """Return a version if it is None or an integer, brought into the range that a column is compared with.
+
+    Raises:
+        InvalidQuery: it is no integer.
+    """
+    if version is None:
+        return None
+    if type(version) is not int:
+        raise InvalidQuery(f"{field} is {version!r}: use a whole number from 1")
+    return max(0, min(version, 2**62))
+
+
 def check_ttl(ttl: float | None) -> float | None:
     """Return `ttl` if it is None or a positive, finite number of seconds, else raise InvalidDatum."""
     if ttl is None:
         return None
-    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < math.inf:
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < LONGEST:
         raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, or leave it out")
     return float(ttl)
 

@@ -7,7 +7,9 @@ import gc
 import os
 import stat
 import threading
+import time
 import warnings
+from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,12 +71,15 @@ async def ids(store: SQLiteBackend) -> set[str]:
 
 class TestTransaction:
     async def test_p2_a_failed_transaction_leaves_no_trace(self, store: SQLiteBackend) -> None:
-        for error in (KeyError("mine"), FileNotFoundError(2, "mine"), TimeoutError("mine"), SystemExit(3)):
-            with pytest.raises(type(error), match="mine|3") as caught:
-                async with store.database.transaction() as tx:
-                    await tx.session.execute(text("INSERT INTO parent VALUES (1)"))
-                    await store.joined(tx).put(put("a"))
-                    raise error
+        async def fail(error: BaseException) -> None:
+            async with store.database.transaction() as tx:
+                await tx.session.execute(text("INSERT INTO parent VALUES (1)"))
+                await store.joined(tx).put(put("a"))
+                raise error
+
+        for error in (KeyError("mine"), FileNotFoundError(2, "mine"), TimeoutError("mine"), SystemExit("mine")):
+            with pytest.raises(type(error), match="mine") as caught:
+                await fail(error)
             assert caught.value is error, "an error that is not the database's passes as it is"
         assert await ids(store) == set()
         assert await store.database.read(sql("SELECT * FROM parent")) == []
@@ -82,9 +87,7 @@ class TestTransaction:
 
     async def test_p2_a_foreign_key_violation_is_ours(self, store: SQLiteBackend) -> None:
         with pytest.raises(IntegrityViolation):
-            async with store.database.transaction() as tx:
-                await store.joined(tx).put(put("a"))
-                await tx.session.execute(text("INSERT INTO child VALUES (1, 99)"))
+            await put_and_run(store, "INSERT INTO child VALUES (1, 99)")
         with pytest.raises(IntegrityViolation):
             await store.database.write(sql("INSERT INTO child VALUES (1, 99)"))
         assert await ids(store) == set()
@@ -93,9 +96,7 @@ class TestTransaction:
         deferred = "CREATE TABLE late (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
         await store.database.write(sql(deferred))
         with pytest.raises(IntegrityViolation):
-            async with store.database.transaction() as tx:
-                await store.joined(tx).put(put("a"))
-                await tx.session.execute(text("INSERT INTO late VALUES (99)"))  # refused at COMMIT
+            await put_and_run(store, "INSERT INTO late VALUES (99)")  # refused at COMMIT
         await store.put(put("b"))
         assert await ids(store) == {"b"}
 
@@ -118,7 +119,7 @@ class TestTransaction:
         async with store.database.transaction() as tx:
             joined = store.joined(tx)
             await joined.put(put("a"))
-            with pytest.raises(KeyError):
+            with suppress(KeyError):
                 async with store.database.transaction() as nested:
                     assert nested is tx
                     await joined.put(put("undone"))
@@ -172,9 +173,7 @@ class TestTransaction:
         async with sqlite(sqlite_path, transaction_timeout=0.05) as store:
             await store.prepare()
             with pytest.raises(StorageTimeout, match="transaction_timeout"):
-                async with store.database.transaction() as tx:
-                    await store.joined(tx).put(put("a"))
-                    await asyncio.sleep(HANG)
+                await put_and_run(store, "SELECT 1", wait=HANG)
             assert await store.put(put("b"))
             assert await ids(store) == {"b"}
 
@@ -249,6 +248,47 @@ class TestTransaction:
         held.clear()
         gc.collect()
 
+    def test_one_whose_event_loop_stands_still_gives_the_turn_back(
+        self, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is undone when its time is up, though it cannot be told; what it does later is an error."""
+        monkeypatch.setattr("dgent.database.sqlite._GRACE", 0.0)
+        store = SQLiteBackend(sqlite_path, settings=Settings.load(transaction_timeout=0.05, busy_timeout=5))
+        standing, go_on = threading.Event(), threading.Event()
+        errors: list[BaseException] = []
+
+        async def stand_still() -> None:
+            await store.prepare()
+            try:
+                async with store.database.transaction() as tx:
+                    await store.joined(tx).put(put("lost"))
+                    standing.set()
+                    while not go_on.wait(0.01):
+                        time.sleep(0)
+                    await store.joined(tx).put(put("lost too"))
+            except StorageError as error:
+                errors.append(error)
+            await store.put(put("after"))
+
+        async def meanwhile() -> None:
+            async with asyncio.timeout(HANG):
+                await store.put(put("meanwhile"))
+
+        thread = threading.Thread(target=asyncio.run, args=(stand_still(),))
+        thread.start()
+        assert standing.wait(HANG)
+        asyncio.run(meanwhile())
+        go_on.set()
+        thread.join(HANG)
+        assert len(errors) == 1
+
+        async def check() -> None:
+            assert await ids(store) == {"meanwhile", "after"}
+            await nothing_in(store.database)
+            await store.close()
+
+        asyncio.run(check())
+
     async def test_many_writers_of_one_process_never_meet(self, store: SQLiteBackend) -> None:
         await store.database.write(sql("CREATE TABLE counter (n INTEGER)"))
         await store.database.write(sql("INSERT INTO counter VALUES (0)"))
@@ -266,6 +306,14 @@ class TestTransaction:
         assert await store.count() == 40
 
 
+async def put_and_run(store: SQLiteBackend, statement: str, wait: float = 0) -> None:
+    """Put `a` and run a statement in one transaction."""
+    async with store.database.transaction() as tx:
+        await store.joined(tx).put(put("a"))
+        await tx.session.execute(text(statement))
+        await asyncio.sleep(wait)
+
+
 async def nothing_in(database: Any) -> None:
     async with database.transaction():
         pass
@@ -273,7 +321,7 @@ async def nothing_in(database: Any) -> None:
 
 async def after(tx: Any, store: SQLiteBackend) -> None:
     """Write from a task that began inside of the transaction, after its end."""
-    while tx.open:  # noqa: ASYNC110  # it sets no event
+    while tx.open:
         await asyncio.sleep(0.001)
     await store.put(put("late"))
 
@@ -552,12 +600,15 @@ class TestLife:
         asyncio.run(store.close())
 
     async def test_a_broken_connection_of_the_orm_is_replaced(self, store: SQLiteBackend) -> None:
+        async def break_it() -> None:
+            async with store.database.transaction() as tx:
+                await store.joined(tx).put(put("lost"))
+                await store.database._orm_driver.close()  # type: ignore[attr-defined]
+                await store.joined(tx).put(put("lost too"))
+
         for at in range(3):
             with pytest.raises(StorageError):
-                async with store.database.transaction() as tx:
-                    await store.joined(tx).put(put("lost"))
-                    await store.database._orm_driver.close()  # type: ignore[attr-defined]
-                    await store.joined(tx).put(put("lost too"))
+                await break_it()
             async with store.database.transaction() as tx:
                 await store.joined(tx).put(put(f"k{at}"))
         assert await ids(store) == {"k0", "k1", "k2"}

@@ -145,7 +145,7 @@ async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path) -> N
     kept = []
     async with opened(sqlite_path, busy_timeout=1) as store:
         await store.prepare()
-        await store.database.write(lambda connection: metadata.create_all(connection))
+        await store.database.write(metadata.create_all)
         await store.database.write(
             lambda connection: ADD_MANY.run(connection, [(f"{n}", n, None, None) for n in range(50)])
         )

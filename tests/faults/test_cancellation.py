@@ -1,4 +1,4 @@
-"""A caller that is cancelled at any of its awaits leaves no half write, no stuck gate, no connection, task or thread."""
+"""A caller that is cancelled at any await leaves no half write, no stuck gate, no connection, task or thread."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class CancelledAt:
             try:
                 value = yield waiting
                 step = lambda value=value: steps.send(value)  # type: ignore[misc]  # noqa: E731
-            except BaseException as error:  # noqa: BLE001  # handed on to where it belongs
+            except BaseException as error:  # handed on to where it belongs
                 step = lambda error=error: steps.throw(error)  # type: ignore[misc]  # noqa: E731
 
 

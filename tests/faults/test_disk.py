@@ -45,7 +45,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def fill(store: Backend) -> list[str]:
     """Put until the disk is full; return what was acknowledged."""
     ids: list[str] = []
-    with pytest.raises(DiskFull, match="space"):
+    with suppress(DiskFull):
         while True:
             id = f"k{len(ids)}"
             await store.put(put(id, 20_000))
@@ -97,19 +97,9 @@ async def test_a_full_disk_ends_a_transaction_whatever_its_body_does(small_disk:
         await store.database.write(lambda c: c.execute(text("CREATE TABLE plain (n INTEGER, b BLOB)")) and None)
         ids = await fill(store)
         with pytest.raises(StorageError):
-            async with store.database.transaction() as tx:
-                await tx.session.execute(text("INSERT INTO plain VALUES (1, '')"))
-                with pytest.raises(DiskFull):
-                    await store.joined(tx).put(
-                        put("large", 20 * 2**20)
-                    )  # more than its cache: it meets the full disk now
-                with suppress(Exception):
-                    await tx.session.execute(text("INSERT INTO plain VALUES (2, '')"))
-                with suppress(Exception):
-                    await store.joined(tx).put(put("small", 10))
+            await go_on_regardless(store)
         with pytest.raises(DiskFull):
-            async with store.database.transaction() as tx:
-                await tx.session.execute(text("INSERT INTO plain VALUES (3, zeroblob(6000000))"))
+            await run(store, "INSERT INTO plain VALUES (3, zeroblob(6000000))")
         ballast.unlink()
         await all_right(store, ids)
         assert await rows(store) == []
@@ -118,6 +108,23 @@ async def test_a_full_disk_ends_a_transaction_whatever_its_body_does(small_disk:
             await store.joined(tx).put(put("after", 20_000))
         assert await rows(store) == [4]
         await all_right(store, [*ids, "after"])
+
+
+async def go_on_regardless(store: SQLiteBackend) -> None:
+    """Write in a transaction, meet the full disk, and write again."""
+    async with store.database.transaction() as tx:
+        await tx.session.execute(text("INSERT INTO plain VALUES (1, '')"))
+        with pytest.raises(DiskFull):
+            await store.joined(tx).put(put("large", 20 * 2**20))  # more than the cache: it meets the disk now
+        with suppress(Exception):
+            await tx.session.execute(text("INSERT INTO plain VALUES (2, '')"))
+        with suppress(Exception):
+            await store.joined(tx).put(put("small", 10))
+
+
+async def run(store: SQLiteBackend, statement: str) -> None:
+    async with store.database.transaction() as tx:
+        await tx.session.execute(text(statement))
 
 
 async def rows(store: SQLiteBackend) -> list[int]:

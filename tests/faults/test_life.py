@@ -31,7 +31,7 @@ END = 2.0  # seconds
 
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
 def test_a_store_that_nobody_closed_does_not_hold_up_the_end(tmp_path: Path, kind: str) -> None:
-    """It ends within two seconds of its last word, silent and with 0, after two event loops and one more in a thread."""
+    """It ends within two seconds of its last word, silent and with 0, after two event loops and one in a thread."""
     source = f"""{USE}
 asyncio.run(use(store, "first"))
 asyncio.run(use(store, "second"))

@@ -165,7 +165,7 @@ def versions(folder: Path) -> list[tuple[Any, ...]]:
 async def test_a_jsonl_store_survives_a_power_loss_at_every_call(
     tmp_path: Path, full_size: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Mutants, each red: no fsync in `append`, none of the file or of the directory in `write_private`, write in place."""
+    """Mutants, each red: no fsync in `append`; none of the file, or of the directory, in `write_private`."""
     folder = tmp_path / "live"
     folder.mkdir()
     rounds = 6 if full_size else 2

@@ -22,7 +22,7 @@ from contextlib import ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -30,22 +30,22 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from dgent.database.base import A, Database, Each, T, Work, uninterrupted
 from dgent.database.errors import raise_ours, translate, translated
 from dgent.database.file_lock import FileLock
-from dgent.database.sqlite_engine import connect, lock_path, orm_engine, prepare, wrap
+from dgent.database.sqlite_engine import close, is_in_transaction, lock_path, orm_engine, prepare, wrap
+from dgent.database.sqlite_readers import STEPS, Readers, open_readers
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, DgentError, NestedWrite
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable, Iterator
+    from collections.abc import AsyncIterator, Hashable, Iterator
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
+    from sqlalchemy.pool import ConnectionPoolEntry
 
     from dgent.settings import Settings
 
-INLINE_BUDGET: Final = 0.002
-INLINE_REST: Final = 5  # times as long as the slow read took
-_STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
 _LOOK: Final = 0.01  # seconds between two looks at the name of the file: one takes a tenth of a short read
+_DIRECT: Final = "dgent_direct"
 _GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
 
 
@@ -72,14 +72,6 @@ class _Turn:
     back: threading.Event = field(default_factory=threading.Event)
 
 
-class _Readers(NamedTuple):
-    """Who reads: `scans` has a thread of its own, so that no short read waits behind a long one."""
-
-    inline: _InlineReader
-    short: Worker
-    scans: Worker
-
-
 class SQLiteDatabase(Database):
     """A SQLite file in WAL mode, created privately (0600) on first use."""
 
@@ -93,10 +85,9 @@ class SQLiteDatabase(Database):
         self._writing: Connection | None = None
         self._identity: tuple[int, int] | None = None
         self._looks_at = self._write_until = 0.0
-        self._readers: _Readers | None = None
+        self._readers: Readers | None = None
         self._orm_driver: Any = None
-        self._orm_raw: Any = None
-        self._orm_direct: Any = None
+        self._orm_use = threading.Lock()
         self._orm = self._open_orm()
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
@@ -141,9 +132,7 @@ class SQLiteDatabase(Database):
             readers, writer = self._readers, self._writer
             self._readers = self._writer = None
         if readers is not None:
-            readers.inline.close()
-            await readers.short.stop()
-            await readers.scans.stop()
+            await readers.close()
         if writer is not None:
             await writer.stop()
             await self._orm.dispose()
@@ -162,28 +151,28 @@ class SQLiteDatabase(Database):
                     self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, lambda: None)
         return self._writer
 
-    async def _start(self) -> _Readers:
+    async def _start(self) -> Readers:
         """Let the writer make the file, then open the readers."""
         if self._writing is None:  # where a transaction is open it has, and would be waited for
             await self._the_writer().do(_Unit(lambda connection: None))
         with translated(self.what), self._lock:
             self._check_usable()  # closed meanwhile
             if self._readers is None:
-                self._readers = _Readers(
-                    _InlineReader(connect(self.path, self.settings, reader=True)),
-                    Worker(f"dgent-read-{self.path.name}", *_reader(self.path, self.settings), most=16),
-                    Worker(f"dgent-scan-{self.path.name}", *_reader(self.path, self.settings), most=16),
-                )
+                self._readers = open_readers(self.path, self.settings)
             return self._readers
 
     def _open_orm(self) -> AsyncEngine:
         engine = orm_engine(self.path, self.settings)
 
         @event.listens_for(engine.sync_engine, "connect")
-        def remember(dbapi: Any, record: object) -> None:
+        def remember(dbapi: Any, record: ConnectionPoolEntry) -> None:
             self._orm_driver = dbapi.driver_connection
-            self._orm_raw = self._orm_driver._conn  # where SQLAlchemy takes it from, too
-            self._orm_direct = wrap(self._orm_raw)
+            record.info[_DIRECT] = wrap(self._orm_driver._conn)  # where SQLAlchemy takes it from, too
+
+        @event.listens_for(engine.sync_engine, "close")
+        def forget(dbapi: Any, record: ConnectionPoolEntry) -> None:
+            if dbapi.driver_connection is self._orm_driver:
+                self._orm_driver = None
 
         return engine
 
@@ -193,18 +182,31 @@ class SQLiteDatabase(Database):
         The driver's own thread has nothing to do meanwhile, so two threads never use the connection at once.
         """
         connection = await session.connection()
+        direct: Connection = connection.info[_DIRECT]
+        driver = direct.connection.dbapi_connection
+
+        def run() -> T:
+            with self._orm_use:
+                return work(direct)
+
         try:
-            return await uninterrupted(asyncio.get_running_loop().run_in_executor(None, work, self._orm_direct))
+            return await uninterrupted(asyncio.get_running_loop().run_in_executor(None, run))
         except Exception:
-            if _is_closed(self._orm_raw):  # under us: the pool must not lend it again
+            if not is_in_transaction(driver):  # closed under us, or all undone: what came next would commit by itself
                 await connection.invalidate()
             raise
+
+    async def _connect_orm(self) -> None:
+        async with self._orm.connect():
+            pass
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[AsyncSession]:
         turn = _Turn()
         try:
             await self._write(turn)
+            if self._orm_driver is None:  # one that was cut off while it opened would never be closed
+                await uninterrupted(self._connect_orm())
             session = AsyncSession(self._orm, expire_on_commit=False)
             try:
                 yield session
@@ -242,7 +244,11 @@ class SQLiteDatabase(Database):
         """Undo a transaction whose event loop died or stands still; the next one gets another connection."""
         driver, self._orm_driver, self._orm = self._orm_driver, None, self._open_orm()
         if driver is not None:
-            driver.stop()
+            with suppress(ValueError):  # it is closed already
+                driver._conn.interrupt()
+            with self._orm_use:
+                driver.stop()
+                driver._thread.join(_GRACE)
 
     def _commit_together(self, jobs: list[Job]) -> None:
         try:
@@ -284,7 +290,7 @@ class SQLiteDatabase(Database):
         """Return the writer's connection, opened once, to the file that was opened first."""
         if self._writing is None:
             driver = prepare(self.path, self.settings)
-            driver.set_progress_handler(lambda: time.monotonic() > self._write_until, 100 * _STEPS)
+            driver.set_progress_handler(lambda: time.monotonic() > self._write_until, 100 * STEPS)
             self._identity = self._stat()
             self._writing = wrap(driver)
         self._check_file()
@@ -310,83 +316,8 @@ class SQLiteDatabase(Database):
             if connection is not None:
                 with suppress(DgentError, OSError):  # another process that keeps the lock will checkpoint
                     turn.enter_context(self._file_lock)
-                _close(connection)
+                close(connection)
         self._file_lock.close()
-
-
-class _InlineReader:
-    """A connection for short reads on the caller's own thread, which saves the hop to another.
-
-    It looks at the clock while SQLite works and gives up when its budget is spent; after that, and after a read that
-    was slow for another reason (a cold disk, a large content), it rests for a moment and reads go to the threads.
-    """
-
-    def __init__(self, driver: sqlite3.Connection) -> None:
-        driver.execute("PRAGMA busy_timeout=0")
-        driver.set_progress_handler(self._spent, _STEPS)
-        self._connection = wrap(driver)
-        self._free = threading.Lock()  # two event loops in two threads may share the database
-        self._deadline = 0.0
-        self._rests_until = 0.0
-
-    def _spent(self) -> bool:
-        return time.perf_counter() > self._deadline
-
-    def try_run(self, work: Work[T]) -> tuple[bool, T | None]:
-        """Run the work if that can be done at once; the first of the pair tells whether it was."""
-        start = time.perf_counter()
-        if start < self._rests_until or not self._free.acquire(blocking=False):
-            return False, None
-        try:
-            self._deadline = start + INLINE_BUDGET
-            return True, work(self._connection)
-        except Exception as error:
-            if isinstance(error, DgentError) or not _is_passing(error):
-                raise
-            return False, None
-        finally:
-            self._free.release()
-            if (end := time.perf_counter()) > self._deadline:
-                self._rests_until = end + INLINE_REST * (end - start)
-
-    def close(self) -> None:
-        self._free.acquire()  # for good: whoever comes later is sent to the threads, which say that the store is closed
-        _close(self._connection)
-
-
-def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
-    """Return what a reader thread runs, and what it does at its end."""
-    opened: list[Connection] = []
-
-    def run(jobs: list[Job]) -> None:
-        with translated(str(path)):
-            if not opened:
-                opened.append(wrap(connect(path, settings, reader=True)))
-        driver: Any = opened[0].connection.dbapi_connection
-        done: list[Job] = []
-        for job in jobs:
-            start = time.monotonic()
-            deadline = start + settings.command_timeout
-            driver.set_progress_handler(lambda end=deadline: time.monotonic() > end, 100 * _STEPS)
-            try:
-                driver.execute("BEGIN")
-                job.result = job.task(opened[0])
-            except Exception as error:  # the caller hears of it
-                job.error = translate(error, str(path)) or error
-            finally:
-                with suppress(sqlite3.Error):
-                    driver.execute("ROLLBACK")
-            done.append(job)
-            if time.monotonic() - start > INLINE_BUDGET:  # it need not wait for the next one, which may be as long
-                deliver(done)
-                done = []
-        deliver(done)
-
-    def finish() -> None:
-        for connection in opened:
-            _close(connection)
-
-    return run, finish
 
 
 def _groups(jobs: list[Job]) -> Iterator[list[Job]]:
@@ -410,23 +341,3 @@ def _run_group(connection: Connection, group: list[Job]) -> None:
             job.error = result
         else:
             job.result = result
-
-
-def _is_passing(error: BaseException) -> bool:
-    """Tell whether a read may succeed on a thread that can wait: it was interrupted, or met a lock."""
-    orig = getattr(error, "orig", None) or error
-    name = getattr(orig, "sqlite_errorname", "") or ""
-    return name.startswith(("SQLITE_INTERRUPT", "SQLITE_BUSY", "SQLITE_LOCKED"))
-
-
-def _is_closed(driver: sqlite3.Connection) -> bool:
-    try:
-        return driver.total_changes < 0
-    except sqlite3.ProgrammingError:
-        return True
-
-
-def _close(connection: Connection) -> None:
-    driver: Any = connection.connection.dbapi_connection
-    connection.engine.dispose()
-    driver.close()

@@ -67,6 +67,13 @@ def wrap(connection: sqlite3.Connection) -> Connection:
     return engine.connect()
 
 
+def close(connection: Connection) -> None:
+    """Close a connection that `wrap` returned, and the driver's."""
+    driver: Any = connection.connection.dbapi_connection
+    connection.engine.dispose()
+    driver.close()
+
+
 def lock_path(path: Path) -> Path:
     """Return the file whose lock the writers of a database take turns at.
 
@@ -86,6 +93,14 @@ def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
+
+
+def is_in_transaction(driver: Any) -> bool:
+    """Tell whether a connection of sqlite3 or aiosqlite has a transaction open; a closed one has none."""
+    try:
+        return bool(driver.in_transaction)
+    except (sqlite3.Error, ValueError):
+        return False
 
 
 class _OrmConnection(sqlite3.Connection):
@@ -109,7 +124,8 @@ class _OrmConnection(sqlite3.Connection):
         super().rollback()
 
     def close(self) -> None:
-        self._close_cursors()
+        with suppress(sqlite3.Error):
+            self.rollback()
         super().close()
 
     def _close_cursors(self) -> None:
@@ -174,8 +190,7 @@ def _hook(engine: Engine, settings: Settings, *, writer: bool = False) -> None:
         connection = context.connection
         if connection is None or connection.invalidated or not connection.in_transaction():
             return
-        driver: Any = connection.connection.driver_connection
-        if context.statement is None or not driver.in_transaction:
+        if context.statement is None or not is_in_transaction(connection.connection.driver_connection):
             # A COMMIT failed, and SQLAlchemy would leave the transaction open. Or SQLite undid all of it, as it does
             # when the disk is full, and what came next would commit by itself.
             context.is_disconnect, context.invalidate_pool_on_disconnect = True, False

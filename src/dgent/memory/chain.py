@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from dgent.datum import as_datetime
 from dgent.exceptions import (
     BackendUnavailable,
     DgentError,
@@ -267,7 +268,8 @@ class Chain:
         if self.left:
             described |= {"left": self.left, "tried": dict(self.tried)}
         if self.down:
-            described |= {"reason": self.down, "tried": dict(self.tried), "heard": self.heard}
+            answered = as_datetime(self.heard).isoformat(" ", "seconds")
+            described |= {"reason": self.down, "tried": dict(self.tried), "last_answered": answered}
             described["reads"] = "only what was written since" if self.started_late else "refused"
             described["writes"] = "kept until the first is back" if self.started_late or self.spilling else "refused"
         return described

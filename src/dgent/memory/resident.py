@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from dgent.checks import check_expect, check_id, check_limit, check_namespace, check_ttl, checked_ids
+from dgent.checks import check_expect, check_id, check_namespace, check_ttl, check_version, checked_ids
 from dgent.datum import Datum
 from dgent.exceptions import InvalidDatum
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
@@ -71,9 +71,8 @@ class ResidentBackend(ABC):
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the live datum, or the one that was put as `version`."""
         check_id(id)
-        if version is not None and type(version) is not int:
-            raise InvalidDatum(f"version is {version!r}: use a whole number from 1")
-        return await self._read(lambda shelf: shelf.get(id, version))
+        wanted = check_version(version)
+        return await self._read(lambda shelf: shelf.get(id, wanted))
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
@@ -113,9 +112,8 @@ class ResidentBackend(ABC):
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> list[Revision]:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)
-        if before is not None and type(before) is not int:
-            raise InvalidDatum(f"before is {before!r}: use a whole number from 1")
-        return await self._read(lambda shelf: shelf.history(id, limit, before))
+        end = check_version(before, "before")
+        return await self._read(lambda shelf: shelf.history(id, limit, end))
 
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
@@ -136,8 +134,8 @@ class ResidentBackend(ABC):
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
         if prefix is not None:
             check_namespace(prefix)
-        check_limit(limit)
         ledger = await self._current()
+        ledger.limits.page(limit)
         with ledger.lock:
             return ledger.namespaces(prefix, limit)
 

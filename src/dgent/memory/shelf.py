@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 import orjson
 from blake3 import blake3
 
-from dgent.checks import check_time
-from dgent.exceptions import InvalidQuery, LimitExceeded
+from dgent.checks import check_limit, check_time
+from dgent.exceptions import LimitExceeded
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
 
@@ -210,8 +210,8 @@ class Shelf:
 
     def outdated(self, keep_versions: int | None, older_than: float | None) -> list[Stored]:
         """Return what `compact` erases: ids whose last version has expired, whole, and old superseded versions."""
-        if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
-            raise InvalidQuery(f"keep_versions is {keep_versions!r}: use a whole number from 0")
+        if keep_versions is not None:
+            check_limit(keep_versions, "keep_versions")
         horizon = float("-inf") if older_than is None else check_time(older_than, "older_than")
         doomed: list[Stored] = []
         for versions in self._versions.values():

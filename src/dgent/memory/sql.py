@@ -7,9 +7,18 @@ import copy
 import time
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.checks import check_expect, check_id, check_namespace, check_time, check_ttl, checked_ids
+from dgent.checks import (
+    check_expect,
+    check_id,
+    check_limit,
+    check_namespace,
+    check_time,
+    check_ttl,
+    check_version,
+    checked_ids,
+)
 from dgent.datum import Datum, Limits
-from dgent.exceptions import InvalidDatum, InvalidQuery, StorageError
+from dgent.exceptions import InvalidDatum, StorageError
 from dgent.memory import sql_read, sql_write
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
@@ -107,13 +116,9 @@ class SqlBackend:
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the live datum, or the one that was put as `version`."""
         check_id(id)
-        if version is not None and type(version) is not int:
-            raise InvalidDatum(f"version is {version!r}: use a whole number from 1")
-        if version is not None and not 0 < version < 2**63:
-            return None
         if self._ready.store_id is None:
             await self.prepare()
-        return await self._runner.read_each(self._get_each, (id, version), ("get", self.namespace))
+        return await self._runner.read_each(self._get_each, (id, check_version(version)), ("get", self.namespace))
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
@@ -165,9 +170,7 @@ class SqlBackend:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)
         self.limits.page(limit)
-        if before is not None and type(before) is not int:
-            raise InvalidQuery(f"before is {before!r}: use a version, a whole number")
-        return await self._read(sql_read.history, id, limit, before)
+        return await self._read(sql_read.history, id, limit, check_version(before, "before"))
 
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
@@ -186,10 +189,9 @@ class SqlBackend:
 
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         """Erase expired datums and old versions, and return how many versions went."""
-        if keep_versions is not None and (type(keep_versions) is not int or keep_versions < 0):
-            raise InvalidQuery(f"keep_versions is {keep_versions!r}: use a whole number from 0")
+        keep = None if keep_versions is None else check_limit(keep_versions, "keep_versions")
         horizon = None if older_than is None else check_time(older_than, "older_than")
-        return await self._write(sql_write.compact, self.clock(), keep_versions, horizon)
+        return await self._write(sql_write.compact, self.clock(), keep, horizon)
 
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""

@@ -1,0 +1,131 @@
+"""Who reads a SQLite file: the caller's own thread while that is quick, else one of two threads."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from dgent.database.errors import translate, translated
+from dgent.database.sqlite_engine import close, connect, wrap
+from dgent.database.worker import Job, Worker, deliver
+from dgent.exceptions import DgentError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from dgent.database.base import T, Work
+    from dgent.settings import Settings
+
+INLINE_BUDGET: Final = 0.002
+INLINE_REST: Final = 5  # times as long as the slow read took
+STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
+
+
+class Readers(NamedTuple):
+    """Each with a connection of its own; `scans` has a thread for itself, so that no short read waits behind one."""
+
+    inline: InlineReader
+    short: Worker
+    scans: Worker
+
+    async def close(self) -> None:
+        """Answer what waits, then close the connections."""
+        self.inline.close()
+        await self.short.stop()
+        await self.scans.stop()
+
+
+def open_readers(path: Path, settings: Settings) -> Readers:
+    """Return the readers of a file that exists."""
+    inline = InlineReader(connect(path, settings, reader=True))
+    short, scans = (Worker(f"dgent-{name}-{path.name}", *_reader(path, settings), most=16) for name in ("read", "scan"))
+    return Readers(inline, short, scans)
+
+
+class InlineReader:
+    """A connection for short reads on the caller's own thread, which saves the hop to another.
+
+    It looks at the clock while SQLite works and gives up when its budget is spent; after that, and after a read that
+    was slow for another reason (a cold disk, a large content), it rests for a moment and reads go to the threads.
+    """
+
+    def __init__(self, driver: sqlite3.Connection) -> None:
+        driver.execute("PRAGMA busy_timeout=0")
+        driver.set_progress_handler(self._spent, STEPS)
+        self._connection = wrap(driver)
+        self._free = threading.Lock()  # two event loops in two threads may share the database
+        self._deadline = 0.0
+        self._rests_until = 0.0
+
+    def _spent(self) -> bool:
+        return time.perf_counter() > self._deadline
+
+    def try_run(self, work: Work[T]) -> tuple[bool, T | None]:
+        """Run the work if that can be done at once; the first of the pair tells whether it was."""
+        start = time.perf_counter()
+        if start < self._rests_until or not self._free.acquire(blocking=False):
+            return False, None
+        try:
+            self._deadline = start + INLINE_BUDGET
+            return True, work(self._connection)
+        except Exception as error:
+            if isinstance(error, DgentError) or not _is_passing(error):
+                raise
+            return False, None
+        finally:
+            self._free.release()
+            if (end := time.perf_counter()) > self._deadline:
+                self._rests_until = end + INLINE_REST * (end - start)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._free.acquire()  # for good: whoever comes later is sent to the threads, which say that the store is closed
+        close(self._connection)
+
+
+def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
+    """Return what a reader thread runs, and what it does at its end."""
+    opened: list[Connection] = []
+
+    def run(jobs: list[Job]) -> None:
+        with translated(str(path)):
+            if not opened:
+                opened.append(wrap(connect(path, settings, reader=True)))
+        driver: Any = opened[0].connection.dbapi_connection
+        done: list[Job] = []
+        for job in jobs:
+            start = time.monotonic()
+            deadline = start + settings.command_timeout
+            driver.set_progress_handler(lambda end=deadline: time.monotonic() > end, 100 * STEPS)
+            try:
+                driver.execute("BEGIN")
+                job.result = job.task(opened[0])
+            except Exception as error:  # the caller hears of it
+                job.error = translate(error, str(path)) or error
+            finally:
+                with suppress(sqlite3.Error):
+                    driver.execute("ROLLBACK")
+            done.append(job)
+            if time.monotonic() - start > INLINE_BUDGET:  # it need not wait for the next one, which may be as long
+                deliver(done)
+                done = []
+        deliver(done)
+
+    def finish() -> None:
+        for connection in opened:
+            close(connection)
+
+    return run, finish
+
+
+def _is_passing(error: BaseException) -> bool:
+    """Tell whether a read may succeed on a thread that can wait: it was interrupted, or met a lock."""
+    orig = getattr(error, "orig", None) or error
+    name = getattr(orig, "sqlite_errorname", "") or ""
+    return name.startswith(("SQLITE_INTERRUPT", "SQLITE_BUSY", "SQLITE_LOCKED"))
