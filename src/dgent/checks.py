@@ -142,7 +142,7 @@ def check_limit(limit: object, field: str = "limit") -> int:
     """
     if type(limit) is not int or not 0 <= limit < 2**63:
         shown = limit if isinstance(limit, int) and abs(limit) < 2**63 else type(limit).__name__
-        raise InvalidQuery(f"limit is {shown}: use a whole number from 0")
+        raise InvalidQuery(f"{field} is {shown}: use a whole number from 0")
     return limit
 
 
