@@ -152,7 +152,7 @@ async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path) -> N
 
         async def read() -> None:
             async with store.database.transaction() as tx:
-                await tx.read(ALL.rows)
+                await tx.session.run_sync(lambda session: ALL.rows(session.connection()))
 
         for turns in range(40):
             task = asyncio.create_task(read())

@@ -26,76 +26,32 @@ from dgent.testing import ManualClock, Model
 if TYPE_CHECKING:
     from pathlib import Path
 
+SQL: Final = """\
+'; DROP TABLE dgent_datums; --
+' OR '1'='1
+" OR ""="
+1; DELETE FROM dgent_heads
+x'); ATTACH 'evil.db' AS e; --
+' UNION SELECT sql FROM sqlite_master --
+'||(SELECT content FROM dgent_datums)||'
+\\'; SELECT pg_sleep(9); --""".splitlines()
+PRINTABLE: Final = r"""
+% _ %% a% [a-z] * ? ?1 :id :ns @x $1 %s %(ns)s {} {0} ${x} {{7*7}} $ $.a /* */ -- # ; ' " ` \ '' \' [] [0] .
+.. ... a.b a[0] a["b"] metadata. metadata.tags metadata content. content NULL null true 0 -1 1e309 NaN system
+law default rowid dgent_datums ../x ../../etc/passwd /etc/passwd C:\ con a/../b a//b /a a/ ~ ~root
+file:x?mode=memory :memory: __proto__ <b> é s
+"""
+WORDS: Final = PRINTABLE.split()
+CHARACTERS: Final = (
+    "\x1a\x7f\n\t \x1b\x00\ud800\udfff\xc5\u212b\u017f\u0130\u202e\ufeff\uffff\U0010ffff\U0001f600\ufb00\u212a\u200b"
+)
 CORPUS: Final = [
-    *("'; DROP TABLE dgent_datums; --", "' OR '1'='1", '" OR ""="', "1; DELETE FROM dgent_heads", "''", "''''", "\\'"),
-    *("x'); ATTACH 'evil.db' AS e; --", "' UNION SELECT sql FROM sqlite_master --", "\\'; SELECT pg_sleep(9); --"),
-    *(
-        "'||(SELECT content FROM dgent_datums)||'",
-        "/*",
-        "*/",
-        "--",
-        "#",
-        ";",
-        "'",
-        '"',
-        "`",
-        "\\",
-        "%",
-        "_",
-        "%%",
-        "a%",
-    ),
-    *("[a-z]", "*", "?", "?1", ":id", ":ns", "@x", "$1", "%s", "%(ns)s", "{}", "{0}", "${x}", "{{7*7}}", "$", "$.a"),
-    *(
-        "\x1a",
-        "\x7f",
-        "\n",
-        "\r\n",
-        "\t",
-        " ",
-        "  ",
-        "\x1b[2J",
-        "NULL",
-        "null",
-        "true",
-        "0",
-        "-1",
-        "1e309",
-        "NaN",
-        "[]",
-    ),
-    *(
-        "[0]",
-        "a.b",
-        ".",
-        "..",
-        "...",
-        "a[0]",
-        'a["b"]',
-        "metadata.",
-        "metadata.tags",
-        "content.",
-        "content",
-        "metadata",
-    ),
-    *("../x", "../../etc/passwd", "/etc/passwd", "C:\\", "con", "a/../b", "a//b", "/a", "a/", "~", "~root", "default"),
-    *(
-        "file:x?mode=memory",
-        ":memory:",
-        "\x00",
-        "a\x00b",
-        "\ud800",
-        "\udfff",
-        "é",
-        "e\u0301",
-        "\xc5",
-        "\u212b",
-        "\u017f",
-    ),
-    *("s", "\u0130", "i\u0307", "\u202e", "\ufeff", "\uffff", "\U0010ffff", "\U0001f600", "\ufb00", "\u212a", "\u200b"),
-    *("x" * 512, "x" * 513, "é" * 512, "\U0001f600" * 512, "", "law", "system", "__proto__", "dgent_datums", "rowid"),
+    *SQL,
+    *WORDS,
+    *CHARACTERS,
+    *("", "  ", "\r\n", "a\x00b", "e\u0301", "i\u0307", "\x1b[2J", "x" * 512, "x" * 513, "é" * 512, "\U0001f600" * 512),
 ]
-PIECES: Final = [*CORPUS[:40], "a", "b", "/", ".", "[", "]", '"', "'", "SELECT", " ", "é"]
+PIECES: Final = [*SQL, *WORDS[:40], "a", "b", "/", ".", "[", "]", '"', "'", "SELECT", " ", "é"]
 MANY: Final = 20
 """Texts in one example."""
 
@@ -253,10 +209,15 @@ async def cursors(both: Both, words: list[str]) -> None:
     for n, word in enumerate(words):
         forged = page.cursor[: n % len(page.cursor)] + word + page.cursor[(n + len(word)) % len(page.cursor) :]
         for cursor in {word, forged, page.cursor + word} - {page.cursor, ""}:
-            for ask in (both.store.list, both.store.as_of):
-                with pytest.raises(InvalidInput):
-                    await (ask(limit=2, cursor=cursor) if ask == both.store.list else ask(1.0, limit=2, cursor=cursor))
-    assert [datum.id for datum in await both.store.list(limit=2, cursor=page.cursor)] == ["k2", "k1"]
+            with suppress(InvalidInput):  # a last letter may be another one where base64 has bits to spare
+                assert await following(both, cursor) == ["k2", "k1"]
+            with pytest.raises(InvalidInput):
+                await both.store.as_of(1.0, limit=2, cursor=cursor)
+    assert await following(both, page.cursor) == ["k2", "k1"]
+
+
+async def following(both: Both, cursor: str) -> list[str]:
+    return [datum.id for datum in await both.store.list(limit=2, cursor=cursor)]
 
 
 async def contents(both: Both, words: list[str]) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     and_,
     bindparam,
     exists,
+    false,
     func,
     literal_column,
     or_,
@@ -62,8 +63,9 @@ _GET_VERSION = Statement(
     select(datums).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
 )
+# "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table.
 _GET_MANY = Statement(
-    select(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids"), d.live, _unexpired(d)),
+    select(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids"), d.live.is_not(false()), _unexpired(d)),
     "ns ids now",
     lists="ids",
 )
