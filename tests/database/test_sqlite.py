@@ -58,7 +58,7 @@ def sql(statement: str, **values: Any) -> Callable[[Connection], Any]:
 
 @pytest.fixture
 async def store(sqlite_path: Path) -> AsyncIterator[SQLiteBackend]:
-    async with asyncio.timeout(HANG), sqlite(sqlite_path, busy_timeout=2) as store:
+    async with sqlite(sqlite_path, busy_timeout=2) as store:
         await store.prepare()
         await store.database.write(sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
         await store.database.write(sql("CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent)"))
@@ -143,7 +143,7 @@ class TestTransaction:
     async def test_a_write_beside_it_is_refused_at_once_and_fine_after(self, store: SQLiteBackend) -> None:
         """In the same task and in a child of it; a task of somebody else waits for its turn."""
         database = store.database
-        async with database.transaction() as tx:
+        async with asyncio.timeout(HANG), database.transaction() as tx:
             for write in (store.put(put("a")), store.delete("a"), store.purge("a"), database.write(sql("SELECT 1"))):
                 with pytest.raises(NestedWrite):
                     await write
@@ -371,7 +371,7 @@ class TestGroupCommit:
 
         for run in (store.database.write, store.database.read):
             with pytest.raises(RuntimeError, match="StopIteration"):
-                await run(work)
+                await asyncio.wait_for(run(work), HANG)
         assert await store.put(put("a"))
 
     async def test_a_unit_that_runs_without_end_is_ended(self, sqlite_path: Path) -> None:
@@ -563,8 +563,19 @@ class TestLife:
             errors = [answer for answer in answers if isinstance(answer, Exception)]
             assert all(isinstance(error, StoreClosed) for error in errors), errors
 
+    async def test_what_another_loop_was_about_to_hand_over_is_answered(self, sqlite_path: Path) -> None:
+        """Mutant: what is handed to a thread that has ended is never answered."""
+        store = SQLiteBackend(sqlite_path)
+        await store.prepare()
+        waiting = asyncio.create_task(store.put(put("a")))
+        await asyncio.sleep(0)
+        thread = threading.Thread(target=asyncio.run, args=(store.close(),))
+        thread.start()
+        thread.join(HANG)  # this loop stands still meanwhile
+        with pytest.raises(StoreClosed):
+            await asyncio.wait_for(waiting, HANG)
+
     def test_closing_from_another_loop_answers_everybody(self, sqlite_path: Path) -> None:
-        """Mutant: `stop` taking over the jobs of another loop lost some, and their callers waited without end."""
         for _ in range(20):
             store = SQLiteBackend(sqlite_path)
             asyncio.run(store.put(put("a")))

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.sqlite import insert as upsert
 from tests.faults.stores import sqlite as opened
+from tests.faults.test_cancellation import CancelledAt, await_it
 
 from dgent.database.constructs import BYTEWISE, bytewise, one_of, transaction_lock, unindexed
 from dgent.database.sqlite_engine import create_sync_engine
@@ -154,13 +155,9 @@ async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path) -> N
             async with store.database.transaction() as tx:
                 await tx.session.run_sync(lambda session: ALL.rows(session.connection()))
 
-        for turns in range(40):
-            task = asyncio.create_task(read())
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            task.cancel()
-            await asyncio.wait([task])
-            kept.append(task)
+        for at in range(12):
+            kept.append(asyncio.create_task(await_it(CancelledAt(read(), at, "done"))))
+            await asyncio.wait(kept)
             await store.database.write(lambda connection: GROW.run(connection, 1, "1"))
         async with store.database.transaction() as tx:
             assert await tx.write(lambda connection: GROW.run(connection, 1, "1")) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import pytest
 from sqlalchemy import text
@@ -25,12 +25,26 @@ HANG = 20.0
 """Seconds after which something counts as hung; nothing here is near it."""
 
 
-class CancelledAt:
-    """Awaits something and cancels its own task at the n-th suspension: at once, or so many seconds after."""
+MOMENTS: Final[list[float | Literal["once", "done"]]] = ["once", "done", 0.0, 0.001, 0.0003, 0.004]
 
-    def __init__(self, awaitable: Awaitable[Any], at: int, after: float | None) -> None:
+
+class CancelledAt:
+    """Awaits something and cancels its own task at the n-th suspension.
+
+    It does so at once, or "done": when the answer is there but not yet taken, or so many seconds later.
+    """
+
+    def __init__(self, awaitable: Awaitable[Any], at: int, after: float | Literal["once", "done"]) -> None:
         self._awaitable, self._at, self._after = awaitable, at, after
         self.suspensions = 0
+
+    def _cancel(self, task: asyncio.Task[Any], waiting: asyncio.Future[Any] | None) -> None:
+        if self._after == "once" or waiting is None:
+            task.cancel()
+        elif self._after == "done":
+            waiting.add_done_callback(lambda _: task.cancel())  # before the task hears of it
+        else:
+            asyncio.get_running_loop().call_later(self._after, task.cancel)
 
     def __await__(self) -> Generator[Any, Any, Any]:
         steps, task = self._awaitable.__await__(), asyncio.current_task()
@@ -42,10 +56,7 @@ class CancelledAt:
             except StopIteration as done:
                 return done.value
             if self.suspensions == self._at:
-                if self._after is None:
-                    task.cancel()
-                else:
-                    asyncio.get_running_loop().call_later(self._after, task.cancel)
+                self._cancel(task, waiting)
             self.suspensions += 1
             try:
                 value = yield waiting
@@ -62,7 +73,7 @@ async def cancelled_everywhere(
     `check` hears whether it ended with the cancellation. Returns how many times it was cancelled.
     """
     n = 0
-    for after in (None, 0.0, 0.0003, 0.001, 0.004) if full_size else (None, 0.0, 0.001):
+    for after in MOMENTS if full_size else MOMENTS[:4]:
         for at in range(200):
             attempt = CancelledAt(make(n), at, after)
             task = asyncio.ensure_future(await_it(attempt))
@@ -272,11 +283,11 @@ async def test_reads_and_close_can_be_cancelled(tmp_path: Path, full_size: bool)
     for at in range(12):
         store = SQLiteBackend(tmp_path / "store.db")
         await store.put_many([Datum(id, b"x", 1.0) for id in ids(0)])
-        task = asyncio.ensure_future(await_it(CancelledAt(store.list(limit=1000), at, None)))
+        task = asyncio.ensure_future(await_it(CancelledAt(store.list(limit=1000), at, "once")))
         await asyncio.wait([task], timeout=HANG)
         async with store.database.transaction() as tx:
             await store.joined(tx).count()
-        task = asyncio.ensure_future(await_it(CancelledAt(store.close(), at, None)))
+        task = asyncio.ensure_future(await_it(CancelledAt(store.close(), at, "once")))
         done, _ = await asyncio.wait([task], timeout=HANG)
         assert done
         await store.close()

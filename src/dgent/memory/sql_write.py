@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, tuple_, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dgent.database.constructs import one_of
@@ -72,17 +72,19 @@ _LATEST_OF_ONE = Statement(
     .limit(literal_column("1")),
     "ns id",
 )
-_LOCK_HEAD = Statement(
-    upsert(heads)
-    .values(namespace=bindparam("ns"), seq=literal_column("0"), stored_at=literal_column("0.0"))
-    .on_conflict_do_update(index_elements=[h.namespace], set_={"seq": h.seq})
-    .returning(h.seq, h.stored_at),
-    "ns",
+_head = upsert(heads).values(namespace=bindparam("ns"), seq=bindparam("more"), stored_at=bindparam("now"))
+_TAKE_HEAD = Statement(
+    _head.on_conflict_do_update(
+        index_elements=[h.namespace],
+        set_={
+            "seq": h.seq + _head.excluded.seq,
+            "stored_at": case((h.stored_at > _head.excluded.stored_at, h.stored_at), else_=_head.excluded.stored_at),
+        },
+    ).returning(h.seq, h.stored_at),
+    "ns more now",
 )
-_MOVE_HEAD = Statement(
-    update(heads).where(h.namespace == bindparam("ns")).values(seq=bindparam("to_seq"), stored_at=bindparam("at")),
-    "ns to_seq at",
-)
+"""Locks the head row of a namespace and takes as many seqs as there may be versions; what is left is given back."""
+_GIVE_BACK = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=bindparam("to_seq")), "ns to_seq")
 _SUPERSEDE = Statement(
     update(datums)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
@@ -277,7 +279,6 @@ class _Flush:
                 for term in terms_of(row.metadata)
             ],
         )
-        _MOVE_HEAD.run(self.connection, self.namespace, self.seq, self.now)
 
     def _retire(self, superseded: Iterable[Row]) -> None:
         """Take the mark and the terms from versions that are no longer the last."""
@@ -292,14 +293,15 @@ def apply_each(
     connection: Connection, namespace: str, batches: Sequence[Sequence[Operation]], clock: Callable[[], float]
 ) -> list[list[Outcome] | Exception]:
     """Apply batches of operations in order; each is applied whole, or not at all and answered with its error."""
-    seq, stored_at = _LOCK_HEAD.rows(connection, namespace)[0]
+    most = sum(map(len, batches))
+    taken, now = _TAKE_HEAD.rows(connection, namespace, most, clock())[0]
     ids = list({_id(one): None for batch in batches for one in batch})
     children = {one.datum.id for batch in batches for one in batch if isinstance(one, Put) and one.datum.causal_parent}
     flush = _Flush(
         connection,
         namespace,
-        max(clock(), stored_at),
-        seq,
+        now,
+        taken - most,
         latest_rows(connection, namespace, ids),
         _parents_among(connection, namespace, children),
     )
@@ -310,6 +312,8 @@ def apply_each(
         except DgentError as error:
             results.append(error)
     flush.write()
+    if flush.seq < taken:
+        _GIVE_BACK.run(connection, namespace, flush.seq)
     return results
 
 
@@ -328,7 +332,7 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
 
 def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
-    _LOCK_HEAD.rows(connection, namespace)
+    _TAKE_HEAD.rows(connection, namespace, 0, 0.0)
     rows = latest_rows(connection, namespace, list(ids)).values()
     _forget(connection, namespace, (row for row in rows if row.live))
     return sum(_PURGE.run(connection, namespace, row.id) for row in rows)
