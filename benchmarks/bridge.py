@@ -1,4 +1,4 @@
-"""The bridge on SQLite against stdlib sqlite3 on the same tables: rows as datums, and both tracks in one transaction."""
+"""The bridge on SQLite against stdlib sqlite3 on the same tables: rows as datums, both tracks in one transaction."""
 
 from __future__ import annotations
 
@@ -66,12 +66,13 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
                 for at in range(2000)
             )
         floor = Floor(storage.settings.sqlite_path)
-        async for case in _rows(storage, floor, size):
-            yield case
+        for part in (_points, _lists, _both):
+            async for case in part(storage, floor, size):
+                yield case
         floor.db.close()
 
 
-async def _rows(storage: StorageProvider, floor: Floor, size: int) -> AsyncIterator[Case]:
+async def _points(storage: StorageProvider, floor: Floor, size: int) -> AsyncIterator[Case]:
     turns = storage.table(ConversationTurn)
     ids = [f"t{at}" for at in range(1000)]
 
@@ -95,6 +96,10 @@ async def _rows(storage: StorageProvider, floor: Floor, size: int) -> AsyncItera
         return 200
 
     yield Case(f"TableAdapter put, {size} B", "insert + commit", 0.40, put, lambda: floor.write(200, size, both=False))
+
+
+async def _lists(storage: StorageProvider, floor: Floor, size: int) -> AsyncIterator[Case]:
+    turns = storage.table(ConversationTurn)
 
     async def newest() -> int:
         for _ in range(40):
@@ -124,6 +129,8 @@ async def _rows(storage: StorageProvider, floor: Floor, size: int) -> AsyncItera
         lambda: floor.fetch(recursive, [("t199",)] * 40),
     )
 
+
+async def _both(storage: StorageProvider, floor: Floor, size: int) -> AsyncIterator[Case]:
     async def both() -> int:
         for at in itertools.islice(_next, 100):
             async with storage.transaction() as tx:
