@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -38,7 +40,8 @@ from dgent.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from pathlib import Path
+
+    from sqlalchemy.orm import Session
 
     from dgent.memory.sqlite import SQLiteBackend
 
@@ -140,27 +143,49 @@ async def test_each_way_to_the_file_answers_alike(
         assert [tuple(row) for row in await store.database.read(ALL.rows)] == wanted[-1]
 
 
-async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path) -> None:
-    """Mutant: `execute`, then `fetchall`, in two hops. Cut off between them, the connection keeps its old snapshot,
-    and its next BEGIN IMMEDIATE is "locked" for as long as anybody keeps the traceback."""
+def by_statement(session: Session) -> Any:
+    return ALL.rows(session.connection())
+
+
+def by_orm(session: Session) -> Any:
+    return session.execute(select(things)).all()
+
+
+@pytest.mark.parametrize("fetch", [by_statement, by_orm])
+async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path, fetch: Callable[[Session], Any]) -> None:
+    """Mutants: `execute` and then `fetchall`, in two hops; the cursors not closed with the connection.
+
+    A cursor that is not read to its end keeps an old snapshot, for which the next BEGIN IMMEDIATE is "locked", and the
+    file open, for as long as anybody keeps the traceback.
+    """
     kept = []
     async with opened(sqlite_path, busy_timeout=1) as store:
         await store.prepare()
         await store.database.write(metadata.create_all)
-        await store.database.write(
-            lambda connection: ADD_MANY.run(connection, [(f"{n}", n, None, None) for n in range(50)])
-        )
+        rows = [(f"{n}", n, None, None) for n in range(50)]
+        await store.database.write(lambda connection: ADD_MANY.run(connection, rows))
 
         async def read() -> None:
             async with store.database.transaction() as tx:
-                await tx.session.run_sync(lambda session: ALL.rows(session.connection()))
+                await tx.session.run_sync(fetch)
 
-        for at in range(12):
+        for at in range(16):
             kept.append(asyncio.create_task(await_it(CancelledAt(read(), at, "done"))))
             await asyncio.wait(kept)
             await store.database.write(lambda connection: GROW.run(connection, 1, "1"))
         async with store.database.transaction() as tx:
             assert await tx.write(lambda connection: GROW.run(connection, 1, "1")) == 1
+    assert any(task.cancelled() for task in kept)
+    assert str(sqlite_path) not in open_files()
+
+
+def open_files() -> set[str]:
+    """Return the files that this process has open; none where the system does not tell."""
+    found = set()
+    for link in Path("/proc/self/fd").glob("*"):
+        with suppress(OSError):
+            found.add(str(link.readlink()))
+    return found
 
 
 WORDS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=3)

@@ -96,14 +96,8 @@ class Transaction:
         before = len(self._callbacks)
         try:
             with translated(self._what, only_sql=True):
-                nested = self.session.begin_nested()
-                await uninterrupted(nested.__aenter__())  # SQLAlchemy loses count of savepoints cut off half-way
-                try:
+                async with self.session.begin_nested():
                     yield
-                except BaseException as error:
-                    await uninterrupted(nested.__aexit__(type(error), error, error.__traceback__))
-                    raise
-                await uninterrupted(nested.__aexit__(None, None, None))
         except BaseException:
             del self._callbacks[before:]
             raise

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import suppress
 from contextvars import copy_context
@@ -55,7 +56,7 @@ class Dropped:
 Event: TypeAlias = Change | Failover | Dropped
 
 
-class Subscription:
+class Subscription(ABC):
     """One subscriber's queue. Cancel it, or use it as a context manager.
 
     Attributes:
@@ -110,8 +111,9 @@ class Subscription:
             return Dropped(lost)
         return self._queue.popleft() if self._queue else None
 
+    @abstractmethod
     def _wake(self) -> None:
-        raise NotImplementedError
+        """Let the subscriber know that there is something, or that it is over."""
 
 
 class Delivery(Subscription):
