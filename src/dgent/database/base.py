@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
@@ -35,8 +35,8 @@ Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
 class RunIn(Protocol):
     """How a unit of work runs inside of a session's transaction."""
 
-    async def __call__(self, session: AsyncSession, work: Work[T], /) -> T:
-        """Run it, and answer when it has run."""
+    async def __call__(self, session: AsyncSession, work: Work[T], /, *, short: bool) -> T:
+        """Run it, and answer when it has run. `short` says that it is a few point reads and inserts."""
 
 
 class Runner(Protocol):
@@ -72,7 +72,7 @@ class Transaction:
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work inside the transaction."""
-        return await self._run(work)
+        return await self._run(work, short=short)
 
     async def write(self, work: Work[T]) -> T:
         """Run work inside the transaction; an error undoes this work alone."""
@@ -80,11 +80,12 @@ class Transaction:
 
     async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
         """Run the work for this item alone."""
-        return only(await self._run(lambda connection: work(connection, [item])))
+        return only(await self._run(lambda connection: work(connection, [item]), short=True))
 
     async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
         """Run the work for this item alone."""
-        return only(await self.write(lambda connection: work(connection, [item])))
+        few = not isinstance(item, list) or len(item) <= FEW
+        return only(await self._run(_in_savepoint(lambda connection: work(connection, [item])), short=few))
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Keep the callback until the transaction commits."""
@@ -108,13 +109,13 @@ class Transaction:
         for callback in self._callbacks:
             callback()
 
-    async def _run(self, work: Work[T]) -> T:
+    async def _run(self, work: Work[T], *, short: bool = False) -> T:
         if not self.open:
             raise StoreClosed("this transaction has ended: open another with storage.transaction()")
         async with self._lock:
             with translated(self._what):
                 await self.session.flush()
-                return await self._run_in(self.session, work)
+                return await self._run_in(self.session, work, short=short)
 
 
 _forks = 0
@@ -126,6 +127,9 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
+
+FEW: Final = 8
+"""Items of a list that are written at once in a transaction still count as short work."""
 
 _current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
 
@@ -208,7 +212,7 @@ class Database(ABC):
     def _session(self) -> AbstractAsyncContextManager[AsyncSession]:
         """Open a session whose transaction holds this process's turn to write; close it without a commit."""
 
-    async def _run_in(self, session: AsyncSession, work: Work[T]) -> T:
+    async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         """Run a unit of work inside of a session's transaction."""
         connection = await session.connection()
         return await connection.run_sync(work)

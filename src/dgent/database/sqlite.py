@@ -176,10 +176,11 @@ class SQLiteDatabase(Database):
 
         return engine
 
-    async def _run_in(self, session: AsyncSession, work: Work[T]) -> T:
-        """Run a unit of work on the session's connection in one hop, where each statement would take three.
+    async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
+        """Run a unit of work on the session's connection, in one hop or none, where each statement would take three.
 
-        The driver's own thread has nothing to do meanwhile, so two threads never use the connection at once.
+        The driver's own thread has nothing to do meanwhile, so two threads never use the connection at once. What is
+        short waits for no lock and no disk, since the transaction holds the lock: it runs on the caller's thread.
         """
         connection = await session.connection()
         direct: Connection = connection.info[_DIRECT]
@@ -190,6 +191,8 @@ class SQLiteDatabase(Database):
                 return work(direct)
 
         try:
+            if short:
+                return run()
             return await uninterrupted(asyncio.get_running_loop().run_in_executor(None, run))
         except Exception:
             if not is_in_transaction(driver):  # closed under us, or all undone: what came next would commit by itself
