@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CHUNK: Final = 2**20
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
 
@@ -40,11 +41,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     return BackendUnavailable(f"{path} does not answer ({reason}): check the disk, then try again")
 
 
-def write_all(fd: int, data: bytes) -> None:
+def write_all(fd: int, data: bytes | bytearray) -> None:
     """Write all of it: a single write may stop half-way."""
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(fd, rest) :]
+    with memoryview(data) as rest:
+        at = 0
+        while at < len(rest):
+            at += os.write(fd, rest[at:])
 
 
 def sync_directory(path: Path) -> None:
@@ -65,8 +67,13 @@ def write_private(path: Path, chunks: Iterator[bytes], *, replace: Path | None =
         path.unlink()
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
+        waiting = bytearray()
         for chunk in chunks:
-            write_all(fd, chunk)
+            waiting += chunk
+            if len(waiting) >= _CHUNK:
+                write_all(fd, waiting)
+                waiting.clear()
+        write_all(fd, waiting)
         os.fsync(fd)
     except BaseException:
         path.unlink()
