@@ -18,6 +18,11 @@ ROW = (
     "INSERT INTO conversation_turns (id, conversation_id, turn_number, role, content, created_at, updated_at, version, "
     "causal_parent) VALUES (?, 'c', ?, 'user', ?, ?, ?, 1, ?)"
 )
+CRYSTAL = (
+    "INSERT INTO brain_crystals (id, content_hash, summary, tags, created_at, updated_at, version) "
+    "VALUES (?, 'h', ?, '[\"a\",\"b\"]', ?, ?, 1)"
+)
+TAG = "INSERT INTO brain_crystal_tags (crystal_id, tag) VALUES (?, ?)"
 DATUM = (
     "INSERT INTO dgent_datums (namespace, id, version, seq, live, created_at, stored_at, metadata, content, digest) "
     "VALUES ('floor', ?, 1, ?, 1, 1.0, 1.0, '{}', ?, x'00')"
@@ -42,6 +47,14 @@ class Floor:
             self.db.execute(ROW, (f"f{at}", 1_000_000 + at, "x" * size, STAMP, STAMP, None))
             if both:
                 self.db.execute(DATUM, (f"f{at}", at, b"x" * size))
+            self.db.execute("COMMIT")
+        return count
+
+    def write_tagged(self, count: int, size: int) -> int:
+        for at in itertools.islice(_next, count):
+            self.db.execute("BEGIN IMMEDIATE")
+            self.db.execute(CRYSTAL, (f"f{at}", "x" * size, STAMP, STAMP))
+            self.db.executemany(TAG, [(f"f{at}", "a"), (f"f{at}", "b")])
             self.db.execute("COMMIT")
         return count
 
@@ -96,6 +109,22 @@ async def _points(storage: StorageProvider, floor: Floor, size: int) -> AsyncIte
         return 200
 
     yield Case(f"TableAdapter put, {size} B", "insert + commit", 0.40, put, lambda: floor.write(200, size, both=False))
+
+    crystals = storage.table(Crystal)
+
+    async def put_tagged() -> int:
+        for at in itertools.islice(_next, 200):
+            data = {"content_hash": "h", "summary": "x" * size, "tags": ["a", "b"]}
+            await crystals.put(Datum.create(data=data, id=f"o{at}"))
+        return 200
+
+    yield Case(
+        f"TableAdapter put with two tags, {size} B",
+        "three inserts, one commit",
+        0.40,
+        put_tagged,
+        lambda: floor.write_tagged(200, size),
+    )
 
 
 async def _lists(storage: StorageProvider, floor: Floor, size: int) -> AsyncIterator[Case]:

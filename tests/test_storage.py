@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from dgent import Datum, StorageProvider
+from dgent import Datum, Settings, StorageProvider, migrations
 from dgent.exceptions import (
     BackendUnavailable,
+    Corrupt,
     IntegrityViolation,
     InvalidQuery,
     PermissionDenied,
@@ -52,6 +53,45 @@ async def test_both_tracks_are_written_in_one_transaction(place: dict[str, Any])
                 1 / 0  # noqa: B018
         assert [one.id for one in await storage.memory.list()] == [datum.id]
         assert [one.id for one in await storage.table(Crystal).list()] == ["c"]
+
+
+@pytest.mark.parametrize("tables", ["migrated", "migrated beside it", "its own"])
+@pytest.mark.parametrize("harm", ["removed", "emptied", "replaced"])
+async def test_a_file_that_held_typed_rows_only_is_not_taken_for_a_new_one(
+    tmp_path: Path, tables: str, harm: str
+) -> None:
+    settings = Settings.load(data_dir=tmp_path)
+    async with await StorageProvider.from_config(settings) as storage:
+        if tables == "migrated":
+            await storage.run_migrations()
+            async with storage.transaction() as tx:
+                tx.session.add(crystal("c", "d"))
+        elif tables == "its own":
+            await storage.relational.execute("CREATE TABLE accounts (name TEXT PRIMARY KEY)")
+    if tables == "migrated beside it":
+        await migrations.upgrade(settings)
+    if tables != "migrated":
+        await (await StorageProvider.from_config(settings)).close()  # sees that there is something now
+    kept = settings.sqlite_path.rename(tmp_path / "kept.db")
+    if harm == "emptied":
+        settings.sqlite_path.touch(0o600)
+    elif harm == "replaced":
+        await (await StorageProvider.from_config(data_dir=tmp_path / "other")).close()
+        (tmp_path / "other" / settings.sqlite_path.name).rename(settings.sqlite_path)
+    with pytest.raises(Corrupt, match="was here" if harm == "replaced" else "held data"):
+        await StorageProvider.from_config(settings)
+    settings.sqlite_path.unlink(missing_ok=True)
+    kept.rename(settings.sqlite_path)
+    async with await StorageProvider.from_config(settings) as storage:
+        assert await storage.memory.count() == 0
+
+
+async def test_a_file_that_held_nothing_may_go(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path)
+    await (await StorageProvider.from_config(settings)).close()
+    settings.sqlite_path.unlink()
+    async with await StorageProvider.from_config(settings) as storage:
+        assert await storage.memory.count() == 0
 
 
 async def test_it_answers_the_same_after_it_was_reopened(place: dict[str, Any]) -> None:

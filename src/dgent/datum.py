@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
-from uuid import UUID
 
 import orjson
 from blake3 import blake3
@@ -71,7 +70,8 @@ class Datum:
             check_id(causal_parent, "causal_parent")
         check_content(content)
         created = check_time(created_at)
-        _set_fields(self, (id, content, created, causal_parent, canonical_metadata(metadata), 0, 0))
+        metadata_json = "{}" if metadata is _EMPTY else canonical_metadata(metadata)
+        _set_fields(self, (id, content, created, causal_parent, metadata_json, 0, 0))
 
     @classmethod
     def create(
@@ -98,17 +98,12 @@ class Datum:
         Raises:
             InvalidDatum: as for `Datum`, or when both or neither of `content` and `data` are given.
         """
-        named = {"author": author, "source": source, "schema": schema}
-        extra = {key: value for key, value in named.items() if value is not None}
-        if not isinstance(tags, Iterable):
-            raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
-        if tags:
-            extra["tags"] = [tags] if isinstance(tags, str) else list(tags)  # type: ignore[assignment]
+        if tags != () or author is not None or source is not None or schema is not None:
+            metadata = _merged(metadata, tags, {"author": author, "source": source, "schema": schema})
         body = _content_of(content, data)
-        merged = {**check_mapping(metadata), **extra} if extra else metadata
         if id is None:
-            id = content_address(body, causal_parent, merged) if addressed else uuid7()
-        return cls(id, body, time.time() if created_at is None else created_at, causal_parent, merged)
+            id = content_address(body, causal_parent, metadata) if addressed else uuid7()
+        return cls(id, body, time.time() if created_at is None else created_at, causal_parent, metadata)
 
     def replace(self, **changes: Any) -> Datum:
         """Return a copy with some of id, content, created_at, causal_parent and metadata changed."""
@@ -261,7 +256,8 @@ def load_datum(
 
 def stamped(datum: Datum, version: int, seq: int) -> Datum:
     """Return the same datum with the version and seq that a store assigned."""
-    return load_datum(*datum._fields[:5], version, seq)
+    id, content, created_at, parent, metadata_json, _, _ = datum._fields
+    return load_datum(id, content, created_at, parent, metadata_json, version, seq)
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,6 +303,15 @@ class Limits:
                 "setting max_page"
             )
         return limit
+
+
+def _merged(metadata: Mapping[str, Any], tags: Iterable[str], named: Mapping[str, str | None]) -> Mapping[str, Any]:
+    if not isinstance(tags, Iterable):
+        raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
+    extra: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
+    if tags:
+        extra["tags"] = [tags] if isinstance(tags, str) else list(tags)
+    return {**check_mapping(metadata), **extra} if extra else metadata
 
 
 def _content_of(content: bytes | str | None, data: Any) -> bytes:
@@ -355,10 +360,9 @@ def content_address(content: bytes, parent: str | None, metadata: Mapping[str, A
 
 def uuid7() -> str:
     """Return a UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits; 36 characters."""
-    stamp = time.time_ns() // 1_000_000
-    random = int.from_bytes(os.urandom(10), "big")
-    value = (stamp & (2**48 - 1)) << 80 | 0x7 << 76 | (random >> 68 & 0xFFF) << 64 | 0b10 << 62 | random & (2**62 - 1)
-    return str(UUID(int=value))
+    stamp, random = f"{time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}", os.urandom(10)
+    digits, variant = random.hex(), "89ab"[random[9] & 0b11]
+    return f"{stamp[:8]}-{stamp[8:]}-7{digits[:3]}-{variant}{digits[3:6]}-{digits[6:18]}"
 
 
 def as_datetime(seconds: float) -> datetime:

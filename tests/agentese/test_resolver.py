@@ -23,7 +23,7 @@ from dgent.exceptions import (
     PermissionDenied,
     TableNotFound,
 )
-from dgent.models import Crystal
+from dgent.models import Crystal, GrowthProposal
 from dgent.protocol import DgentProtocol
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SHARED = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = [model.__tablename__ for model in AGENT_TABLES]
+_MODELS = dict.fromkeys(NAMES, ()) | {"brain_crystals": ("crystal", "Crystal"), "citizens": ("citizen", "Citizen")}
 PROPER: dict[str, dict[str, Any]] = {
     "put": {"datum": {"id": "new", "text": "{}"}},
     "put_many": {"datums": []},
@@ -75,7 +76,7 @@ rights = st.sampled_from([None, "read", "write", "purge"])
 umwelts = st.builds(
     lambda memory, read, write, purge: Umwelt.of("a", memory=memory, read=read, write=write, purge=purge),
     rights,
-    *(st.sampled_from(["*", (), ["brain_crystals"], [Crystal, "citizens"]]) for _ in range(3)),
+    *(st.sampled_from(["*", (), ["brain_crystals"], [Crystal, "citizens"], ["Citizen", "crystal"]]) for _ in range(3)),
 )
 words = st.sampled_from([*NAMES, "crystal", "Crystal", "self", "data", "table", *ASPECTS, *HOSTILE]) | st.text(
     max_size=5
@@ -155,7 +156,8 @@ def test_a_path_is_text(house: House, path: object) -> None:
 def test_agents_reach_exactly_what_was_granted(house: House, umwelt: Umwelt, right: str) -> None:
     for name, aspect in product(NAMES, ASPECTS.values()):
         place = f"self.data.table.{name}"
-        granted = {Grant(place, aspect.right), Grant("self.data.table.*", aspect.right)} & umwelt.grants
+        named = [name, *_MODELS[name], "*"]
+        granted = {Grant(f"self.data.table.{each}", aspect.right) for each in named} & umwelt.grants
         refused = isinstance(house.outcome(f"{place}.{aspect.name}", umwelt, **PROPER[aspect.name]), PermissionDenied)
         assert refused == (not granted)
 
@@ -171,6 +173,39 @@ def test_grants_are_plain_data() -> None:
     for wrong in ({"memory": "all"}, {"read": [5]}, {"write": 7}):
         with pytest.raises(InvalidInput):
             Umwelt.of("eve", **wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["brain_crystals", "Crystal", "crystal", Crystal])
+def test_a_grant_takes_every_name_that_a_path_takes(house: House, name: str | type) -> None:
+    writer = Umwelt.of("a", memory=None, read=(), write=[name])
+    assert house.resolve("self.data.table", writer) == ["brain_crystals"]
+    for called in ("brain_crystals", "Crystal", "crystal"):
+        assert house.resolve(f"self.data.table.{called}.exists", writer, id="c1") is True
+        assert house.resolve(f"self.data.table.{called}.delete", writer, id="nothing") is False
+        assert isinstance(house.outcome(f"self.data.table.{called}.purge", writer, id="c1"), PermissionDenied)
+    assert isinstance(house.outcome("self.data.table.citizens.count", writer), PermissionDenied)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [
+        ("Crytsal", "did you mean Crystal"),
+        ("brain_crystal", "did you mean brain_crystals"),
+        (GrowthProposal, "citizens"),
+        ("", "citizens"),
+        ("*.brain_crystals", "brain_crystals"),
+    ],
+)
+@pytest.mark.parametrize("right", ["read", "write", "purge"])
+def test_a_grant_of_no_table_is_an_error_at_every_path(house: House, wrong: Any, near: str, right: str) -> None:
+    umwelt = Umwelt.of("eve", memory="write", **{right: ["citizens", wrong]})
+    paths = {"self.data": {}, "self.data.table": {}, "self.data.list": {}, "self.data.table.citizens.count": {}}
+    for path, arguments in {**paths, "self.data.put": {"datum": {"text": "x"}}}.items():
+        with pytest.raises(TableNotFound, match=f"'eve' is granted the table .*{near}"):
+            house.resolve(path, umwelt, **arguments)
+    assert house.run(house.memory.count()) == 1
+    with pytest.raises(TableNotFound, match="'nowhere'"):
+        house.resolve("self.data", Umwelt("eve", frozenset({Grant("nowhere", "read")})))
 
 
 def test_a_refusal_says_what_to_grant(house: House) -> None:

@@ -23,7 +23,7 @@ from dgent import models
 from dgent.bridge import TableAdapter
 from dgent.bridge.layout import layout_of
 from dgent.datum import Datum
-from dgent.exceptions import CapabilityMissing, Corrupt, IntegrityViolation, InvalidRow
+from dgent.exceptions import CapabilityMissing, Corrupt, IntegrityViolation, InvalidDatum, InvalidRow
 from dgent.models import Base, Crystal
 from dgent.testing.base import examples
 
@@ -387,6 +387,26 @@ async def test_keys_of_every_kind_are_ids(database: Database) -> None:
         assert await table.delete(id)
         assert await table.put(found) == found
         assert await table.exists(id)
+
+
+async def test_an_id_of_several_columns_may_be_longer_than_others(database: Database) -> None:
+    """What is listed can be fetched and deleted. Mutant: the check of all ids refused it by its length."""
+    await database.write(Wide.metadata.create_all)
+    await insert(database, Paired(left="é" * 512, right=1), Paired(left="short", right=2))
+    table = TableAdapter(Paired, database)
+    listed = {datum.id: datum for datum in await table.list()}
+    id = max(listed, key=len)
+    assert len(id) > 512
+    assert await table.get(id) == listed[id] == await table.put(listed[id])
+    assert await table.get_many([id, id, '["none",3]']) == {id: listed[id]}
+    assert await table.exists(id)
+    for bad in (f"{id} ", "x" * 513, f'["{"x" * 512}"]', "", 7):
+        with pytest.raises(InvalidDatum):
+            await table.get(bad)  # type: ignore[arg-type]
+        with pytest.raises(InvalidDatum):
+            await table.delete_many([bad])  # type: ignore[list-item]
+    assert await table.delete_many([id, id]) == 1
+    assert not await table.exists(id)
 
 
 async def test_an_id_that_its_column_does_not_take_is_refused(database: Database) -> None:

@@ -29,7 +29,9 @@ from tests.database.entries import (
 from dgent.database.statement import Statement
 from dgent.exceptions import (
     BackendUnavailable,
+    Conflict,
     DgentError,
+    InvalidSettings,
     NestedWrite,
     StorageError,
     StorageTimeout,
@@ -82,12 +84,33 @@ async def test_plans_survive_someone_elses_alter_table(postgres: PostgresDatabas
     other = await asyncpg.connect(postgres_url, timeout=HANG)
     await other.execute("ALTER TABLE entry ADD COLUMN more text DEFAULT 'new'")
     await other.close()
-    with pytest.raises(StorageError):
+    with pytest.raises(Conflict, match=r"altered .* run the transaction again"):
         async with postgres.transaction() as tx:
             await tx.read(everything.row)
     assert [tuple(await run()) for run in both] == [("a", 1, "new")] * 4
     async with postgres.transaction() as tx:
         assert tuple(await tx.read(everything.row)) == ("a", 1, "new")
+
+
+async def test_a_transaction_that_met_an_alter_table_is_told_to_run_again(
+    postgres: PostgresDatabase, postgres_url: str
+) -> None:
+    """Also one that reads through the session; other things that SQLSTATE 0A000 stands for are no conflict."""
+    everything = text("SELECT * FROM entry")
+    await postgres.write(lambda connection: add.run(connection, "a", 1))
+    other = await asyncpg.connect(postgres_url, timeout=HANG)
+    for n in range(2):
+        async with postgres.transaction() as tx:
+            row = (await tx.session.execute(everything)).one()
+        await other.execute(f"ALTER TABLE entry ADD COLUMN more{n} text")
+        with pytest.raises(Conflict, match=r"altered .* run the transaction again"):
+            async with postgres.transaction() as tx:
+                await tx.session.execute(everything)
+        async with postgres.transaction() as tx:
+            assert (await tx.session.execute(everything)).one() == (*row, None)
+    await other.close()
+    with pytest.raises(StorageError, match="0A000"):
+        await postgres.read(lambda connection: connection.execute(text("SELECT DISTINCT 1 FROM entry FOR UPDATE")))
 
 
 async def test_close_waits_for_what_was_accepted_and_may_be_called_twice(postgres: PostgresDatabase) -> None:
@@ -240,14 +263,14 @@ async def test_no_error_shows_the_password(postgres_server: Any) -> None:
         f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/missing": "refused the login or the database name",
         f"postgresql://postgres:{secret}@127.0.0.1:{closed_port}/postgres": "does not answer",
         f"postgresql://postgres:{secret}@no-such-host.invalid/postgres": "does not answer",
-        f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/postgres?sslmode=nonsense": "does not answer",
+        f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/postgres?sslmode=nonsense": "sslmode is disable, ",
         f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/postgres?nonsense=1&password={secret}": "42704",
     }
     for url, reason in urls.items():
         database = opened(url, connect_timeout=2)
         assert not await database.is_available()
         for attempt in (held(database), database.write(remove.run), _enter(database)):
-            with pytest.raises(BackendUnavailable, match=reason) as caught:
+            with pytest.raises((BackendUnavailable, InvalidSettings), match=reason) as caught:
                 await attempt
             assert secret not in "".join(traceback.format_exception(caught.value)) + repr(caught.value)
         assert secret not in repr(database) + database.what

@@ -567,6 +567,7 @@ class TestLife:
         """Mutant: what is handed to a thread that has ended is never answered."""
         store = SQLiteBackend(sqlite_path)
         await store.prepare()
+        await asyncio.gather(store.put(put("x")), store.put(put("y")))  # several at once: the next waits for others
         waiting = asyncio.create_task(store.put(put("a")))
         await asyncio.sleep(0)
         thread = threading.Thread(target=asyncio.run, args=(store.close(),))
@@ -614,7 +615,8 @@ class TestLife:
         async def break_it() -> None:
             async with store.database.transaction() as tx:
                 await store.joined(tx).put(put("lost"))
-                await store.database._orm_driver.close()  # type: ignore[attr-defined]
+                connection = await tx.session.connection()
+                (await connection.get_raw_connection()).driver_connection.close()  # type: ignore[union-attr]
                 await store.joined(tx).put(put("lost too"))
 
         for at in range(3):

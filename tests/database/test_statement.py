@@ -208,6 +208,27 @@ def spelled(element: Any, dialect: Any) -> str:
     return " ".join(str(element.compile(dialect=dialect)).split())
 
 
+@given(st.integers(0, 100), st.sets(st.integers(0, 99)), st.sets(st.integers(0, 99)), st.booleans())
+def test_rows_that_are_inserted_together_are_those_that_were_given(
+    count: int, bodies: set[int], weights: set[int], long: bool
+) -> None:
+    rows = [
+        (
+            f"{at:03}",
+            at,
+            bytes([at]) * (100_000 if long and at % 9 else 1) if at in bodies else None,
+            at if at in weights else None,
+        )
+        for at in range(count)
+    ]
+    engine = create_engine("sqlite://")
+    with engine.connect() as connection:
+        metadata.create_all(connection)
+        ADD_MANY.run(connection, rows)
+        assert ALL.rows(connection) == rows
+    engine.dispose()
+
+
 def test_constructs_are_spelled_for_each_dialect() -> None:
     lite, post = sqlite.dialect(), postgresql.asyncpg.dialect()  # type: ignore[no-untyped-call]
     assert spelled(one_of(c.id, "x"), lite) == "things.id IN (SELECT value FROM json_each(?))"

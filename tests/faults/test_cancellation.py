@@ -164,10 +164,12 @@ async def test_the_first_use_of_a_store_can_be_cancelled(tmp_path: Path, full_si
     assert idle_threads() == threads
 
 
-async def test_a_transaction_is_whole_or_not_at_all(sqlite_path: Path, full_size: bool) -> None:
-    """Before its turn, at BEGIN, in its body, at COMMIT, and while the session closes.
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_transaction_is_whole_or_not_at_all(sqlite_path: Path, full_size: bool, waits: bool) -> None:
+    """Before its turn, if it has to wait for one; at BEGIN, in its body, at COMMIT, and while the session closes.
 
-    Mutants: the turn given back only when the body was reached (hangs); the session not closed (`is locked`).
+    Mutants: the turn given back only when the body was reached (hangs); the session not closed (`is locked`); a turn
+    that nobody waits for any more is served all the same (hangs).
     """
     async with sqlite(sqlite_path, busy_timeout=5) as store:
         await store.prepare()
@@ -184,10 +186,17 @@ async def test_a_transaction_is_whole_or_not_at_all(sqlite_path: Path, full_size
             assert (held, sides) in (((set(), [])), (set(ids(n)), ["left", "right"]))
             assert was_cancelled or sides
 
-        count = await cancelled_everywhere(lambda n: in_transaction(store, n), check, full_size)
-        assert count > 30
+        def make(n: int) -> Awaitable[None]:
+            if waits:
+                beside.append(asyncio.ensure_future(store.put(Datum(f"beside-{n}", b"x", 1.0))))
+            return in_transaction(store, n)
+
+        beside: list[asyncio.Future[Datum]] = []
+        count = await cancelled_everywhere(make, check, full_size)
+        assert count > 4 * (4 if waits else 3)  # hops at each of the moments
+        assert len(await asyncio.gather(*beside)) == (count if waits else 0)
         assert asyncio.all_tasks() == tasks
-        assert len(idle_threads()) == len(threads)  # a connection that was cancelled is replaced by another
+        assert idle_threads() == threads
         await in_transaction(store, count)
 
 
@@ -196,9 +205,11 @@ async def in_transaction(store: SQLiteBackend, n: int) -> None:
     async with store.database.transaction() as tx:
         joined = store.joined(tx)
         await tx.session.execute(text("INSERT INTO pair VALUES (:n, 'left')"), {"n": n})
+        await tx.session.execute(text("UPDATE pair SET side = side WHERE n = :n"), {"n": n})  # by the writer's thread
         await joined.put_many([Datum(id, b"x", 1.0) for id in ids(n)[:2]])
         async with store.database.transaction():
-            await tx.session.execute(text("INSERT INTO pair VALUES (:n, 'right')"), {"n": n})
+            await tx.session.execute(text("INSERT INTO pair VALUES (:n, '')"), {"n": n})
+            await tx.session.execute(text("UPDATE pair SET side = 'right' WHERE n = :n AND side = ''"), {"n": n})
             await joined.put_many([Datum(id, b"x", 1.0) for id in ids(n)[2:]])
 
 

@@ -209,10 +209,9 @@ async def cursors(both: Both, words: list[str]) -> None:
     for n, word in enumerate(words):
         forged = page.cursor[: n % len(page.cursor)] + word + page.cursor[(n + len(word)) % len(page.cursor) :]
         for cursor in {word, forged, page.cursor + word} - {page.cursor, ""}:
-            with suppress(InvalidInput):  # a last letter may be another one where base64 has bits to spare
-                assert await following(both, cursor) == ["k2", "k1"]
-            with pytest.raises(InvalidInput):
-                await both.store.as_of(1.0, limit=2, cursor=cursor)
+            for call in (both.store.list(limit=2, cursor=cursor), both.store.as_of(1.0, limit=2, cursor=cursor)):
+                with pytest.raises(InvalidInput):
+                    await call
     assert await following(both, page.cursor) == ["k2", "k1"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from dgent.exceptions import CausalCycle, DgentError
 from dgent.memory.volatile import MemoryBackend
 from dgent.query import Page, Query
 from dgent.testing import DgentContract
+from dgent.testing.base import _running as running
 from dgent.testing.machine import Machine, Step
 
 if TYPE_CHECKING:
@@ -126,3 +128,15 @@ async def test_the_machine_tells_a_wrong_answer(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="get"):
         await Machine(contract, tmp_path).run(expires)
     await Machine(contract_of(MemoryBackend), tmp_path).run(expires)
+
+
+@pytest.mark.parametrize(("name", "told"), [("asyncio_0", []), ("uvloop_0", []), ("dgent-read", ["dgent-read"])])
+async def test_only_the_threads_of_the_loop_itself_may_stay(name: str, told: list[str]) -> None:
+    tasks, threads, end = asyncio.all_tasks(), set(threading.enumerate()), threading.Event()
+    thread = threading.Thread(target=end.wait, name=name)
+    thread.start()
+    try:
+        assert running(tasks, threads) == told
+    finally:
+        end.set()
+        thread.join()

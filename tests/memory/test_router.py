@@ -725,7 +725,8 @@ async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restar
     tmp_path: Path, postgres_url: str, place: Place, fault: str
 ) -> None:
     async with Proxy(postgres_url) as proxy:
-        limits = {"connect_timeout": 0.5, "command_timeout": 0.5, "pool_timeout": 0.5}
+        # Only silence has to be waited for; a busy machine needs its time to open the store and to come back.
+        limits = {"connect_timeout": 2.0, "command_timeout": 2.0, "pool_timeout": 2.0} if fault == "fall_silent" else {}
         settings = Settings.load(data_dir=tmp_path, database_url=proxy.url, spill=True, **limits)
         async with DgentRouter(settings) as router:
             await router.put(datum("a"))
@@ -735,9 +736,19 @@ async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restar
             with pytest.warns(DegradedWarning, match="kept in sqlite"):
                 await put_again(router, datum("a", 2))
             proxy.recover()
-            report = await router.recover()
-            assert (report.recovered, report.replayed, report.conflicts) == (True, 1, ())
+            assert await replayed(router) == 1
+            assert await router.conflicts() == []
             assert await router.get("a") == datum("a", 2)
+
+
+async def replayed(router: DgentRouter) -> int:
+    """Return to a server that is there, but may be slow to answer; tell how much was replayed into it."""
+    count = 0
+    async with asyncio.timeout(60):
+        while not (report := await router.recover()).recovered:
+            count += report.replayed
+            await asyncio.sleep(0.1)
+    return count + report.replayed
 
 
 async def put_again(router: DgentRouter, value: Datum) -> None:

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, update
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
-from dgent.services import Brain
+from dgent.services import Brain, NewCrystal, healing, searching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,10 +124,9 @@ async def capture_and_fail(storage: StorageProvider) -> None:
         raise ZeroDivisionError
 
 
-crystals = st.lists(
-    st.tuples(st.text("ab% _/ÄäA'", min_size=1, max_size=8), st.sets(st.sampled_from(TAGS)), st.integers(0, 5)),
-    max_size=8,
-)
+short = st.text("ab% _/ÄäA'", min_size=1, max_size=8)
+contents = short | st.tuples(short, st.sampled_from([190, 196, 300]), short).map(lambda t: f"{t[0]}{'.' * t[1]}{t[2]}")
+crystals = st.lists(st.tuples(contents, st.sets(st.sampled_from(TAGS)), st.integers(0, 5)), max_size=8)
 
 
 @given(
@@ -190,6 +189,125 @@ def plain(text: str) -> str:
     return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
+async def found(storage: StorageProvider, text: str, **more: Any) -> list[str]:
+    """Return the ids of all pages of a search for text."""
+    page = await Brain(storage).search(text=text, **more)
+    ids = [crystal.id for crystal in page]
+    while page.cursor is not None:
+        page = await Brain(storage).search(text=text, cursor=page.cursor, **more)
+        ids += [crystal.id for crystal in page]
+    return ids
+
+
+async def test_text_is_found_anywhere_in_the_content(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    long = "." * 195 + "The Territory" + "." * 5000 + "50% é" + "é" * 300
+    kept = await brain.capture(long, ["t"], created_at=START)
+    await brain.capture("." * 500, ["t"])
+    for text in ("territory", "THE TERR", "50%", "% É".lower(), "." * 1000):
+        assert kept.id in await found(storage, text), text
+    assert await found(storage, "territory", tags=["t"]) == [kept.id]
+    assert await found(storage, "territory", tags=["other"]) == await found(storage, "50_") == []
+    assert await found(storage, "50% É") == []  # only A to Z match in either case
+    told = await brain.capture("What was said at length.", ["t"])
+    await set_row(storage, told.id, summary="told")  # somebody's own words: not all of the content
+    assert await found(storage, "at length") == await found(storage, "TOLD") == [told.id]
+    async with storage.transaction():
+        inside = await brain.capture("." * 300 + "unsaid")
+        assert await found(storage, "UNSAID") == [inside.id]
+    await storage.memory.delete(kept.id)
+    assert await found(storage, "territory") == []
+    assert await found(storage, "." * 190) != []
+
+
+async def test_a_search_for_text_reads_no_more_than_so_much_for_a_page(
+    storage: StorageProvider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = [NewCrystal("." * 300 + ("yes" if n % 5 == 0 else "no"), id=f"c{n:02d}") for n in range(20)]
+    new += [NewCrystal(f"yes {n}", id=f"s{n}") for n in range(3)]
+    await Brain(storage).capture_many(new)
+    wanted = sorted([crystal.id for crystal in await Brain(storage).search(limit=100) if crystal.summary[0] == "y"])
+    wanted += [f"c{n:02d}" for n in range(0, 20, 5)]
+    monkeypatch.setattr(searching, "MOST_CONTENTS", 4)
+    monkeypatch.setattr(searching, "_DATUMS", 2)
+    monkeypatch.setattr(searching, "_ROWS", 7)
+    read: list[int] = []
+    get_many = type(storage.memory).get_many
+
+    def counted(memory: Any, ids: Any) -> Any:
+        read.append(len(ids))
+        return get_many(memory, ids)
+
+    monkeypatch.setattr(type(storage.memory), "get_many", counted)
+    for limit in (1, 2, 50):
+        cursor, ids, pages = None, [], 0
+        while pages == 0 or cursor is not None:
+            read.clear()
+            page = await Brain(storage).search(text="YES", limit=limit, cursor=cursor)
+            assert len(page) <= limit
+            assert sum(read) <= 4 + 1  # a look is at two datums at once
+            ids += [crystal.id for crystal in page]
+            cursor, pages = page.cursor, pages + 1
+        assert sorted(ids) == sorted(wanted)
+        assert pages >= 5
+    monkeypatch.setattr(searching, "MOST_CONTENTS", 1000)
+    monkeypatch.setattr(searching, "MOST_BYTES", 700)
+    page = await Brain(storage).search(text="nowhere")
+    assert page == []
+    assert page.cursor is not None
+    assert await found(storage, "nowhere") == []
+
+
+async def test_many_are_captured_in_one_transaction_or_none(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    before = await brain.capture("there before", id="a")
+    new = [
+        NewCrystal("one", ["t"], author="ann", source="book", causal_parent="a", created_at=START, metadata={"n": 1}),
+        NewCrystal("there before", id="a"),
+        NewCrystal("two", id="b"),
+        NewCrystal("two", id="b"),
+        NewCrystal("one"),
+    ]
+    one, again, two, twice, other = await brain.capture_many(iter(new))
+    assert (again.id, again.created_at, two.id, twice.id) == ("a", before.created_at, "b", "b")
+    assert len({one.id, other.id, "a", "b"}) == 4
+    alone = await brain.capture("one", "t", author="ann", source="book", causal_parent="a", created_at=START)
+    datums = await storage.memory.get_many([one.id, alone.id])
+    assert datums[one.id].replace(id="x", metadata={}) == datums[alone.id].replace(id="x", metadata={})
+    assert dict(datums[one.id].metadata) == {**datums[alone.id].metadata, "n": 1}
+    assert (one.tags, one.created_at, one.content_hash) == (alone.tags, alone.created_at, alone.content_hash)
+    assert [await brain.content(crystal.id) for crystal in (one, again, two, other)] == [
+        "one",
+        "there before",
+        "two",
+        "one",
+    ]
+    assert await brain.capture_many([]) == []
+    count = await rows(storage), await storage.memory.count()
+    await storage.memory.put(Datum.create(b"mine", id="taken"))
+    large = "x" * (storage.settings.max_content + 1)
+    for bad, error in [
+        (NewCrystal("other", id="a"), Conflict),
+        (NewCrystal("x", id="taken"), Conflict),
+        (NewCrystal(large), LimitExceeded),
+    ]:
+        with pytest.raises(error):
+            await brain.capture_many([NewCrystal("fine", id="fine"), bad])
+    with pytest.raises(Conflict, match="'c'"):
+        await brain.capture_many([NewCrystal("c", id="c"), NewCrystal("not c", id="c")])
+    assert (await rows(storage), await storage.memory.count() - 1) == count
+
+
+async def test_heal_looks_through_the_whole_history(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    crystal = await brain.capture("long " * 100)
+    datum = await storage.memory.get(crystal.id)
+    assert datum is not None
+    await storage.memory.put_many([datum.replace(content=b"%d" % n) for n in range(2 * healing.VERSIONS + 1)])
+    assert (await brain.heal()).restored == [crystal.id]
+    assert await brain.content(crystal.id) == "long " * 100
+
+
 async def test_a_search_refuses_what_means_nothing(storage: StorageProvider) -> None:
     brain = Brain(storage)
     for n in range(3):
@@ -206,7 +324,7 @@ async def test_a_search_refuses_what_means_nothing(storage: StorageProvider) -> 
         {"tags": 5},
         {"tags": [str(n) for n in range(65)]},
         {"since": datetime(2026, 1, 1)},  # noqa: DTZ001
-        {"text": "x" * 201},
+        {"text": "x" * 1001},
         {"text": "a\0"},
         {"text": 7},
         {"limit": storage.settings.max_page + 1},

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.agentese.aspects import ASPECTS, Aspect, capable
-from dgent.agentese.umwelt import MEMORY, RIGHTS, Umwelt, table_place
+from dgent.agentese.umwelt import EVERY_TABLE, MEMORY, RIGHTS, Umwelt, table_place
 from dgent.exceptions import InvalidInput, InvalidPath, InvalidQuery, PathNotFound, PermissionDenied, TableNotFound
 
 if TYPE_CHECKING:
@@ -45,12 +45,11 @@ class Resolver:
 
         Raises:
             InvalidPath: the path cannot be read. PathNotFound, TableNotFound: it leads nowhere; the message has the
-                nearest names. PermissionDenied: the umwelt does not grant it. CapabilityMissing: the store cannot do
-                that. InvalidQuery: an argument is unknown, missing or wrong. And what the verb raises.
+                nearest names; TableNotFound also where the umwelt itself grants what is not registered.
+                PermissionDenied: the umwelt does not grant it. CapabilityMissing: the store cannot do that.
+                InvalidQuery: an argument is unknown, missing or wrong. And what the verb raises.
         """
-        asking = Umwelt.reader() if umwelt is None else umwelt
-        if not isinstance(asking, Umwelt):
-            raise InvalidInput(f"an umwelt is an Umwelt, not {type(umwelt).__name__}: make one with Umwelt.of(...)")
+        asking = self._met(Umwelt.reader() if umwelt is None else umwelt)
         match _segments(path):
             case ["self", "data"]:
                 return _listing(path, arguments, [*_affordances(self._memory, asking), "table"])
@@ -63,6 +62,24 @@ class Resolver:
             case ["self", "data", aspect]:
                 return await _invoke(self._memory, aspect, asking, arguments)
         raise PathNotFound(f"no path {_shown(path)}: a path is self.data.<verb> or self.data.table.<table>.<verb>")
+
+    def _met(self, umwelt: Umwelt) -> Umwelt:
+        """Return the umwelt with its tables under their names in the database; a grant of no table is an error."""
+        if not isinstance(umwelt, Umwelt):
+            raise InvalidInput(f"an umwelt is an Umwelt, not {type(umwelt).__name__}: make one with Umwelt.of(...)")
+
+        def place_of(place: str) -> str:
+            if place in {MEMORY, EVERY_TABLE}:
+                return place
+            name = place.removeprefix(table_place(""))
+            adapter = self._tables.find(name)
+            if adapter is None:
+                names = {each for one in self._tables for each in (one.table, one.model.__name__)}
+                near = _nearest(name, sorted(names))
+                raise TableNotFound(f"{umwelt.who!r} is granted the table {_shown(name)}: it is not registered{near}")
+            return table_place(adapter.table)
+
+        return umwelt.naming(place_of)
 
     def _table(self, name: str, umwelt: Umwelt) -> _Place:
         adapter = self._tables.find(name)

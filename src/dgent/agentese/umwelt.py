@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 
 from dgent.exceptions import InvalidInput
@@ -19,7 +19,10 @@ TableNames: TypeAlias = "str | type | Iterable[str | type]"
 
 
 class Grant(NamedTuple):
-    """One right at one place: "self.data", "self.data.table.<table>" or "self.data.table.*"."""
+    """One right at one place: "self.data", "self.data.table.<table>" or "self.data.table.*".
+
+    A table goes by any of its names until the umwelt meets the tables, by its name in the database from then on.
+    """
 
     place: str
     right: Right
@@ -34,7 +37,7 @@ def table_place(table: str) -> str:
 class Umwelt:
     """Who asks, and every right that it has; what is not granted is refused.
 
-    Make it with `reader`, `of` or `owner`. Grants name a table by its name in the database.
+    Make it with `reader`, `of` or `owner`. Grants name a table as paths do: `brain_crystals`, `Crystal`, `crystal`.
     """
 
     who: str
@@ -62,7 +65,8 @@ class Umwelt:
     ) -> Umwelt:
         """Return one with these rights: `Umwelt.of("alice", write=["brain_crystals"], memory="write")`.
 
-        `memory` is the right on agent memory, None for none. `write` grants reading too, `purge` both.
+        `memory` is the right on agent memory, None for none. `write` grants reading too, `purge` both. That a table is
+        registered is looked at when a path is followed, and one that is not is an error there.
 
         Raises:
             InvalidInput: `memory` is no right, or a table is neither a name nor a model.
@@ -77,6 +81,10 @@ class Umwelt:
         """Tell whether this right is granted at this place."""
         everywhere = Grant(EVERY_TABLE, right) in self.grants and place.startswith(table_place(""))
         return everywhere or Grant(place, right) in self.grants
+
+    def naming(self, place_of: Callable[[str], str]) -> Umwelt:
+        """Return one whose grants name each place as `place_of` does, which raises where there is none."""
+        return replace(self, grants=frozenset(Grant(place_of(grant.place), grant.right) for grant in self.grants))
 
 
 def _ladder(place: str, right: str) -> list[Grant]:

@@ -106,7 +106,7 @@ class Layout:
     def derive(self) -> Callable[..., None] | None:
         """What brings the tables that follow this one up to date: see `Base.derive`."""
         own = getattr(self.model, "derive", None)
-        return None if own is None or own == Base.derive.__get__(None, self.model) else own
+        return None if own is None or own.__func__ is Base.derive.__func__ else own  # type: ignore[attr-defined]
 
     @cached_property
     def tag_table(self) -> tuple[Column[Any], Column[Any]] | None:

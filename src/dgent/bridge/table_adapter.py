@@ -18,6 +18,7 @@ from dgent.checks import check_expect, check_id, checked_ids
 from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, InvalidDatum
+from dgent.memory.change import Change, OnChange, announce
 from dgent.protocol import Capabilities, Datums, Revisions
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
@@ -30,6 +31,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
 _Puts: TypeAlias = list[Put]  # inside of the class, `list` is the verb
+_Key: TypeAlias = list[Any]
+_Ids: TypeAlias = list[str]
 
 SHORT: Final = 200
 """Reads of no more rows than this count as short: they may run on the caller's own thread."""
@@ -47,6 +50,10 @@ class TableAdapter:
         id_field: the attribute that is the id, unique and never null; the primary key unless it is given.
         hidden: attributes that are neither shown nor written.
         limits: what one call may cost; those of the database's settings unless they are given.
+        on_change: is told of each row that a commit of this adapter wrote or deleted, under `namespace`.
+
+    Attributes:
+        namespace: what the table goes by in changes, `table/<its name>`.
 
     Raises:
         CapabilityMissing: a column has a type that has no form in JSON, or the class more than one table.
@@ -63,10 +70,13 @@ class TableAdapter:
         id_field: str | None = None,
         hidden: Iterable[str] = (),
         limits: Limits | None = None,
+        on_change: OnChange | None = None,
     ) -> None:
         self.model = model
         self.layout = layout_of(model, id_field, frozenset(hidden))  # type: ignore[arg-type]  # classes are hashable
         self.table = self.layout.name
+        self.namespace = f"table/{self.table}"
+        self.on_change = on_change
         self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
         self.capabilities = Capabilities(
             history=False,
@@ -105,41 +115,41 @@ class TableAdapter:
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the row."""
-        check_id(id)
+        key = self._key_of(id)
         self._refuse(version=version)
-        key = self.layout.key_of(id)
         if key is None:
             return None
         return await self._read(True, table_sql.get, key)
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the rows with these ids, by id, in the order asked."""
-        asked = checked_ids(ids)
+        asked = self._checked(ids)
         return await self._read(len(asked) <= SHORT, table_sql.get_many, asked)
 
     async def delete(self, id: str, *, expect: int | None = None) -> bool:
         """Delete the row; tell whether it was there."""
-        check_id(id)
+        key = self._key_of(id)
         self._refuse(expect=check_expect(expect))
-        key = self.layout.key_of(id)
         if key is None:
             return False
         went = await self._write(table_write.remove, id, key, expect)
         self._forget(key)
+        if went:
+            self._announce([Change("delete", self.namespace, id)])
         return went
 
     async def delete_many(self, ids: Iterable[str]) -> int:
         """Delete many rows in one transaction and return how many were there."""
-        keys = [key for id in checked_ids(ids) if (key := self.layout.key_of(id)) is not None]
+        keys = {id: key for id in self._checked(ids) if (key := self.layout.key_of(id)) is not None}
         went = await self._write(table_write.remove_all, keys)
-        for key in keys:
+        for key in keys.values():
             self._forget(key)
-        return went
+        self._announce([Change("delete", self.namespace, id) for id in went])
+        return len(went)
 
     async def exists(self, id: str) -> bool:
         """Tell whether a row has this id."""
-        check_id(id)
-        key = self.layout.key_of(id)
+        key = self._key_of(id)
         return key is not None and await self._read(True, table_sql.exists, key)
 
     async def count(self, *, prefix: str | None = None) -> int:
@@ -168,9 +178,8 @@ class TableAdapter:
 
     async def causal_chain(self, id: str) -> Datums:
         """Return the row and its ancestors, oldest first."""
-        check_id(id)
+        key = self._key_of(id)
         self.capabilities.require("causal", self.layout.name)
-        key = self.layout.key_of(id)
         if key is None:
             return []
         return await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
@@ -197,6 +206,25 @@ class TableAdapter:
         """Delete the row, which has no other versions, and return how many there were."""
         return int(await self.delete(id))
 
+    def _key_of(self, id: str) -> _Key | None:
+        """Return the key that an id names, or None if it is none of this table's.
+
+        An id of several columns may be longer than others are, since each of its parts may be as long as they.
+        """
+        key = self.layout.key_of(id) if len(self.layout.keys) > 1 and isinstance(id, str) else None
+        if key is None:
+            check_id(id)
+            key = self.layout.key_of(id)
+        return key
+
+    def _checked(self, ids: Iterable[str]) -> _Ids:
+        if len(self.layout.keys) == 1:
+            return checked_ids(ids)
+        asked = [*ids]
+        for id in asked:
+            self._key_of(id)
+        return [*dict.fromkeys(asked)]
+
     def _admitted(self, datum: Datum, expect: int | None = None) -> Put:
         if not isinstance(datum, Datum):
             raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
@@ -205,7 +233,8 @@ class TableAdapter:
         return Put(datum.id, [given[field.name] for field in self.layout.keys], given, expect)
 
     async def _put(self, puts: _Puts) -> Datums:
-        stored = await self._write(table_write.put_all, puts)
+        stored, changed = await self._write(table_write.put_all, puts)
+        self._announce([Change("put", self.namespace, stored[at].id, stored[at].version) for at in changed])
         if isinstance(self._runner, Transaction):
             for put in puts:
                 if (held := self._held(put.key)) is not None:
@@ -231,6 +260,10 @@ class TableAdapter:
         return await self._runner.write_each(
             each, lambda connection: work(connection, self.layout, *args, **named), lane
         )
+
+    def _announce(self, changes: Sequence[Change]) -> None:
+        if self.on_change is not None and changes:
+            self._runner.after_commit(lambda: announce(self.on_change, changes))
 
     def _refuse(self, **asked: object) -> None:
         wanted = {"ttl": "ttl", "version": "history", "expect": "versioned"}

@@ -37,8 +37,8 @@ class Put(NamedTuple):
     expect: int | None = None
 
 
-def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> list[Datum]:
-    """Write rows in order and return the datums that they became.
+def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> tuple[list[Datum], list[int]]:
+    """Write rows in order; return the datums that they became, and the places of those that changed something.
 
     Raises:
         VersionConflict: a row has another version than was expected. CausalCycle: a parent descends from its own child.
@@ -46,18 +46,20 @@ def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> list
     rows = rows_of(connection, layout, list(dict.fromkeys(put.id for put in puts)))
     written: dict[str, Any] = {}
     results: list[Datum] = []
-    for put in puts:
+    changed: list[int] = []
+    for at, put in enumerate(puts):
         row = rows.get(put.id)
         result = None if row is None else _as_it_is(connection, layout, put, row)
         if result is None:
             row = rows[put.id] = _write(connection, layout, put, row)
             written[put.id] = put.key[0] if len(put.key) == 1 else tuple(put.key)
             result = layout.datum_of(row, connection.dialect)
+            changed.append(at)
         results.append(result)
     if layout.derive is not None:
         for keys in batched(written.values()):
             layout.derive(connection, keys)
-    return results
+    return results, changed
 
 
 def _as_it_is(connection: Connection, layout: Layout, put: Put, row: Any) -> Datum | None:
@@ -121,10 +123,10 @@ def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
         yield batch
 
 
-def remove_all(connection: Connection, layout: Layout, keys: Sequence[Sequence[Any]]) -> int:
-    """Delete rows and return how many were there."""
+def remove_all(connection: Connection, layout: Layout, keys: Mapping[str, Sequence[Any]]) -> list[str]:
+    """Delete rows, named by id and key, and return the ids of those that were there."""
     statement = statements_of(layout).delete
-    return sum(statement.run(connection, *bound_key(connection, layout, key)) for key in keys)
+    return [id for id, key in keys.items() if statement.run(connection, *bound_key(connection, layout, key))]
 
 
 def apart(connection: Connection, units: list[Callable[[Connection], T]]) -> list[T | Exception]:

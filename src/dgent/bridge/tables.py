@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dgent.database import Database
+    from dgent.memory.change import OnChange
 
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
@@ -19,15 +20,15 @@ _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 class Tables:
     """Adapters by model. A registered table has three names: `brain_crystals`, `Crystal`, `crystal`."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, on_change: OnChange | None = None) -> None:
+        self._database, self._on_change = database, on_change
         self._by_model: dict[type[Any], TableAdapter] = {}
         self._by_name: dict[str, TableAdapter] = {}
 
     def adapter(self, model: type[Any]) -> TableAdapter:
         """Return the adapter of a model. It need not be registered: this is for the program, not for agents."""
         if model not in self._by_model:
-            self._by_model[model] = TableAdapter(model, self._database)
+            self._by_model[model] = TableAdapter(model, self._database, on_change=self._on_change)
         return self._by_model[model]
 
     def register(self, model: type[Any], **options: Any) -> TableAdapter:
@@ -37,7 +38,7 @@ class Tables:
             CapabilityMissing, InvalidRow: as for `TableAdapter`.
             InvalidInput: another registered model has one of its names.
         """
-        adapter = TableAdapter(model, self._database, **options)
+        adapter = TableAdapter(model, self._database, **{"on_change": self._on_change, **options})
         names = (_snake_case(model.__name__), model.__name__, adapter.table)
         for name in names:
             if (taken := self._by_name.get(name)) is not None and taken.model is not model:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 
 from dgent.bridge.outbox import Outbox
 from dgent.bridge.pending import PendingMemory
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dgent.protocol import DgentProtocol
 
 
-@runtime_checkable
 class Joinable(Protocol):
     """Agent memory that can be part of a transaction of its `database`."""
 
@@ -63,7 +62,7 @@ async def unit_of_work(
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
     """
     registered = Tables(database) if tables is None else tables
-    if isinstance(memory, Joinable) and memory.database is database:
+    if _is_joinable(memory, database):
         await memory.prepare()
         async with database.transaction() as transaction:
             yield UnitOfWork(transaction, memory.joined(transaction), registered)
@@ -76,3 +75,8 @@ async def unit_of_work(
         yield UnitOfWork(transaction, pending, registered)
     if outermost:
         await box.deliver()
+
+
+def _is_joinable(memory: DgentProtocol, database: Database) -> TypeGuard[Joinable]:
+    """Tell whether it can take part; not by `isinstance`, which takes longer than the whole of `prepare`."""
+    return getattr(memory, "database", None) is database

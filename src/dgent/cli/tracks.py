@@ -87,7 +87,7 @@ async def capture(
 @command
 async def search(
     kg: Kg,
-    text: Annotated[str | None, typer.Argument(help="Text that the summary holds.")] = None,
+    text: Annotated[str | None, typer.Argument(help="Text that the content holds.")] = None,
     *,
     tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; may be given again.")] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,

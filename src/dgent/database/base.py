@@ -11,11 +11,12 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import text
 
 from dgent.database.errors import translated
+from dgent.database.statement import Statement
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
 from dgent.settings import Settings, shown
 
@@ -30,6 +31,28 @@ A = TypeVar("A")
 Work: TypeAlias = "Callable[[Connection], T]"
 Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
 """Work on several items that waited together; it answers each with a result or an error of its own."""
+
+
+class Attempt(Protocol[T]):
+    """Items of `Optimistic` work as one statement, which commits itself if what it supposes is so."""
+
+    def run(self, connection: Connection) -> list[T | Exception] | None:
+        """Run it on a connection in autocommit; None if it wrote nothing."""
+
+    def look(self, connection: Connection) -> list[T | Exception] | None:
+        """Return its results if it is in, in a transaction after its answer was lost, and keep it from coming later."""
+
+
+class Optimistic(ABC, Generic[A, T]):
+    """Work on several items for which a runner may first try one statement, where that saves round trips."""
+
+    @abstractmethod
+    def __call__(self, connection: Connection, items: list[A]) -> list[T | Exception]:
+        """Do the work in a transaction, as any `Each`."""
+
+    @abstractmethod
+    def attempt(self, items: list[A]) -> Attempt[T] | None:
+        """Return the statement, if it is worth a try."""
 
 
 class RunIn(Protocol):
@@ -195,8 +218,12 @@ class Database(ABC):
                 inner = Transaction(session, self.what, self._run_in)
                 token = _current.set((self, inner))
                 try:
-                    async with self._bounded():
-                        yield inner
+                    try:
+                        async with asyncio.timeout(self.settings.transaction_timeout) as bound:
+                            yield inner
+                    except TimeoutError:
+                        self._check_in_time(bound)
+                        raise
                     await uninterrupted(inner.commit())
                 finally:
                     inner.open = False
@@ -233,15 +260,9 @@ class Database(ABC):
             return False
         return True
 
-    @asynccontextmanager
-    async def _bounded(self) -> AsyncIterator[None]:
-        limit = self.settings.transaction_timeout
-        try:
-            async with asyncio.timeout(limit) as bound:
-                yield
-        except TimeoutError:
-            if not bound.expired():
-                raise
+    def _check_in_time(self, bound: asyncio.Timeout) -> None:
+        if bound.expired():
+            limit = self.settings.transaction_timeout
             raise StorageTimeout(
                 f"the transaction was open for more than {limit:g} s and was rolled back: do slow work outside of it, "
                 "or raise transaction_timeout"
@@ -283,15 +304,22 @@ async def uninterrupted(awaitable: Awaitable[T]) -> T:
         raise
 
 
+_SAVEPOINT, _ROLLBACK, _RELEASE = (
+    Statement(text(command)) for command in ("SAVEPOINT unit", "ROLLBACK TO SAVEPOINT unit", "RELEASE SAVEPOINT unit")
+)
+"""Run past SQLAlchemy, whose own savepoint costs as much as writing a datum."""
+
+
 def _in_savepoint(work: Work[T]) -> Work[T]:
     def run(connection: Connection) -> T:
-        savepoint = connection.begin_nested()
+        _SAVEPOINT.run(connection)
         try:
             result = work(connection)
-            savepoint.commit()
+            _RELEASE.run(connection)
         except BaseException:
-            with suppress(DBAPIError):  # it is gone where all was rolled back, as when the disk is full
-                savepoint.rollback()
+            with suppress(Exception):  # it is gone where all was rolled back, as when the disk is full
+                _ROLLBACK.run(connection)
+                _RELEASE.run(connection)
             raise
         return result
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, bindparam
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, and_, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
     from sqlalchemy.sql.compiler import SQLCompiler
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
@@ -44,6 +45,43 @@ def _one_of_sqlite(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
 def _one_of_postgresql(element: one_of, compiler: SQLCompiler, **kw: Any) -> str:
     text, given = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"{text} = ANY({given.split('::')[0]}::text[])"
+
+
+class last_of_each(ColumnElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
+    """Narrow a table of versions to the ids of a namespace that are passed as one parameter.
+
+    SQLite goes straight to the last version of each, however many there are; PostgreSQL looks at them all. So the query
+    has to say which it wants.
+    """
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, table: Table, namespace: str, ids: str) -> None:
+        self.table = table.name
+        self.namespace: ColumnElement[Any] = bindparam(namespace)
+        self.ids = bindparam(ids, type_=Text())
+        self.any = and_(table.c.namespace == self.namespace, one_of(table.c.id, ids))
+
+    _traverse_internals = [("any", InternalTraversal.dp_clauseelement)]  # noqa: RUF012  # SQLAlchemy's own form
+
+    def self_group(self, against: Any = None) -> Any:  # as for `one_of`
+        """Return itself."""
+        return self
+
+
+@compiles(last_of_each, "sqlite")
+def _last_of_each_sqlite(element: last_of_each, compiler: SQLCompiler, **kw: Any) -> str:
+    namespace: str = compiler.process(element.namespace, **kw)
+    ids: str = compiler.process(element.ids, **kw)
+    same = f"namespace = {namespace} AND id = value"
+    last = f"SELECT rowid FROM {element.table} WHERE {same} ORDER BY version DESC LIMIT 1"  # noqa: S608  # our names
+    return f"{element.table}.rowid IN (SELECT ({last}) FROM json_each({ids}))"  # noqa: S608  # our names
+
+
+@compiles(last_of_each, "postgresql")
+def _last_of_each_postgresql(element: last_of_each, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.any, **kw)
 
 
 class unindexed(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL expressions

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import sqlite3
+import ssl
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -25,6 +26,7 @@ from dgent.exceptions import (
     DiskFull,
     IntegrityViolation,
     InvalidInput,
+    InvalidSettings,
     LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
@@ -50,6 +52,16 @@ _SLOW = "{what} took longer than its limit: narrow the query, or raise command_t
 _INTEGRITY = "{what} refused the row: {detail}"
 _SCHEMA = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
 _VALUE = "{what} cannot store one of the values"
+_NO_TLS = (
+    "{what} offers no TLS, which sslmode in the URL asks for: turn it on in the server, or, if you trust the network "
+    "between, say sslmode=prefer"
+)
+_BAD_TLS = "no TLS with {what} ({reason}): check sslmode and sslrootcert in the URL"
+_OPTIONS = (
+    "the options in the URL of {what} cannot be used: sslmode is disable, allow, prefer, require, verify-ca or "
+    "verify-full, and the last two need sslrootcert, a file; check the others, too"
+)
+_ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
 
 _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_FULL", DiskFull, _FULL),
@@ -113,6 +125,8 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
 _DRIVERS: Final = ("sqlalchemy.dialects.", "sqlalchemy.connectors.", "asyncpg.", "aiosqlite.")
 _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection closed")
 _DAMAGED: Final = ("unsupported file format", "Could not decode to UTF-8")  # said without an error name of its own
+_CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
+_CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
 _NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
 
 
@@ -143,6 +157,12 @@ def translate(error: BaseException, what: str) -> DgentError | None:
     for link in _links(error):
         if isinstance(link, OSError):  # TimeoutError is one
             return _from_system(link, what)
+    return _without_a_code(error, what)
+
+
+def _without_a_code(error: BaseException, what: str) -> DgentError | None:
+    if any(type(link).__name__ == _CONFIGURATION for link in _links(error)):
+        return InvalidSettings(_OPTIONS.format(what=what))
     if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
         return BackendUnavailable(_GONE.format(what=what))
     return StorageError(f"{what}: {type(error).__name__}") if isinstance(error, SQLAlchemyError) else None
@@ -191,6 +211,10 @@ def _links(error: BaseException) -> Iterator[BaseException]:
 def _from_system(error: OSError, what: str) -> DgentError:
     if isinstance(error, TimeoutError):
         return StorageTimeout(_SLOW.format(what=what))
+    if isinstance(error, ssl.SSLError):
+        return BackendUnavailable(_BAD_TLS.format(what=what, reason=error.reason or "the handshake failed"))
+    if isinstance(error, ConnectionError) and "SSL" in str(error):  # asyncpg has no class of its own for it
+        return BackendUnavailable(_NO_TLS.format(what=what))
     kind, text = _OS.get(error.errno or 0, (BackendUnavailable, _GONE))
     return kind(text.format(what=what))
 
@@ -211,6 +235,8 @@ def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
 
 
 def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
+    if any(type(link).__name__ == _CACHED_PLAN for link in _links(error)):
+        return Conflict(_ALTERED.format(what=what))
     detail = next((name for link in _links(error) if (name := getattr(link, "constraint_name", None))), "a constraint")
     for start, kind, message in _POSTGRES:
         if state.startswith(start):

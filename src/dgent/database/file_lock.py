@@ -43,10 +43,14 @@ class FileLock:
         Raises:
             StorageTimeout: another process held it for longer than the timeout.
         """
-        if not self._try():
+        if not self.try_take():
             self._wait()
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give it back."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -57,7 +61,7 @@ class FileLock:
 
     def _wait(self) -> None:
         deadline, pause = time.monotonic() + self._timeout, _SHORTEST
-        while not self._try():
+        while not self.try_take():
             if time.monotonic() >= deadline:
                 raise StorageTimeout(
                     f"another process has held {self.path} for {self._timeout:g} s: end it, or raise busy_timeout"
@@ -65,7 +69,8 @@ class FileLock:
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # only spreads the waiters
             pause = min(pause * 1.5, _LONGEST)
 
-    def _try(self) -> bool:
+    def try_take(self) -> bool:
+        """Take it if nobody has it; tell whether it was taken."""
         if self._fd < 0:
             self._fd = os.open(private_file(self.path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:

@@ -144,8 +144,8 @@ class _Home:
             )
 
         self.readers, self.writers = pool(), pool()
-        self.reading = Lanes(self.readers, Link.read, READ_TOGETHER)
-        self.writing = Lanes(self.writers, Link.transact, WRITE_TOGETHER)
+        self.reading = Lanes(self.readers, Link.read_each, READ_TOGETHER)
+        self.writing = Lanes(self.writers, Link.write_each, WRITE_TOGETHER)
         self._guard = _until_the_end([self.readers, self.writers], strays)
         with suppress(StopIteration):
             self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it

@@ -6,13 +6,14 @@ import asyncio
 import importlib
 import socket
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from dgent.database.errors import sqlstate, translate
-from dgent.exceptions import BackendUnavailable
+from dgent.exceptions import BackendUnavailable, InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -34,6 +35,7 @@ _LIBPQ_ONLY: Final = frozenset(
     {"channel_binding", "connect_timeout", "gssencmode", "keepalives", "keepalives_count", "keepalives_idle"}
     | {"keepalives_interval", "tcp_user_timeout"}
 )
+_TLS_FILES: Final = ("sslcert", "sslcrl", "sslkey", "sslrootcert")
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
 _REFUSED_LOGIN: Final = ("28", "3D", "42501")
 
@@ -139,10 +141,13 @@ class Strays:
 
 
 def creator(url: URL, settings: Settings, *, plans: int = 512) -> Callable[[], Awaitable[Any]]:
-    """Return what opens asyncpg connections to a URL; each keeps so many `plans` of statements."""
+    """Return what opens asyncpg connections to a URL; each keeps so many `plans` of statements.
+
+    Raises:
+        InvalidSettings: the URL names a file for TLS that is not there.
+    """
     asyncpg = load_driver()
-    known = {name: value for name, value in url.query.items() if name not in _LIBPQ_ONLY}
-    dsn = url.set(drivername="postgresql", query=known).render_as_string(hide_password=False)
+    dsn = _dsn(url)
 
     async def create() -> Any:
         driver = await asyncpg.connect(
@@ -161,6 +166,16 @@ def creator(url: URL, settings: Settings, *, plans: int = 512) -> Callable[[], A
         return driver
 
     return create
+
+
+def _dsn(url: URL) -> str:
+    known = {name: value for name, value in url.query.items() if name not in _LIBPQ_ONLY}
+    if "ssl" in known:  # SQLAlchemy's name for it; asyncpg would pass it on to the server as a setting
+        known.setdefault("sslmode", known.pop("ssl"))
+    for name in _TLS_FILES:
+        if name in known and not Path(str(known[name])).is_file():
+            raise InvalidSettings(f"{name} in the database URL names a file that is not there: give its whole path")
+    return url.set(drivername="postgresql", query=known).render_as_string(hide_password=False)
 
 
 def _server_settings(settings: Settings) -> dict[str, str]:
@@ -204,7 +219,7 @@ def _refusal(error: Exception, what: str) -> Exception:
     ours = translate(error, what)
     if ours is None:
         return error
-    if isinstance(ours, BackendUnavailable):
+    if isinstance(ours, BackendUnavailable | InvalidSettings):
         return ours
     if state is not None:
         return BackendUnavailable(f"{what} refused the connection with SQLSTATE {state}: see the log of the server")

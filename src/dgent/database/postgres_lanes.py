@@ -13,12 +13,10 @@ from dgent.exceptions import StorageTimeout
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
-    from sqlalchemy import Connection
-
     from dgent.database.base import A, Each, T
     from dgent.database.postgres_link import Link
 
-Fly: TypeAlias = "Callable[[Link, Callable[[Connection], list[Any]]], Awaitable[list[Any]]]"
+Fly: TypeAlias = "Callable[[Link, Each[Any, Any], list[Any]], Awaitable[list[Any]]]"
 
 
 class Links:
@@ -178,11 +176,14 @@ class Lanes:
     async def _depart(self, queue: deque[_Waiting]) -> None:
         aboard: list[_Waiting] = []
         try:
-            async with self._links.lend() as link:
+            link = self._links.take_now() or await self._links.take()
+            try:
                 aboard = self._board(queue)
                 if aboard:
-                    items, work = [waiting.item for waiting in aboard], aboard[0].work
-                    _settle(aboard, await self._fly(link, lambda connection: work(connection, items)))
+                    items = [waiting.item for waiting in aboard]
+                    _settle(aboard, await self._fly(link, aboard[0].work, items))
+            finally:
+                self._links.give(link)
         except Exception as error:  # the callers hear of it
             _settle(aboard or [queue.popleft() for _ in range(len(queue))], error)
         except BaseException:

@@ -11,6 +11,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
+from dgent.database.base import Optimistic
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect, cut_off
 from dgent.database.postgres_greenlet import Runner
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from dgent.database.base import T, Work
+    from dgent.database.base import A, Attempt, Each, T, Work
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
@@ -32,7 +33,7 @@ _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
 _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
 _UNKNOWN: Final = (
-    "the connection to {what} was lost at COMMIT, and what became of it cannot be known: look whether "
+    "the connection to {what} was lost while it committed, and what became of it cannot be known: look whether "
     "the write is in; a put may simply be repeated"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
@@ -68,6 +69,20 @@ class Link:
             if isinstance(error, Exception):
                 self._raise(error)
             raise
+
+    async def read_each(self, work: Each[A, T], items: list[A]) -> list[T | Exception]:
+        """Run work that only reads, for each of these items."""
+        return await self.read(lambda connection: work(connection, items))
+
+    async def write_each(self, work: Each[A, T], items: list[A]) -> list[T | Exception]:
+        """Write each of these items: in one statement that commits itself, if the work knows one, or in a transaction.
+
+        Raises:
+            Conflict, BackendUnavailable, OutcomeUnknown: as `transact`.
+        """
+        attempt = work.attempt(items) if isinstance(work, Optimistic) else None
+        done = None if attempt is None else await self._try(attempt, work, items)
+        return await self.transact(lambda connection: work(connection, items)) if done is None else done
 
     async def transact(self, work: Work[T]) -> T:
         """Run a unit of work in a transaction of its own, again after a conflict, and answer after its COMMIT.
@@ -174,6 +189,26 @@ class Link:
         finally:
             _tidy(connection)
         return result
+
+    async def _try(self, attempt: Attempt[T], work: Each[A, T], items: list[A]) -> list[T | Exception] | None:
+        """Run one statement that commits itself; None if it wrote nothing. One transaction clears up a lost answer."""
+        opened = self._alive() or await self._open()
+        try:
+            return await self._runner.run(attempt.run, opened.connection)
+        except Exception as error:
+            if sqlstate(error) in {*RETRYABLE, _STALE_PLAN}:
+                return None
+            gone = self._alive() is None or isinstance(translate(error, self._what), BackendUnavailable)
+            if not gone and not isinstance(error, TimeoutError):
+                self._raise(error)  # the server said no
+        except BaseException:
+            self.drop()
+            raise
+        self.drop()
+        try:
+            return await self.transact(lambda connection: attempt.look(connection) or work(connection, items))
+        except Exception:
+            raise OutcomeUnknown(_UNKNOWN.format(what=self._what)) from None
 
     async def _session_on(self, connection: AsyncConnection) -> AsyncSession:
         session = AsyncSession(connection, expire_on_commit=False)

@@ -3,9 +3,10 @@
 Three ways to the file, each with connections of its own:
 
 * the writer takes all the work that waits, runs each unit in a savepoint of one BEGIN IMMEDIATE, and commits once;
-* short reads run on the caller's thread, on a connection that gives up after two milliseconds; what is longer, and
-  everything for a while after one gave up, runs on reader threads;
-* an ORM transaction takes its turn in the writer's queue, and the writer waits until it has ended.
+* short reads run on the caller's thread, those of many tasks in one call, on a connection that gives up after two
+  milliseconds; what is longer, and everything for a while after one gave up, runs on reader threads;
+* an ORM transaction begins on its caller's thread if nothing else is under way, else it takes its turn in the writer's
+  queue; the writer serves it and waits until it has ended.
 
 All of them refuse a file that is not the one that was opened first.
 """
@@ -19,57 +20,33 @@ import sqlite3
 import threading
 import time
 from contextlib import ExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncSession
-
-from dgent.database.base import A, Database, Each, T, Work, uninterrupted
+from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.errors import raise_ours, translate, translated
 from dgent.database.file_lock import FileLock
-from dgent.database.sqlite_engine import close, is_in_transaction, lock_path, orm_engine, prepare, wrap
+from dgent.database.sqlite_engine import close, is_in_transaction, lock_path, prepare, wrap
+from dgent.database.sqlite_orm import Orm
 from dgent.database.sqlite_readers import STEPS, Readers, open_readers
+from dgent.database.sqlite_turn import Gate, Turn
 from dgent.database.worker import Job, Worker, deliver
-from dgent.exceptions import Corrupt, DgentError, NestedWrite
+from dgent.exceptions import Corrupt, DgentError, NestedWrite, StorageTimeout
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Hashable, Iterator
+    from asyncio import Future
+    from collections.abc import AsyncIterator, Hashable
 
     from sqlalchemy import URL, Connection
-    from sqlalchemy.ext.asyncio import AsyncEngine
-    from sqlalchemy.pool import ConnectionPoolEntry
+    from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.sqlite_orm import OrmSession
     from dgent.settings import Settings
 
 _LOOK: Final = 0.01  # seconds between two looks at the name of the file: one takes a tenth of a short read
-_DIRECT: Final = "dgent_direct"
 _GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
-
-
-@dataclass(slots=True, eq=False)
-class _Unit:
-    """A whole unit of work; never merged with another."""
-
-    work: Work[Any]
-
-
-@dataclass(slots=True, eq=False)
-class _Item:
-    """One item of work that takes many at once."""
-
-    work: Each[Any, Any]
-    item: Any
-    lane: Hashable
-
-
-@dataclass(slots=True, eq=False)
-class _Turn:
-    """The writer's turn, lent to an ORM transaction until it is given back."""
-
-    back: threading.Event = field(default_factory=threading.Event)
 
 
 class SQLiteDatabase(Database):
@@ -86,17 +63,12 @@ class SQLiteDatabase(Database):
         self._identity: tuple[int, int] | None = None
         self._looks_at = self._write_until = 0.0
         self._readers: Readers | None = None
-        self._orm_driver: Any = None
-        self._orm_use = threading.Lock()
-        self._orm = self._open_orm()
+        self._orm: Orm | None = None
+        self._gate = Gate()
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads: on the caller's thread if it is short, else in a snapshot on a reader thread."""
-        self._check_usable()
-        readers = self._readers or await self._start()
-        if (now := time.monotonic()) >= self._looks_at:
-            self._check_file()
-            self._looks_at = now + _LOOK
+        readers = self._usable_readers() or await self._start()
         if short:
             try:
                 done, result = readers.inline.try_run(work)
@@ -107,13 +79,38 @@ class SQLiteDatabase(Database):
         worker = readers.short if short else readers.scans
         return await worker.do(work)  # type: ignore[no-any-return]
 
+    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+        """Read an item with those that wait for the same turn, or on the caller's thread, or on a reader thread."""
+        readers = self._usable_readers() or await self._start()
+        if readers.together.pays():
+            results = await readers.together.try_read(work, item, lane)
+            if results is not None:
+                return only(results)
+        try:
+            _, results = readers.inline.try_run(work, [item])
+        except Exception as error:
+            raise_ours(error, self.what)
+        if results is None:
+            results = await readers.short.do(lambda connection: work(connection, [item]))
+        return only(results)  # type: ignore[no-any-return]
+
+    def _usable_readers(self) -> Readers | None:
+        """Return the readers, if they are open, after a look at the file that they read."""
+        readers = self._readers
+        if readers is None or self.forked:
+            self._check_usable()
+        elif (now := time.monotonic()) >= self._looks_at:
+            self._check_file()
+            self._looks_at = now + _LOOK
+        return readers
+
     async def write(self, work: Work[T]) -> T:
         """Run a unit of work in the writer's next group commit."""
-        return await self._write(_Unit(work))  # type: ignore[no-any-return]
+        return await self._write(work)  # type: ignore[no-any-return]
 
     async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
         """Write an item together with those of its lane that wait, in the writer's next group commit."""
-        return await self._write(_Item(work, item, lane))  # type: ignore[no-any-return]
+        return await self._write(work, item, lane)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Finish what waits, open transactions too, then close every connection, the writer's last: it checkpoints.
@@ -135,145 +132,155 @@ class SQLiteDatabase(Database):
             await readers.close()
         if writer is not None:
             await writer.stop()
-            await self._orm.dispose()
             await asyncio.to_thread(self._end_writes)
 
-    async def _write(self, task: _Unit | _Item | _Turn) -> Any:
+    def _write(self, task: Work[Any] | Each[Any, Any] | Turn, item: Any = None, lane: Hashable = None) -> Future[Any]:
         self._check_usable()
         self._check_not_nested()
-        return await self._the_writer().do(task)
+        return (self._writer or self._the_writer()).do(task, item, lane)
 
     def _the_writer(self) -> Worker:
         if self._writer is None:
             with self._lock:
                 self._check_usable()  # closed meanwhile, from another thread
                 if self._writer is None:
-                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, lambda: None)
+                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._finish_writes)
         return self._writer
 
     async def _start(self) -> Readers:
         """Let the writer make the file, then open the readers."""
         if self._writing is None:  # where a transaction is open it has, and would be waited for
-            await self._the_writer().do(_Unit(lambda connection: None))
+            await self._the_writer().do(lambda connection: None)
         with translated(self.what), self._lock:
             self._check_usable()  # closed meanwhile
             if self._readers is None:
                 self._readers = open_readers(self.path, self.settings)
             return self._readers
 
-    def _open_orm(self) -> AsyncEngine:
-        engine = orm_engine(self.path, self.settings)
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def remember(dbapi: Any, record: ConnectionPoolEntry) -> None:
-            self._orm_driver = dbapi.driver_connection
-            record.info[_DIRECT] = wrap(self._orm_driver._conn)  # where SQLAlchemy takes it from, too
-
-        @event.listens_for(engine.sync_engine, "close")
-        def forget(dbapi: Any, record: ConnectionPoolEntry) -> None:
-            if dbapi.driver_connection is self._orm_driver:
-                self._orm_driver = None
-
-        return engine
-
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
-        """Run a unit of work on the session's connection, in one hop or none, where each statement would take three.
-
-        The driver's own thread has nothing to do meanwhile, so two threads never use the connection at once. What is
-        short waits for no lock and no disk, since the transaction holds the lock: it runs on the caller's thread.
-        """
-        connection = await session.connection()
-        direct: Connection = connection.info[_DIRECT]
-        driver = direct.connection.dbapi_connection
-
-        def run() -> T:
-            with self._orm_use:
-                return work(direct)
-
+        """Run a unit of work past the engine, on the session's connection: in one hop, or in none if it is short."""
+        connection, driver = await cast("OrmSession", session).held()
         try:
-            if short:
-                return run()
-            return await uninterrupted(asyncio.get_running_loop().run_in_executor(None, run))
+            return await driver.unit(work, short=short)
         except Exception:
-            if not is_in_transaction(driver):  # closed under us, or all undone: what came next would commit by itself
-                await connection.invalidate()
+            if not is_in_transaction(driver.driver_connection):  # all was undone: what came next would commit by itself
+                connection.invalidate()
             raise
-
-    async def _connect_orm(self) -> None:
-        async with self._orm.connect():
-            pass
 
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[AsyncSession]:
-        turn = _Turn()
+        turn = Turn(self._take_turn, self._wake, self.settings.transaction_timeout + _GRACE)
         try:
-            await self._write(turn)
-            if self._orm_driver is None:  # one that was cut off while it opened would never be closed
-                await uninterrupted(self._connect_orm())
-            session = AsyncSession(self._orm, expire_on_commit=False)
+            session = (await turn.take()).session()
             try:
                 yield session
             finally:
-                await uninterrupted(session.close())
+                await session.close()
         finally:
-            turn.back.set()
+            if self._gate.leave(turn):
+                self._end_turn()
+            else:
+                turn.give_back()
+
+    async def _take_turn(self, turn: Turn) -> Orm:
+        """Begin a transaction here, if nothing else is under way or another process writes; else wait for the turn."""
+        self._check_usable()
+        orm = self._orm
+        if orm is not None and self._gate.enter(turn, partial(self._try_begin, orm, turn)):
+            return orm
+        return await self._the_writer().do(turn)  # type: ignore[no-any-return]
+
+    def _try_begin(self, orm: Orm, turn: Turn) -> bool:
+        if orm is not self._orm or not self._file_lock.try_take():
+            return False
+        if self._stat() == self._identity and orm.try_begin(turn):
+            turn.begin()
+            return True
+        self._file_lock.release()
+        return False
+
+    def _wake(self, turn: Turn) -> None:
+        if self._gate.has(turn) and self._writer is not None:
+            self._writer.wake()
+
+    def _end_turn(self) -> None:
+        """Undo what the transaction did not commit, and let other processes in."""
+        try:
+            if self._orm is not None:
+                self._orm.end()
+        finally:
+            self._file_lock.release()
 
     # What follows runs in the writer thread.
 
     def _run_writes(self, jobs: list[Job]) -> None:
-        for is_turn, part in groupby(jobs, lambda job: isinstance(job.task, _Turn)):
-            if is_turn:
-                for job in part:
-                    self._lend(job)
-            else:
-                self._commit_together(list(part))
+        turn = self._gate.enter_writer()
+        try:
+            if turn is not None:
+                self._serve(turn)
+            for is_turn, groups in groupby(_groups(jobs), lambda group: isinstance(group[0].task, Turn)):
+                if is_turn:
+                    for (job,) in groups:
+                        self._lend(job)
+                else:
+                    self._commit_together(list(groups))
+        finally:
+            self._gate.leave_writer()
+
+    def _finish_writes(self) -> None:
+        turn = self._gate.enter_writer()  # for good
+        if turn is not None:
+            self._serve(turn)
 
     def _lend(self, job: Job) -> None:
-        """Give an ORM transaction the turn, and wait for it; the lock between processes is held for it."""
+        """Give an ORM transaction the turn and serve it; the lock between processes is held for it."""
         try:
-            with translated(self.what), self._file_lock:
+            with translated(self.what), ExitStack() as held:
+                held.enter_context(self._file_lock)
                 self._open()
-                deliver([job])
-                deadline = time.monotonic() + self.settings.transaction_timeout + _GRACE
-                while not job.task.back.wait(timeout=1.0):
-                    if job.loop.is_closed() or time.monotonic() > deadline:
-                        self._take_back()
-                        break
+                self._orm = self._orm or Orm(self.path, self.settings)
+                self._orm.begin(job.task)
+                held.pop_all()
         except Exception as error:  # the caller hears of it
             job.error = error
             deliver([job])
+            return
+        job.task.begin()
+        job.result = self._orm
+        deliver([job])
+        self._serve(job.task)
 
-    def _take_back(self) -> None:
-        """Undo a transaction whose event loop died or stands still; the next one gets another connection."""
-        driver, self._orm_driver, self._orm = self._orm_driver, None, self._open_orm()
-        if driver is not None:
-            with suppress(ValueError):  # it is closed already
-                driver._conn.interrupt()
-            with self._orm_use:
-                driver.stop()
-                driver._thread.join(_GRACE)
+    def _serve(self, turn: Turn) -> None:
+        """Do what a transaction asks until its turn is over; take it back if its event loop died or stands still."""
+        orm = self._orm
+        if orm is not None and not turn.serve():  # the next one gets another connection
+            turn.end(StorageTimeout("the transaction was open for too long and was rolled back: do it again"))
+            self._orm = None
+            orm.close()
+        self._end_turn()
 
-    def _commit_together(self, jobs: list[Job]) -> None:
+    def _commit_together(self, groups: list[list[Job]]) -> None:
+        jobs = list(chain.from_iterable(groups))
         try:
-            with translated(self.what), self._file_lock:
+            with self._file_lock:
                 connection = self._open()
                 driver: Any = connection.connection.dbapi_connection
                 driver.execute("BEGIN IMMEDIATE")
                 try:
-                    self._run_groups(connection, driver, jobs)
+                    self._run_groups(connection, driver, groups)
                     driver.execute("COMMIT")
                 except BaseException:
                     with suppress(sqlite3.Error):
                         driver.execute("ROLLBACK")
                     raise
         except BaseException as error:  # every caller hears of it
+            ours = translate(error, self.what)
             for job in jobs:
-                job.error = job.error or (copy.copy(error) if isinstance(error, DgentError) else error)
+                job.error = job.error or copy.copy(ours) or error
         deliver(jobs)
 
-    def _run_groups(self, connection: Connection, driver: sqlite3.Connection, jobs: list[Job]) -> None:
+    def _run_groups(self, connection: Connection, driver: sqlite3.Connection, groups: list[list[Job]]) -> None:
         self._write_until = time.monotonic() + self.settings.command_timeout
-        groups = list(_groups(jobs))
         if len(groups) == 1:  # the transaction is its savepoint
             _run_group(connection, groups[0])
             return
@@ -308,12 +315,15 @@ class SQLiteDatabase(Database):
 
     def _stat(self) -> tuple[int, int] | None:
         try:
-            status = os.stat(self.path)  # noqa: PTH116  # a microsecond instead of three, once a commit
+            status = os.stat(self.what)  # noqa: PTH116  # a microsecond instead of three, once a commit
         except FileNotFoundError:
             return None
         return status.st_dev, status.st_ino
 
     def _end_writes(self) -> None:
+        orm, self._orm = self._orm, None
+        if orm is not None:
+            orm.close()
         connection, self._writing = self._writing, None
         with ExitStack() as turn:
             if connection is not None:
@@ -323,23 +333,24 @@ class SQLiteDatabase(Database):
         self._file_lock.close()
 
 
-def _groups(jobs: list[Job]) -> Iterator[list[Job]]:
-    """Split into units of work and runs of items that share a lane."""
-
-    def key(job: Job) -> Any:
-        task = job.task
-        return task.lane if isinstance(task, _Item) else id(task)
-
-    for _, group in groupby(jobs, key):
-        yield list(group)
+def _groups(jobs: list[Job]) -> list[list[Job]]:
+    """Split into units of work, each alone, and runs of jobs that share a lane."""
+    groups: list[list[Job]] = []
+    lane: Hashable = None
+    for job in jobs:
+        if job.lane is None or job.lane != lane:
+            groups.append([])
+        groups[-1].append(job)
+        lane = job.lane
+    return groups
 
 
 def _run_group(connection: Connection, group: list[Job]) -> None:
-    task = group[0].task
-    if isinstance(task, _Unit):
-        group[0].result = task.work(connection)
+    first = group[0]
+    if first.lane is None:
+        first.result = first.task(connection)
         return
-    for job, result in zip(group, task.work(connection, [job.task.item for job in group]), strict=True):
+    for job, result in zip(group, first.task(connection, [job.item for job in group]), strict=True):
         if isinstance(result, Exception):
             job.error = result
         else:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-from weakref import WeakSet
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from dgent.database.file_lock import FileLock
 from dgent.settings import Settings, private_file
 
 if TYPE_CHECKING:
@@ -40,15 +40,18 @@ def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -
     ]
 
 
-def connect(path: Path, settings: Settings, *, writer: bool = False, reader: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path, settings: Settings, *, writer: bool = False, reader: bool = False, factory: Any = sqlite3.Connection
+) -> sqlite3.Connection:
     """Open a file that exists, in autocommit: who wants a transaction says BEGIN."""
-    connection = sqlite3.connect(
+    connection: sqlite3.Connection = sqlite3.connect(
         f"file:{quote(str(path))}?mode=rw",
         uri=True,
         isolation_level=None,
         timeout=settings.busy_timeout,
         check_same_thread=False,
         cached_statements=512,
+        factory=factory,
     )
     try:
         for pragma in pragmas(settings, writer=writer, reader=reader):
@@ -82,13 +85,22 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
-def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
-    """Create the file if it is not there, open it as the writer and put it into WAL mode. Hold its lock meanwhile."""
-    connection = connect(private_file(path), settings, writer=True)
+def prepare(
+    path: Path,
+    settings: Settings,
+    turn: AbstractContextManager[object] | None = None,
+    factory: Any = sqlite3.Connection,
+) -> sqlite3.Connection:
+    """Create the file if it is not there, open it as the writer and put it into WAL mode.
+
+    Hold its lock meanwhile, or give it as `turn`: it is taken if there is something to change.
+    """
+    connection = connect(private_file(path), settings, writer=True, factory=factory)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # raises for a file that is no database
         if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            connection.execute("PRAGMA journal_mode=WAL")
+            with turn or nullcontext():
+                connection.execute("PRAGMA journal_mode=WAL")
     except BaseException:
         connection.close()
         raise
@@ -96,101 +108,92 @@ def prepare(path: Path, settings: Settings) -> sqlite3.Connection:
 
 
 def is_in_transaction(driver: Any) -> bool:
-    """Tell whether a connection of sqlite3 or aiosqlite has a transaction open; a closed one has none."""
+    """Tell whether a connection has a transaction open; a closed one has none."""
     try:
         return bool(driver.in_transaction)
-    except (sqlite3.Error, ValueError):
+    except sqlite3.Error:
         return False
 
 
-class _OrmConnection(sqlite3.Connection):
-    """A connection that closes its cursors before it rolls back or is closed.
+class _SyncConnection(sqlite3.Connection):
+    """A connection whose writing transactions hold the file's lock, from before they begin until they have ended."""
 
-    One that a cancelled task left unread would hold on to an old snapshot, and keep a closed connection alive, with its
-    lock, for as long as anybody keeps the traceback.
-    """
-
-    def __init__(self, *args: Any, **named: Any) -> None:
+    def __init__(self, turn: FileLock, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._cursors: WeakSet[sqlite3.Cursor] = WeakSet()
+        self._turn, self._held = turn, ExitStack()
 
-    def cursor(self, *args: Any) -> Any:
-        cursor = super().cursor(*args)
-        self._cursors.add(cursor)
-        return cursor
+    def begin(self, *, reading: bool) -> None:
+        """Begin a transaction; one that writes waits for its turn.
+
+        Raises:
+            StorageTimeout: another process had the turn for longer than `busy_timeout`.
+        """
+        self.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
+        if reading:
+            self.execute("BEGIN")
+            return
+        self._held.enter_context(self._turn)
+        try:
+            self.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            self._held.close()
+            raise
+
+    def commit(self) -> None:
+        try:
+            super().commit()
+        finally:
+            self._give_turn()
 
     def rollback(self) -> None:
-        self._close_cursors()
-        super().rollback()
+        try:
+            super().rollback()
+        finally:
+            self._give_turn()
 
     def close(self) -> None:
-        with suppress(sqlite3.Error):
-            self.rollback()
         super().close()
+        self._held.close()
+        self._turn.close()
 
-    def _close_cursors(self) -> None:
-        for cursor in list(self._cursors):
-            with suppress(sqlite3.Error):
-                cursor.close()
-
-
-def orm_engine(path: Path, settings: Settings) -> AsyncEngine:
-    """Return the engine of ORM sessions: one connection, whose transactions say BEGIN IMMEDIATE.
-
-    A deferred BEGIN would fail half of all read-modify-writes with "database is locked".
-    """
-    database = f"file:{quote(str(path))}"
-    engine = create_async_engine(
-        URL.create("sqlite+aiosqlite", database=database, query={"mode": "rw", "uri": "true"}),
-        poolclass=StaticPool,
-        connect_args={"isolation_level": None, "timeout": settings.busy_timeout, "factory": _OrmConnection},
-        hide_parameters=True,
-    )
-    _hook(engine.sync_engine, settings, writer=True)
-    return engine
+    def _give_turn(self) -> None:
+        if not is_in_transaction(self):  # a COMMIT that failed may have left it open
+            self._held.close()
 
 
 def create_sync_engine(path: Path, settings: Settings) -> Engine:
-    """Return an engine for a synchronous program, with the same pragmas and the same BEGIN IMMEDIATE.
+    """Return an engine for a synchronous program: our pragmas, and transactions that take turns with every writer.
 
-    A connection with the execution option `dgent_read=True` says BEGIN: it holds up no writer, and cannot write.
+    A transaction holds the lock between processes until it ends, as those of the asynchronous stores do. One of a
+    connection with the execution option `dgent_read=True` takes no turn, holds up no writer, and cannot write.
     """
+
+    def create() -> sqlite3.Connection:
+        turn = FileLock(lock_path(path), settings.busy_timeout, sole=False)
+        return prepare(path, settings, turn, partial(_SyncConnection, turn))
+
     engine = create_engine(
-        URL.create("sqlite+pysqlite", database=str(path)),
-        creator=lambda: prepare(path, settings),
-        poolclass=NullPool,
-        hide_parameters=True,
+        URL.create("sqlite+pysqlite", database=str(path)), creator=create, poolclass=NullPool, hide_parameters=True
     )
-    _hook(engine, settings)
+    _hook(engine)
     return engine
 
 
-def _hook(engine: Engine, settings: Settings, *, writer: bool = False) -> None:
-    @event.listens_for(engine, "connect")
-    def on_connect(dbapi: Any, record: object) -> None:
-        cursor = dbapi.cursor()
-        for pragma in pragmas(settings, writer=writer):
-            cursor.execute(pragma)
-        cursor.close()
-
+def _hook(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
         dbapi: Any = connection.connection.dbapi_connection
-        if not engine.dialect.is_async:
-            dbapi.execute("BEGIN" if connection.get_execution_options().get("dgent_read") else "BEGIN IMMEDIATE")
-            return
-        try:
-            dbapi.run_async(lambda driver: driver.execute("BEGIN IMMEDIATE"))  # one hop to its thread instead of four
-        except ValueError:  # aiosqlite's, for a connection that was closed: the pool must not lend it again
-            connection.invalidate()
-            raise sqlite3.OperationalError("no active connection") from None
+        dbapi.begin(reading=bool(connection.get_execution_options().get("dgent_read")))
 
-    @event.listens_for(engine, "handle_error")
-    def on_error(context: ExceptionContext) -> None:
-        connection = context.connection
-        if connection is None or connection.invalidated or not connection.in_transaction():
-            return
-        if context.statement is None or not is_in_transaction(connection.connection.driver_connection):
-            # A COMMIT failed, and SQLAlchemy would leave the transaction open. Or SQLite undid all of it, as it does
-            # when the disk is full, and what came next would commit by itself.
-            context.is_disconnect, context.invalidate_pool_on_disconnect = True, False
+    event.listen(engine, "handle_error", invalidate_half_done)
+
+
+def invalidate_half_done(context: ExceptionContext) -> None:
+    """Let go of a connection whose transaction an error left open, or ended, behind SQLAlchemy's back."""
+    connection = context.connection
+    if connection is None or connection.invalidated or not connection.in_transaction():
+        return
+    if context.statement is None or not is_in_transaction(connection.connection.driver_connection):
+        # A COMMIT failed, and SQLAlchemy would leave the transaction open. Or SQLite undid all of it, as it does
+        # when the disk is full, and what came next would commit by itself.
+        context.is_disconnect, context.invalidate_pool_on_disconnect = True, False

@@ -1,12 +1,13 @@
-"""Who reads a SQLite file: the caller's own thread while that is quick, else one of two threads."""
+"""Who reads a SQLite file: the caller's own thread while that is quick, for several tasks at once, else one of two."""
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVarTuple, Unpack
 
 from dgent.database.errors import translate, translated
 from dgent.database.sqlite_engine import close, connect, wrap
@@ -14,16 +15,20 @@ from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import DgentError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
     from pathlib import Path
 
     from sqlalchemy import Connection
 
-    from dgent.database.base import T, Work
+    from dgent.database.base import A, Each, T
     from dgent.settings import Settings
+
+Ts = TypeVarTuple("Ts")
 
 INLINE_BUDGET: Final = 0.002
 INLINE_REST: Final = 5  # times as long as the slow read took
+ALONE: Final = 0.005  # seconds without another try, after a turn of the event loop brought one read only
+MOST: Final = 128  # reads in one call, so that they fit into the budget
 STEPS: Final = 2000  # of SQLite's virtual machine between two looks at the clock: some 50 microseconds
 
 
@@ -31,6 +36,7 @@ class Readers(NamedTuple):
     """Each with a connection of its own; `scans` has a thread for itself, so that no short read waits behind one."""
 
     inline: InlineReader
+    together: Gathering
     short: Worker
     scans: Worker
 
@@ -45,7 +51,7 @@ def open_readers(path: Path, settings: Settings) -> Readers:
     """Return the readers of a file that exists."""
     inline = InlineReader(connect(path, settings, reader=True))
     short, scans = (Worker(f"dgent-{name}-{path.name}", *_reader(path, settings), most=16) for name in ("read", "scan"))
-    return Readers(inline, short, scans)
+    return Readers(inline, Gathering(inline), short, scans)
 
 
 class InlineReader:
@@ -66,14 +72,14 @@ class InlineReader:
     def _spent(self) -> bool:
         return time.perf_counter() > self._deadline
 
-    def try_run(self, work: Work[T]) -> tuple[bool, T | None]:
+    def try_run(self, work: Callable[[Connection, Unpack[Ts]], T], *args: *Ts) -> tuple[bool, T | None]:
         """Run the work if that can be done at once; the first of the pair tells whether it was."""
         start = time.perf_counter()
-        if start < self._rests_until or not self._free.acquire(blocking=False):
+        if start < self._rests_until or not self._free.acquire(False):
             return False, None
         try:
             self._deadline = start + INLINE_BUDGET
-            return True, work(self._connection)
+            return True, work(self._connection, *args)
         except Exception as error:
             if isinstance(error, DgentError) or not _is_passing(error):
                 raise
@@ -87,6 +93,46 @@ class InlineReader:
         """Close the connection."""
         self._free.acquire()  # for good: whoever comes later is sent to the threads, which say that the store is closed
         close(self._connection)
+
+
+class Gathering:
+    """Short reads that tasks ask for in the same turn of the event loop, made in one call: half the work for each.
+
+    A task that reads alone should not wait for the end of each turn. So this is tried now and then, which also lets
+    other tasks have their turn, and goes on for as long as each turn brings several.
+    """
+
+    def __init__(self, inline: InlineReader) -> None:
+        self._inline = inline
+        self._waiting: dict[tuple[object, Hashable], list[tuple[Any, asyncio.Future[Any]]]] = {}
+        self._alone_until = 0.0
+
+    def pays(self) -> bool:
+        """Tell whether others may be expected to read in the same turn."""
+        return time.perf_counter() >= self._alone_until
+
+    async def try_read(self, work: Each[A, T], item: A, lane: Hashable) -> list[T | Exception] | None:
+        """Read an item with those of its lane if that can be done at once, and return its one result."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[list[T | Exception] | None] = loop.create_future()
+        waiting = self._waiting.setdefault((loop, lane), [])
+        if not waiting:
+            loop.call_soon(self._answer, (loop, lane), work)
+        waiting.append((item, future))
+        return await future
+
+    def _answer(self, key: tuple[object, Hashable], work: Each[Any, Any]) -> None:
+        waiting = [(item, future) for item, future in self._waiting.pop(key) if not future.done()]
+        if len(waiting) == 1:
+            self._alone_until = time.perf_counter() + ALONE
+        for start in range(0, len(waiting), MOST):
+            few = waiting[start : start + MOST]
+            try:
+                _, results = self._inline.try_run(work, [item for item, _ in few])
+            except Exception:  # each reads again by itself, and hears of its own error
+                results = None
+            for at, (_, future) in enumerate(few):
+                future.set_result(None if results is None else [results[at]])
 
 
 def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:

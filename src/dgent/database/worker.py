@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dgent.database.base import uninterrupted
 from dgent.exceptions import StoreClosed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Hashable
 
 
 class Job:
-    """Something for the worker to do, and the future that its caller awaits."""
+    """Something for the worker to do, and the future that its caller awaits.
 
-    __slots__ = ("error", "future", "loop", "result", "task")
+    `task` may be work on an `item`; jobs that share a `lane` and wait together are then done in one call of it.
+    """
 
-    def __init__(self, task: Any) -> None:
+    __slots__ = ("error", "future", "item", "lane", "loop", "result", "task")
+
+    def __init__(self, task: Any, item: Any = None, lane: Hashable = None) -> None:
         self.task = task
+        self.item = item
+        self.lane = lane
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
@@ -41,33 +46,36 @@ class Worker:
         self._most = most
         self._jobs: SimpleQueue[list[Job] | None] = SimpleQueue()
         self._gathering: dict[asyncio.AbstractEventLoop, list[Job]] = {}  # each is touched on its own loop only
+        self._alone = False  # whether the last job came by itself: then the next need not wait for others
         self._accepts = True
         self._entry = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    async def do(self, task: Any) -> Any:
-        """Hand a task to the thread and await its result.
+    def do(self, task: Any, item: Any = None, lane: Hashable = None) -> asyncio.Future[Any]:
+        """Hand a job to the thread and return the future of its result.
 
-        If the caller is cancelled before the thread took it, it is never done; later, it is done whole.
-
-        Raises:
-            StoreClosed: the thread was told to stop before.
+        If the caller is cancelled before the thread took it, it is never done; later, it is done whole. The future has
+        the error StoreClosed if the thread was told to stop before.
         """
-        job = Job(task)
+        job = Job(task, item, lane)
         gathering = self._gathering.get(job.loop)
-        if gathering is None:
+        if gathering is not None:
+            gathering.append(job)
+        elif self._alone:
+            self._send([job])
+        else:
             self._gathering[job.loop] = [job]
             job.loop.call_soon(self._submit, job.loop)
-        else:
-            gathering.append(job)
-        return await job.future
+        return job.future
 
     def _submit(self, loop: asyncio.AbstractEventLoop) -> None:
         """Wake the thread once for all the jobs of one turn of the event loop: so they are done together."""
         jobs = self._gathering.pop(loop, None)
-        if jobs is None:
-            return
+        if jobs is not None:
+            self._send(jobs)
+
+    def _send(self, jobs: list[Job]) -> None:
         with self._entry:
             if self._accepts:
                 self._jobs.put(jobs)
@@ -75,6 +83,10 @@ class Worker:
         for job in jobs:
             job.error = StoreClosed("the store was closed: open it again")
         _settle(jobs)
+
+    def wake(self) -> None:
+        """Let the thread run once, with the jobs that wait or with none."""
+        self._jobs.put([])
 
     async def stop(self) -> None:
         """Let the thread finish the jobs that wait, and wait for its end."""
@@ -91,8 +103,9 @@ class Worker:
         while running:
             jobs, running = self._take()
             live = [job for job in jobs if not job.future.cancelled()]
+            self._alone = len(live) == 1
             try:
-                if live:
+                if live or running:
                     self._run(live)
             except BaseException as error:  # the callers must hear of it, whatever it is
                 for job in live:
@@ -104,36 +117,31 @@ class Worker:
         """Wait for jobs, then take all that wait; False says that it was told to stop."""
         jobs: list[Job] = []
         more = self._jobs.get()
-        try:
-            while more is not None:
-                jobs += more
-                if len(jobs) >= self._most:
-                    break
-                more = self._jobs.get_nowait()
-        except Empty:
-            pass
+        while more is not None:
+            jobs += more
+            if len(jobs) >= self._most or self._jobs.empty():
+                break
+            more = self._jobs.get()
         return jobs, more is not None
 
 
 def deliver(jobs: list[Job]) -> None:
     """Wake the callers, with one call for each event loop."""
-    loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-    for job in jobs:
-        loops.setdefault(job.loop, []).append(job)
-    for loop, answered in loops.items():
+    for loop in {job.loop for job in jobs}:
         try:
-            loop.call_soon_threadsafe(_settle, answered)
+            loop.call_soon_threadsafe(_settle, [job for job in jobs if job.loop is loop])
         except RuntimeError:  # that loop was closed: nobody is left to hear it
             continue
 
 
 def _settle(jobs: list[Job]) -> None:
     for job in jobs:
-        if job.future.done():
+        future, error = job.future, job.error
+        if future.done():
             continue
-        if isinstance(job.error, StopIteration):  # no future takes it
-            job.future.set_exception(RuntimeError("the work raised StopIteration"))
-        elif job.error is not None:
-            job.future.set_exception(job.error)
+        if error is None:
+            future.set_result(job.result)
+        elif isinstance(error, StopIteration):  # no future takes it
+            future.set_exception(RuntimeError("the work raised StopIteration"))
         else:
-            job.future.set_result(job.result)
+            future.set_exception(error)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
+from sqlalchemy import inspect
 
 from dgent.database.file_lock import FileLock
 from dgent.exceptions import Corrupt, DegradedWarning, SchemaTooNew, StorageError
@@ -21,6 +22,9 @@ from dgent.settings import private_directory
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sqlalchemy import Connection
+
+    from dgent.database import Database
     from dgent.protocol import Backend
 
 FORMAT: Final = 1
@@ -39,7 +43,7 @@ def _where(backend: Backend) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A store: its id, and whether it held anything when it was last looked at."""
+    """A store: its id, and whether it held anything, datums or tables, when it was last looked at."""
 
     id: str
     filled: bool
@@ -159,7 +163,7 @@ class ManifestFile:
         known.check(backend)
         prepare: Any = getattr(backend, "prepare", None)
         id = "" if prepare is None else await prepare()
-        filled = bool(await backend.namespaces(limit=1))
+        filled = await _is_filled(backend)
         known.check(backend, id)
 
         def change(known: Manifest) -> None:
@@ -212,6 +216,18 @@ class ManifestFile:
         for store, target in known.spills:
             if target != first or store not in here:
                 yield f"writes for {target} wait in {store}: they are replayed when a router has both in its chain"
+
+
+async def _is_filled(backend: Backend) -> bool:
+    """Tell whether a store holds datums, or its database the tables of somebody else: typed rows lie there."""
+    if await backend.namespaces(limit=1):
+        return True
+    database: Database | None = getattr(backend, "database", None)
+    return database is not None and await database.read(_has_other_tables)
+
+
+def _has_other_tables(connection: Connection) -> bool:
+    return any(not name.startswith("dgent_") for name in inspect(connection).get_table_names())
 
 
 def degraded(message: str) -> None:

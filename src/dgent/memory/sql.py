@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from dgent.checks import (
@@ -21,8 +22,10 @@ from dgent.datum import Datum, Limits
 from dgent.exceptions import InvalidDatum, StorageError
 from dgent.memory import sql_read, sql_write
 from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
 from dgent.memory.tables import create
+from dgent.memory.terms import covers
 from dgent.protocol import Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
@@ -44,8 +47,6 @@ SHORT: Final = 200
 # Inside of the class, `list` is the verb; these are the type.
 _Operations: TypeAlias = list[Operation]
 _Outcomes: TypeAlias = list[Outcome]
-_Batches: TypeAlias = list[list[Operation]]
-_Results: TypeAlias = list[list[Outcome] | Exception]
 _Changes: TypeAlias = list[Change]
 _Asked: TypeAlias = list[tuple[str, int | None]]
 _Answers: TypeAlias = list[Datum | Exception | None]
@@ -77,6 +78,7 @@ class SqlBackend:
         self.on_change = on_change
         self._runner: Runner = database
         self._ready = _Ready()
+        self._writer = lru_cache(maxsize=4096)(partial(Writer, clock=clock))  # of a namespace; every view shares it
 
     def within(self, namespace: str) -> Self:
         """Return the same store under another namespace; closing either closes both."""
@@ -118,7 +120,8 @@ class SqlBackend:
         check_id(id)
         if self._ready.store_id is None:
             await self.prepare()
-        return await self._runner.read_each(self._get_each, (id, check_version(version)), ("get", self.namespace))
+        asked = (id, version if version is None else check_version(version))
+        return await self._runner.read_each(self._get_each, asked, ("get", self.namespace))
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
@@ -158,7 +161,7 @@ class SqlBackend:
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
         self.limits.page(query.limit)
-        short = query.limit <= SHORT and not query.conditions
+        short = query.limit <= SHORT and covers(query)
         return await self._read_short(short, sql_read.query, query, self.clock())
 
     async def causal_chain(self, id: str) -> Datums:
@@ -224,18 +227,15 @@ class SqlBackend:
         await self.database.close()
 
     def _get_each(self, connection: Connection, asked: _Asked) -> _Answers:
-        now = self.clock()
         if len(asked) == 1:
-            return [sql_read.get(connection, self.namespace, *asked[0], now)]
-        return sql_read.get_each(connection, self.namespace, asked, now)
-
-    def _apply_each(self, connection: Connection, batches: _Batches) -> _Results:
-        return sql_write.apply_each(connection, self.namespace, batches, self.clock)
+            id, version = asked[0]
+            return [sql_read.get(connection, self.namespace, id, version, self.clock())]
+        return sql_read.get_each(connection, self.namespace, asked, self.clock())
 
     async def _apply(self, operations: _Operations) -> _Outcomes:
         if self._ready.store_id is None:
             await self.prepare()
-        outcomes = await self._runner.write_each(self._apply_each, operations, ("put", self.namespace))
+        outcomes = await self._runner.write_each(self._writer(self.namespace), operations, ("put", self.namespace))
         if self.on_change is not None:
             self._announce(_changes(self.namespace, operations, outcomes))
         return outcomes

@@ -23,10 +23,10 @@ from sqlalchemy import (
 )
 
 from dgent.checks import ID_LENGTH
-from dgent.database.constructs import BYTEWISE, one_of, unindexed
+from dgent.database.constructs import BYTEWISE, last_of_each, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.tables import datums, datums_of, heads, terms
+from dgent.memory.tables import READ, datum_of, datums, datums_of, heads, terms
 from dgent.memory.terms import terms_for
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
 
 d, t = datums.c, terms.c
+_EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 NARROW: Final = 1000
 """A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
@@ -53,19 +54,20 @@ def _unexpired(columns: Any) -> ColumnElement[bool]:
 
 
 _GET = Statement(
-    select(datums)
+    select(*READ)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
     .order_by(d.version.desc())
-    .limit(literal_column("1")),
+    .limit(literal_column("1"))
+    .offset(literal_column("0")),  # without it SQLAlchemy writes OFFSET ?, which every read would have to bind
     "ns id",
 )
 _GET_VERSION = Statement(
-    select(datums).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
+    select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
 )
 # "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table.
 _GET_MANY = Statement(
-    select(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids"), d.live.is_not(false()), _unexpired(d)),
+    select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false()), _unexpired(d)),
     "ns ids now",
     lists="ids",
 )
@@ -115,7 +117,7 @@ def _chain() -> Statement:
             ),
         )
     )
-    found = select(datums).join(
+    found = select(*READ).join(
         chain, and_(d.namespace == bindparam("ns"), d.id == chain.c.id, d.version == chain.c.version)
     )
     return Statement(found.order_by(chain.c.depth.desc()), "ns id now most")
@@ -123,7 +125,7 @@ def _chain() -> Statement:
 
 _CHAIN = _chain()
 _HISTORY = Statement(
-    select(datums)
+    select(*READ)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version < bindparam("before"))
     .order_by(d.version.desc())
     .limit(bindparam("most", type_=Integer)),
@@ -139,7 +141,7 @@ def _as_of() -> Statement:
         .scalar_subquery()
     )
     return Statement(
-        select(datums)
+        select(*READ)
         .where(
             d.namespace == bindparam("ns"),
             d.id > bindparam("last"),
@@ -173,11 +175,11 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
     """Return the live datum, or the one that was put as `version`."""
     if version is not None:
         row = _GET_VERSION.row(connection, namespace, id, version)
-        return None if row is None or row[10] is None else datums_of([row])[0]
-    row = _GET.row(connection, namespace, id)
-    if row is None or not row[4] or (row[7] is not None and row[7] <= now):
-        return None
-    return datums_of([row])[0]
+    else:
+        row = _GET.row(connection, namespace, id)
+        if row is not None and row[_EXPIRES_AT] is not None and row[_EXPIRES_AT] <= now:
+            return None
+    return None if row is None else datum_of(namespace, row)
 
 
 def get_each(
@@ -185,13 +187,13 @@ def get_each(
 ) -> list[Datum | Exception | None]:
     """Return what `get` returns for each of these (id, version); one damaged row is the error of its own asker."""
     ids = list({id: None for id, version in asked if version is None})
-    rows = {row[1]: row for row in _GET_MANY.rows(connection, namespace, ids, now)} if ids else {}
+    rows = {row[0]: row for row in _GET_MANY.rows(connection, namespace, ids, now)} if ids else {}
 
     def one(id: str, version: int | None) -> Datum | Exception | None:
         try:
             if version is not None:
                 return get(connection, namespace, id, version, now)
-            return datums_of([rows[id]])[0] if id in rows else None
+            return datums_of(namespace, [rows[id]])[0] if id in rows else None
         except Corrupt as error:
             return error
 
@@ -200,7 +202,8 @@ def get_each(
 
 def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
     """Return the live ones of these ids, by id."""
-    found = {datum.id: datum for datum in datums_of(_GET_MANY.rows(connection, namespace, ids, now))}
+    rows = _GET_MANY.rows(connection, namespace, ids, now)
+    found = {row[0]: datum for row, datum in zip(rows, datums_of(namespace, rows), strict=True)}
     return {id: found[id] for id in ids if id in found}
 
 
@@ -221,14 +224,18 @@ def causal_chain(connection: Connection, namespace: str, id: str, now: float, mo
     rows = _CHAIN.rows(connection, namespace, id, now, most)
     if len(rows) > most:
         raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
-    return datums_of(rows)
+    return datums_of(namespace, rows)
 
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:
     """Return the last `limit` versions below `before`, oldest first."""
     rows = _HISTORY.rows(connection, namespace, id, 2**62 if before is None else before, limit)
-    kept = [(row, datums_of([row])[0] if row[10] is not None else None) for row in reversed(rows)]
-    return [Revision(row[2], row[3], row[6], datum) for row, datum in kept]
+    return [_revision(namespace, row) for row in reversed(rows)]
+
+
+def _revision(namespace: str, row: Any) -> Revision:
+    _, version, seq, _, stored_at, *_ = row
+    return Revision(version, seq, stored_at, datum_of(namespace, row))
 
 
 def as_of(
@@ -238,7 +245,7 @@ def as_of(
     fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
     last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
     end = _end(prefix) if prefix else None
-    found = datums_of(_AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1))
+    found = datums_of(namespace, _AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1))
     if len(found) <= limit or not limit:
         return Page(found[:limit])
     return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
@@ -285,7 +292,7 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     batch = query.limit + 1
     found: list[Datum] = []
     while True:
-        here = datums_of(_rows(connection, namespace, query, by, wanted, at, batch, now))
+        here = datums_of(namespace, _rows(connection, namespace, query, by, wanted, at, batch, now))
         found += filter(query.looks_right, here) if query.looks_inside else here
         if len(found) > query.limit or len(here) < batch:
             return query.page(found)
@@ -333,7 +340,7 @@ def _listing(shape: _Shape) -> Statement:
     created: Any = t.created_at if shape.by == "term" else d.created_at
     id = t.id if shape.by == "term" else d.id
     where: list[ColumnElement[bool]] = [d.live, _unexpired(d)]
-    source = select(datums)
+    source = select(*READ)
     if shape.by == "term":
         source = source.select_from(terms).join(
             datums, and_(d.namespace == bindparam("ns"), d.id == t.id, d.version == t.version)

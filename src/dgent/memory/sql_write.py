@@ -7,7 +7,8 @@ commits: a reader of `seq > s` never misses a later commit with a smaller seq. W
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -154,33 +155,42 @@ _COMPACT = Statement(
     ),
     "ns keep before",
 )
+_new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
+"""As `Row(...)`, without the call of a function of Python for each write."""
 _INSERT, _INSERT_TERMS = BulkInsert(datums), BulkInsert(terms)
 
 
 @dataclass
-class _Flush:
-    """The operations that are written together: what is in the database, and what they make of it."""
+class Flush:
+    """The operations that are written together: what is in the database, and what they make of it.
 
-    connection: Connection
+    `latest` are the last versions of their ids, `referenced` those of their ids that are live parents, and `ancestors`
+    returns an id and the live ids above it, each with its parent.
+    """
+
     namespace: str
     now: float
     seq: int
     latest: dict[str, Row]
     referenced: set[str]
+    ancestors: Callable[[str], dict[str, str | None]]
     rows: list[Row] = field(default_factory=list)
     pending: dict[str, Row] = field(default_factory=dict)
 
-    def apply(self, operations: Iterable[Operation]) -> list[Outcome]:
-        """Apply operations in order, all or none."""
+    def apply_each(self, batches: Iterable[Iterable[Operation]]) -> list[list[Outcome] | Exception]:
+        """Apply batches of operations in order; each whole, or not at all and answered with its error."""
+        return [self._apply(batch) for batch in batches]
+
+    def _apply(self, operations: Iterable[Operation]) -> list[Outcome] | Exception:
         mark = len(self.rows)
         try:
             return [self._put(one) if isinstance(one, Put) else self._delete(one) for one in operations]
-        except DgentError:
+        except DgentError as error:
             if len(self.rows) > mark:
                 self.seq -= len(self.rows) - mark
                 del self.rows[mark:]
                 self.pending = {row.id: row for row in self.rows}
-            raise
+            return error
 
     def _last(self, id: str) -> Row | None:
         return self.pending.get(id) or self.latest.get(id)
@@ -192,20 +202,18 @@ class _Flush:
 
     def _put(self, put: Put) -> Outcome:
         datum, expect, ttl = put
-        last = self._last(datum.id)
+        id, parent = datum.id, datum.causal_parent
+        last = self._last(id)
         live = self._live(last) if last else None
         if expect is not None:
-            _check_expected(datum.id, expect, live)
+            _check_expected(id, expect, live)
         if live is not None and ttl is None and live.expires_at is None and _same(live, datum):
             return Outcome(stamped(datum, live.version, live.seq), changed=False)
-        parent = datum.causal_parent
         if parent is not None and (live is None or live.parent != parent):
-            self._check_acyclic(datum.id, parent)
+            self._check_acyclic(id, parent)
         expires_at = None if ttl is None else self.now + ttl
-        version, seq = self._append(
-            last, datum.id, datum.created_at, expires_at, parent, datum.metadata_json, datum.content
-        )
-        return Outcome(stamped(datum, version, seq), changed=True, version=version, seq=seq)
+        version, seq = self._append(last, id, datum.created_at, expires_at, parent, datum.metadata_json, datum.content)
+        return Outcome(stamped(datum, version, seq), True, version, seq)
 
     def _delete(self, operation: Delete) -> Outcome:
         last = self._last(operation.id)
@@ -231,8 +239,7 @@ class _Flush:
         namespace, now = self.namespace, self.now
         checked = digest(namespace, id, version, seq, created_at, now, expires_at, parent, metadata, content)
         live = content is not None
-        # _make, because calling a NamedTuple costs three times as much and this runs once for each write
-        row = Row._make(
+        row = _new_row(
             (namespace, id, version, seq, live, created_at, now, expires_at, parent, metadata, content, checked)
         )
         self.rows.append(row)
@@ -258,35 +265,35 @@ class _Flush:
                 continue
             if above not in known:
                 known[above] = None  # unless it is there
-                known.update(map(tuple, _ANCESTORS.rows(self.connection, self.namespace, above, self.now)))
+                known.update(self.ancestors(above))
             above = known[above]
 
-    def write(self) -> None:
+    def write(self, connection: Connection) -> None:
         """Write what the operations made."""
         if not self.rows:
             return
-        rows, last = self.rows, self.pending
-        self._retire(row for id in last if (row := self.latest.get(id)) is not None and row.live)
-        if len(last) < len(rows):  # an id twice: only its last version is live
-            rows = [row if last[row.id] is row else row._replace(live=False) for row in rows]
-        _INSERT.run(self.connection, rows)
-        _INSERT_TERMS.run(
-            self.connection,
-            [
-                (self.namespace, term, row.created_at, row.id, row.version)
-                for row in last.values()
-                if row.metadata != "{}"
-                for term in terms_of(row.metadata)
-            ],
-        )
+        rows = [row for id in self.pending if (row := self.latest.get(id)) is not None and row.live]
+        if rows:  # they are no longer the last: take the mark and the terms from them
+            _SUPERSEDE.run_many(connection, [(self.namespace, row.id, row.version) for row in rows])
+            _forget(connection, self.namespace, rows)
+        _INSERT.run(connection, self.new_rows())
+        _INSERT_TERMS.run(connection, self.new_terms())
 
-    def _retire(self, superseded: Iterable[Row]) -> None:
-        """Take the mark and the terms from versions that are no longer the last."""
-        rows = list(superseded)
-        if not rows:
-            return
-        _SUPERSEDE.run_many(self.connection, [(self.namespace, row.id, row.version) for row in rows])
-        _forget(self.connection, self.namespace, rows)
+    def new_rows(self) -> list[Row]:
+        """Return the rows to insert. Of an id that comes twice only the last version is live."""
+        rows, last = self.rows, self.pending
+        if len(last) == len(rows):
+            return rows
+        return [row if last[row.id] is row else row._replace(live=False) for row in rows]
+
+    def new_terms(self) -> list[tuple[str, int, float, str, int]]:
+        """Return the rows to insert into the index of terms."""
+        return [
+            (self.namespace, term, row.created_at, row.id, row.version)
+            for row in self.pending.values()
+            if row.metadata != "{}"
+            for term in terms_of(row.metadata)
+        ]
 
 
 def apply_each(
@@ -294,27 +301,28 @@ def apply_each(
 ) -> list[list[Outcome] | Exception]:
     """Apply batches of operations in order; each is applied whole, or not at all and answered with its error."""
     most = sum(map(len, batches))
-    taken, now = _TAKE_HEAD.rows(connection, namespace, most, clock())[0]
+    taken, now = take_head(connection, namespace, most, clock())
     ids = list({_id(one): None for batch in batches for one in batch})
     children = {one.datum.id for batch in batches for one in batch if isinstance(one, Put) and one.datum.causal_parent}
-    flush = _Flush(
-        connection,
+    flush = Flush(
         namespace,
         now,
         taken - most,
         latest_rows(connection, namespace, ids),
         _parents_among(connection, namespace, children),
+        lambda start: dict(map(tuple, _ANCESTORS.rows(connection, namespace, start, now))),
     )
-    results: list[list[Outcome] | Exception] = []
-    for batch in batches:
-        try:
-            results.append(flush.apply(batch))
-        except DgentError as error:
-            results.append(error)
-    flush.write()
+    results = flush.apply_each(batches)
+    flush.write(connection)
     if flush.seq < taken:
         _GIVE_BACK.run(connection, namespace, flush.seq)
     return results
+
+
+def take_head(connection: Connection, namespace: str, seqs: int, now: float) -> tuple[int, float]:
+    """Lock the head row until the commit, move it on by so many seqs, and return the last of them and the time."""
+    seq, stored_at = _TAKE_HEAD.rows(connection, namespace, seqs, now)[0]
+    return seq, stored_at
 
 
 def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:
@@ -332,7 +340,7 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
 
 def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
-    _TAKE_HEAD.rows(connection, namespace, 0, 0.0)
+    take_head(connection, namespace, 0, 0.0)
     rows = latest_rows(connection, namespace, list(ids)).values()
     _forget(connection, namespace, (row for row in rows if row.live))
     return sum(_PURGE.run(connection, namespace, row.id) for row in rows)

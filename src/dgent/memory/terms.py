@@ -50,10 +50,16 @@ def terms_for(query: Query) -> list[int]:
         found.append(term(("schema",), orjson.dumps(query.schema).decode()))
     if query.author is not None and query.author != "system":  # "system" also means that there is none
         found.append(term(("author",), orjson.dumps(query.author).decode()))
-    for root, path, value in query.conditions:
-        if root == "metadata" and value[0] not in "{[" and all(isinstance(step, str) for step in path):
-            found.append(term(path, value))
-    return found
+    return found + [term(path, value) for root, path, value in query.conditions if _has_term(root, path, value)]
+
+
+def covers(query: Query) -> bool:
+    """Tell whether terms stand for all that a query asks of the metadata and the content."""
+    return query.author != "system" and all(_has_term(*condition) for condition in query.conditions)
+
+
+def _has_term(root: str, path: tuple[str | int, ...], value: str) -> bool:
+    return root == "metadata" and value[0] not in "{[" and all(isinstance(step, str) for step in path)
 
 
 def _scalars(value: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

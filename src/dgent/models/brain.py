@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import datetime  # noqa: TC003  # SQLAlchemy reads the annotations at run time
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 from sqlalchemy import CheckConstraint, ForeignKey, Index, delete, event, insert, inspect, select, text
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
+from dgent.database.constructs import one_of
+from dgent.database.statement import Statement
 from dgent.models.base import JSON, Base, DatumMixin, IdMixin, JSONList, TimestampMixin, VersionMixin, length
 
 if TYPE_CHECKING:
@@ -37,9 +40,11 @@ class Crystal(IdMixin, DatumMixin, TimestampMixin, VersionMixin, Base):
     @classmethod
     def derive(cls, connection: Connection, ids: Sequence[Any]) -> None:
         """Rebuild the tag rows of these crystals from their `tags`."""
-        rows = connection.execute(select(cls.id, cls.tags).where(cls.id.in_(ids)))
-        connection.execute(delete(CrystalTag).where(CrystalTag.crystal_id.in_(ids)))
-        _insert_tags(connection, [(id, tags) for id, tags in rows])
+        rows = _TAGS_OF.rows(connection, ids)
+        _UNTAG.run(connection, ids)
+        pairs = [(id, tag) for id, tags in rows for tag in dict.fromkeys(_listed(tags))]
+        if pairs:
+            _TAG.run_many(connection, pairs)
 
 
 class CrystalTag(Base):
@@ -50,6 +55,17 @@ class CrystalTag(Base):
 
     crystal_id: Mapped[str] = mapped_column(ForeignKey("brain_crystals.id", ondelete="CASCADE"), primary_key=True)
     tag: Mapped[str] = mapped_column(length("tag", TAG_LENGTH), primary_key=True)
+
+
+def _listed(tags: Any) -> list[str]:
+    """Return the list that a driver gives for a JSON column: some give its text."""
+    return orjson.loads(tags) if isinstance(tags, str) else tags  # type: ignore[no-any-return]
+
+
+_crystals, _tagged = Crystal.__table__.columns, CrystalTag.__table__.columns
+_TAGS_OF = Statement(select(_crystals.id, _crystals.tags).where(one_of(_crystals.id, "ids")), "ids", lists="ids")
+_UNTAG = Statement(delete(CrystalTag).where(one_of(_tagged.crystal_id, "ids")), "ids", lists="ids")
+_TAG = Statement(insert(CrystalTag), "crystal_id tag")
 
 
 class BrainSetting(TimestampMixin, VersionMixin, Base):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dgent.services.brain import Brain
+from dgent.services.brain import Brain, NewCrystal
 from dgent.services.gardener import Gardener
 from dgent.services.healing import Healing
 from dgent.services.town import NewTurn, Resumed, Town
 
-__all__ = ["Brain", "Gardener", "Healing", "NewTurn", "Resumed", "Town"]
+__all__ = ["Brain", "Gardener", "Healing", "NewCrystal", "NewTurn", "Resumed", "Town"]

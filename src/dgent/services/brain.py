@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
-from datetime import UTC, datetime, timedelta
+from collections.abc import Mapping, Sized
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import func, literal, select, tuple_, update
+from sqlalchemy import select, update
 
 from dgent.checks import check_id
 from dgent.datum import Datum, uuid7
-from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery
-from dgent.models import Crystal, CrystalTag, Text, UTCDateTime, utcnow
-from dgent.query import Query, seal_cursor
-from dgent.services import healing
-from dgent.services.mirror import SCHEMA, SUMMARY, crystal_of, hash_of
+from dgent.exceptions import Corrupt, InvalidQuery
+from dgent.models import Crystal, utcnow
+from dgent.query import Query
+from dgent.services import healing, searching
+from dgent.services.mirror import SCHEMA, crystal_of, hash_of
 from dgent.services.tracks import (
-    SHORT,
     Taken,
     check_moment,
     check_optional,
@@ -25,30 +24,55 @@ from dgent.services.tracks import (
     get_datum,
     in_both,
     missing,
-    moment_of,
     refuse_live,
     runner,
     select_rows,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
+    from datetime import datetime
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Connection
 
     from dgent.bridge import UnitOfWork
+    from dgent.services.searching import Crystals
     from dgent.storage import StorageProvider
 
 MAX_TAGS: Final = 64
 """Tags that one search may ask for."""
+MAX_TEXT: Final = 1000
+"""Characters of text that one search may ask for."""
+_BATCH: Final = 500
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
+@dataclass(frozen=True, slots=True)
+class NewCrystal:
+    """Content that is worth keeping, before it is kept.
 
-class Crystals(list[Crystal]):
-    """A page of crystals that knows how to go on: pass `page.cursor` to the same search; None means the end."""
+    Without `created_at` it is of now; without `id` it gets one. `causal_parent` is the id of the datum that led to it.
 
-    cursor: str | None = None
+    Raises:
+        InvalidInput: the content is blank or no text, a tag is no text, `created_at` is naive.
+    """
+
+    content: str
+    tags: str | Iterable[str] = ()
+    id: str | None = None
+    author: str | None = None
+    source: str | None = None
+    causal_parent: str | None = None
+    created_at: datetime | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_text("content", self.content)
+        check_optional("author", self.author)
+        check_optional("source", self.source)
+        if self.id is not None:
+            check_id(self.id)
+        object.__setattr__(self, "created_at", check_moment("created_at", self.created_at, utcnow()))
+        object.__setattr__(self, "tags", tuple(check_tags(self.tags)))
 
 
 class Brain:
@@ -72,38 +96,37 @@ class Brain:
         created_at: datetime | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> Crystal:
-        """Keep content, and return its row.
+        """Keep content, and return its row; see `NewCrystal` and `capture_many`."""
+        new = NewCrystal(content, tags, id, author, source, causal_parent, created_at, metadata or {})
+        return (await self.capture_many([new]))[0]
+
+    async def capture_many(self, crystals: Iterable[NewCrystal]) -> list[Crystal]:
+        """Keep many in one transaction, and return their rows in the same order.
 
         The same content captured twice is two crystals: it was worth keeping at two moments. With an `id` that is
         there already, and the same content, nothing is written and the crystal that is there comes back.
-        `causal_parent` is the id of the datum that led to it.
 
         Raises:
-            InvalidInput: the content is blank or no text, a tag is no text, `created_at` is naive. LimitExceeded: it is
-                too large. Conflict: the id belongs to other content, or to another datum.
+            LimitExceeded: a content is too large. Conflict: an id belongs to other content, or to another datum.
+                Nothing was kept.
         """
-        moment = check_moment("created_at", created_at, utcnow())
-        datum = Datum.create(
-            check_text("content", content),
-            id=uuid7() if id is None else id,
-            created_at=moment.timestamp(),
-            causal_parent=causal_parent,
-            metadata=metadata or {},
-            tags=check_tags(tags),
-            author=check_optional("author", author),
-            source=check_optional("source", source),
-            schema=SCHEMA,
-        )
+        asked = list(crystals)
 
-        async def work(tx: UnitOfWork) -> Crystal:
-            found = None if id is None else await tx.session.get(Crystal, id)
-            if found is not None:
-                return _same(found, content)
-            crystal = crystal_of(datum, moment)
-            tx.session.add(crystal)
-            await refuse_live(tx, [] if id is None else [id])  # after the row, on which a second capture waits
-            await tx.memory.put(datum)
-            return crystal
+        async def work(tx: UnitOfWork) -> list[Crystal]:
+            known = await _known(tx, [new.id for new in asked if new.id is not None])
+            rows, datums = [], []
+            for new in asked:
+                row = None if new.id is None else known.get(new.id)
+                if row is None:
+                    row, datum = _made(new)
+                    known[row.id] = row
+                    tx.session.add(row)
+                    datums.append(datum)
+                rows.append(_same(row, new))
+            chosen = {new.id for new in asked if new.id is not None}
+            await refuse_live(tx, chosen & {datum.id for datum in datums})  # after the rows: a second capture waits
+            await tx.memory.put_many(datums)
+            return rows
 
         return await in_both(self._storage, work)
 
@@ -139,10 +162,10 @@ class Brain:
         limit: int = 20,
         cursor: str | None = None,
     ) -> Crystals:
-        """Return a page of the crystals that have all the tags, with `text` in the summary, newest first.
+        """Return a page of the crystals that have all the tags, with `text` in the content, newest first.
 
-        `text` is looked for in the first 200 characters, in which letters A to Z match in either case.
-        `since <= created_at < until`: aware datetimes, or Unix seconds.
+        Letters A to Z match in either case. `since <= created_at < until`: aware datetimes, or Unix seconds. A search
+        for text reads about 1,000 contents for a page, so that one may be short, or empty, and have a cursor.
 
         Raises:
             InvalidQuery: a filter of the wrong type, a negative limit, a cursor of another search.
@@ -154,13 +177,11 @@ class Brain:
             tags=tags,  # type: ignore[arg-type]  # it takes one text or many, and makes the set
             since=since,
             until=until,
-            where={} if text is None else {"summary": text},
+            where={} if text is None else {"text": text},
             limit=limit,
             cursor=cursor,
         )
-        statement = _after_cursor(_matching(asked, text), asked).limit(limit + 1)
-        found = await select_rows(self._storage, statement, short=limit <= SHORT and text is None)
-        return _page(found, asked)
+        return await searching.search(self._storage, asked, text)
 
     async def touch(self, id: str) -> int:
         """Count one access, in one statement, and return how many there were.
@@ -207,50 +228,38 @@ class Brain:
         return await healing.heal(self._storage)
 
 
-def _same(found: Crystal, content: str) -> Crystal:
-    if found.content_hash != hash_of(content.encode()):
+async def _known(tx: UnitOfWork, ids: list[str]) -> dict[str, Crystal]:
+    rows: dict[str, Crystal] = {}
+    for start in range(0, len(ids), _BATCH):
+        some = select(Crystal).where(Crystal.id.in_(ids[start : start + _BATCH]))
+        rows |= {row.id: row for row in await tx.session.scalars(some)}
+    return rows
+
+
+def _made(new: NewCrystal) -> tuple[Crystal, Datum]:
+    assert new.created_at is not None  # noqa: S101  # NewCrystal filled it in
+    datum = Datum.create(
+        new.content,
+        id=uuid7() if new.id is None else new.id,
+        created_at=new.created_at.timestamp(),
+        causal_parent=new.causal_parent,
+        metadata=new.metadata,
+        tags=new.tags,
+        author=new.author,
+        source=new.source,
+        schema=SCHEMA,
+    )
+    return crystal_of(datum, new.created_at), datum
+
+
+def _same(found: Crystal, new: NewCrystal) -> Crystal:
+    if found.content_hash != hash_of(new.content.encode()):
         raise Taken(f"crystal {found.id!r} holds other content: choose another id, or forget that one first")
     return found
-
-
-def _matching(asked: Query, text: str | None) -> Select[Crystal]:
-    statement = select(Crystal).order_by(Crystal.created_at.desc(), Crystal.id.desc())
-    for tag in sorted(asked.tags):
-        statement = statement.where(Crystal.id.in_(select(CrystalTag.crystal_id).where(CrystalTag.tag == tag)))
-    if text is not None:
-        # lower() of both databases changes A to Z alone, so the text must not be lowered further.
-        plain = text.translate({code: code + 32 for code in range(ord("A"), ord("Z") + 1)})
-        statement = statement.where(func.lower(Crystal.summary).contains(plain, autoescape=True))
-    if asked.since is not None:
-        statement = statement.where(Crystal.created_at >= moment_of(asked.since))
-    if asked.until is not None:
-        statement = statement.where(Crystal.created_at < moment_of(asked.until))
-    return statement
-
-
-def _after_cursor(statement: Select[Crystal], asked: Query) -> Select[Crystal]:
-    start = asked.start()
-    if start is None:
-        return statement
-    try:
-        moment = _EPOCH + timedelta(microseconds=start[0])
-    except OverflowError:
-        raise InvalidCursor("that is not a cursor of a search: start again without it") from None
-    return statement.where(
-        tuple_(Crystal.created_at, Crystal.id) < tuple_(literal(moment, UTCDateTime()), literal(start[1], Text()))
-    )
-
-
-def _page(found: list[Crystal], asked: Query) -> Crystals:
-    page = Crystals(found[: asked.limit])
-    if page and len(found) > asked.limit:
-        microseconds = (page[-1].created_at - _EPOCH) // timedelta(microseconds=1)
-        page.cursor = seal_cursor((microseconds, page[-1].id), asked.fingerprint)
-    return page
 
 
 def _check_filters(tags: object, text: object) -> None:
     if isinstance(tags, Sized) and len(tags) > MAX_TAGS and not isinstance(tags, str):
         raise InvalidQuery(f"a search takes up to {MAX_TAGS} tags, not {len(tags):,}")
-    if text is not None and len(check_text("text", text, blank=True)) > SUMMARY:
-        raise InvalidQuery(f"text has more than {SUMMARY} characters, which no summary has: search for a part of it")
+    if text is not None and len(check_text("text", text, blank=True)) > MAX_TEXT:
+        raise InvalidQuery(f"text has more than {MAX_TEXT:,} characters: search for a part of it")

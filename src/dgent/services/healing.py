@@ -103,9 +103,12 @@ def _is_no_shorter(described: Datum, live: Datum | None) -> bool:
 
 async def _described(tx: UnitOfWork, row: Crystal, datum_id: str) -> Datum | None:
     """Return the newest datum that is what the row describes: from its history, or from a summary that is all of it."""
-    for revision in reversed(await tx.memory.history(datum_id, limit=VERSIONS)):
-        if _agree(row, revision.datum):
-            return revision.datum
+    before = None
+    while revisions := await tx.memory.history(datum_id, limit=VERSIONS, before=before):
+        for revision in reversed(revisions):
+            if _agree(row, revision.datum):
+                return revision.datum
+        before = revisions[0].version
     if hash_of(row.summary.encode()) != row.content_hash:
         return None
     return Datum.create(

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from dgent.datum import Datum, as_datetime
 from dgent.models import CitizenConversation
-from dgent.services.mirror import SCHEMA, crystal_of
+from dgent.services.brain import Brain, NewCrystal
 from dgent.services.town import NewTurn, Town
 from dgent.services.tracks import in_both
 
@@ -78,7 +77,7 @@ class _Session:
     def __init__(
         self, storage: StorageProvider, conversation: Conversation, session: Session, cited: Mapping[str, str]
     ) -> None:
-        self._town = Town(storage)
+        self._town, self._brain = Town(storage), Brain(storage)
         self._conversation, self._session, self._cited = conversation, session, cited
         self._id = session_id(conversation, session)
         self._tags = [f"session-{session.number}", conversation.name]
@@ -96,10 +95,7 @@ class _Session:
             )
         if said := [self._turn(id, turn) for id, turn in turns.items() if id not in live]:
             await self._town.add_turns(self._id, said)
-        # As Brain.capture does, for all of them at once.
-        crystals = [self._crystal(id, observation) for id, observation in seen.items() if id not in live]
-        tx.session.add_all(crystal_of(datum, as_datetime(datum.created_at)) for datum in crystals)
-        await tx.memory.put_many(crystals)
+        await self._brain.capture_many(self._crystal(id, found) for id, found in seen.items() if id not in live)
         known = Counts(int(begun), len(turns.keys() & live), len(seen.keys() & live))
         return Imported(Counts(1 - known.sessions, len(turns) - known.turns, len(seen) - known.crystals), known)
 
@@ -115,17 +111,16 @@ class _Session:
             metadata={"dia_id": turn.dia_id, "session": self._session.number, **more},
         )
 
-    def _crystal(self, id: str, observation: Observation) -> Datum:
+    def _crystal(self, id: str, observation: Observation) -> NewCrystal:
         evidence = observation.evidence
-        return Datum.create(
+        return NewCrystal(
             observation.sentence,
             id=id,
-            created_at=observation.seen_at.timestamp(),
+            created_at=observation.seen_at,
             causal_parent=next((self._cited[dia_id] for dia_id in evidence if dia_id in self._cited), None),
             metadata={"about": observation.speaker, "session": self._session.number, "evidence": list(evidence)},
             tags=[observation.speaker, *self._tags],
             source=self._id,
-            schema=SCHEMA,
         )
 
 

@@ -19,7 +19,7 @@ from dgent.datum import as_datetime
 from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from sqlalchemy import Connection, Select
 
@@ -90,6 +90,14 @@ async def get_datum(storage: StorageProvider, id: str) -> Datum | None:
         return await storage.memory.get(id)
     async with storage.transaction() as tx:
         return await tx.memory.get(id)
+
+
+async def get_datums(storage: StorageProvider, ids: Sequence[str]) -> dict[str, Datum]:
+    """Return the live ones of these datums, as the caller sees them, by id."""
+    if not ids or storage.database.current() is None:
+        return await storage.memory.get_many(ids) if ids else {}
+    async with storage.transaction() as tx:
+        return await tx.memory.get_many(ids)
 
 
 async def locked(tx: UnitOfWork, model: type[M], id: str) -> M:

@@ -39,7 +39,7 @@ class StorageProvider:
         self.database = database
         self.memory = memory
         self.relational = RelationalStore(database)
-        self.tables = Tables(database)
+        self.tables = Tables(database, bus.publish)
         for model in AGENT_TABLES:
             self.tables.register(model)
         self.bus = bus
@@ -84,7 +84,9 @@ class StorageProvider:
         Raises:
             SchemaTooNew: a newer D-gent wrote the database. MigrationError: a migration failed; nothing changed.
         """
-        return await migrations.upgrade(self.settings)
+        revision = await migrations.upgrade(self.settings)
+        await self.memory.recover()  # looks at the store anew: the manifest learns that it is not empty
+        return revision
 
     def table(self, model: type[Any]) -> TableAdapter:
         """Return a typed table as a `DgentProtocol`. Agents reach it only after `tables.register(model)`."""

@@ -151,11 +151,14 @@ class ContractBase(ABC):
         assert not left, f"still running after close: {left}"
 
 
+_OF_THE_LOOP: Final = ("asyncio_", "uvloop_")
+"""What the threads of a loop's own executor are called; they end with the loop."""
+
+
 def _running(tasks: set[asyncio.Task[Any]], threads: set[threading.Thread]) -> list[str]:
     later = asyncio.all_tasks() - tasks - {asyncio.current_task()}
     begun = set(threading.enumerate()) - threads
-    # The threads of the loop's own executor end with the loop.
-    return [str(task) for task in later] + [one.name for one in begun if not one.name.startswith("asyncio_")]
+    return [str(task) for task in later] + [one.name for one in begun if not one.name.startswith(_OF_THE_LOOP)]
 
 
 def as_backend(store: DgentProtocol) -> Backend:

@@ -1,0 +1,282 @@
+"""The connection of ORM sessions on SQLite: what is short runs on the caller's thread, the rest on the writer's.
+
+An open transaction holds the write lock, so none of its statements waits for anybody, and only its COMMIT waits for the
+disk. And the writer waits for the transaction, so its thread is free to do what may take long. A hop to another thread
+and back costs ten times what an INSERT does, and SQLAlchemy's own driver for asyncio takes three for each statement.
+"""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+import threading
+import time
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, Literal
+from weakref import WeakSet
+
+from sqlalchemy.engine import AdaptedConnection
+
+from dgent.database.sqlite_engine import connect, wrap
+from dgent.database.sqlite_readers import INLINE_BUDGET, INLINE_REST, STEPS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from sqlalchemy import Connection
+
+    from dgent.database.base import T, Work
+    from dgent.database.sqlite_turn import Turn
+    from dgent.settings import Settings
+
+_VALUES: Final = 100
+_LARGE: Final = 64 * 1024
+"""An INSERT of more values, or of a larger one, is not short."""
+
+
+class OrmConnection(AdaptedConnection):
+    """What SQLAlchemy takes for a connection of a driver: synchronous, and awaiting where it must.
+
+    Attributes:
+        turn: that of the transaction that uses it. direct: a `Connection` for units of work, past the engine.
+    """
+
+    def __init__(self, path: Path, settings: Settings, turn: Turn) -> None:
+        driver = connect(path, settings, writer=True, factory=_Driver)
+        self._connection: Any = driver  # the base class's `driver_connection` and `run_async` look for it here
+        self.turn = turn
+        self.direct: Connection = wrap(driver)
+        self.isolation_level = None  # SQLAlchemy may set it; a transaction is BEGIN IMMEDIATE whatever it says
+        self._longest, self._patience = settings.command_timeout, int(settings.busy_timeout * 1000)
+        self._until = self._rests_until = 0.0
+        self._use = threading.Lock()
+        self._begun = False
+        driver.set_progress_handler(self._is_late, STEPS)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, by whomever."""
+        try:
+            return self._connection.in_transaction is None
+        except sqlite3.ProgrammingError:
+            return True
+
+    def begin_in(self, turn: Turn) -> None:
+        """Begin a transaction of a turn, on the writer's thread: another program may have to be waited for."""
+        self._by_writer(self._begin_patiently)
+        self.turn = turn
+        self._begun = True
+
+    def try_begin_in(self, turn: Turn) -> bool:
+        """Begin one on the caller's thread, if nobody has to be waited for."""
+        try:
+            self._at_once(partial(self._connection.execute, "BEGIN IMMEDIATE"), math.inf)
+        except sqlite3.Error:  # the writer's thread hears it again, and says so
+            return False
+        self.turn = turn
+        self._begun = True
+        return True
+
+    def begin(self) -> None:
+        """Begin a transaction, unless that is the one which came with the turn."""
+        if self.turn.is_over:  # the session has committed before
+            self.run_async(lambda _: self.turn.take())
+        if not self._begun:
+            self._hop(self._begin_patiently)
+        self._begun = False
+
+    def commit(self) -> None:
+        """Commit, await the disk, and let the turn end with that."""
+        self._hop(self._connection.commit, last=True)
+
+    def rollback(self) -> None:
+        """Undo what is not committed, if anything is. It waits for what still runs, and never for the event loop."""
+        self._begun = False
+        with self._use:
+            if not self.is_closed:
+                self._connection.rollback()
+
+    def close(self) -> None:
+        """Undo what is not committed, and close."""
+        with self._use:
+            self._connection.close()
+
+    terminate = close
+
+    def cursor(self, *, stream: bool = False) -> Any:
+        """Return a cursor."""
+        cursor = self._connection.cursor(_Stream if stream else _Cursor)
+        cursor.owner = self
+        return cursor
+
+    def execute(self, sql: str, values: Any = ()) -> Any:
+        """Run a statement on a cursor of its own."""
+        return self.cursor().execute(sql, values)
+
+    def create_function(self, *args: Any, **named: Any) -> None:
+        """Pass it on: SQLAlchemy adds functions of its own."""
+        self._connection.create_function(*args, **named)
+
+    async def unit(self, work: Work[T], *, short: bool) -> T:
+        """Run a unit of work on the `direct` connection."""
+        run = partial(work, self.direct)
+        done, result = self._at_once(run, math.inf if short else 0)
+        return result if done else await self.turn.do(partial(self._by_writer, run))  # type: ignore[return-value]
+
+    def run(self, task: Callable[[], T], allowance: float) -> T:
+        """Run a task where it holds up nobody. It may take the caller's thread for `allowance` seconds.
+
+        A task that is given less than all the time of the world is done again from the start when that is over.
+        """
+        done, result = self._at_once(task, allowance)
+        return result if done else self._hop(task)  # type: ignore[return-value]
+
+    def _at_once(self, task: Callable[[], T], allowance: float) -> tuple[bool, T | None]:
+        start = time.monotonic()
+        resting = start < self._rests_until and allowance is not math.inf
+        if not allowance or resting or not self._use.acquire(blocking=False):
+            return False, None
+        try:
+            self._until = start + allowance
+            return True, task()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorname", None) != "SQLITE_INTERRUPT":
+                raise
+            return False, None
+        finally:
+            self._use.release()
+            if (end := time.monotonic()) > start + INLINE_BUDGET:  # a cold disk, which no interrupt helps against
+                self._rests_until = end + INLINE_REST * (end - start)
+
+    def _hop(self, task: Callable[[], T], *, last: bool = False) -> T:
+        return self.run_async(lambda _: self.turn.do(partial(self._by_writer, task), last=last))
+
+    def _by_writer(self, task: Callable[[], T]) -> T:
+        with self._use:
+            self._until = time.monotonic() + self._longest
+            return task()
+
+    def _begin_patiently(self) -> None:
+        self._connection.execute(f"PRAGMA busy_timeout={self._patience}")
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+        finally:
+            self._connection.execute("PRAGMA busy_timeout=0")
+
+    def _is_late(self) -> bool:
+        return time.monotonic() > self._until
+
+
+class _Driver(sqlite3.Connection):
+    """A connection that closes the cursors of streams before its transaction ends.
+
+    One that a cancelled task left unread would hold on to an old snapshot, and keep a closed connection alive, with its
+    lock, for as long as anybody keeps the traceback.
+    """
+
+    def __init__(self, *args: Any, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.streams: WeakSet[sqlite3.Cursor] = WeakSet()
+
+    def commit(self) -> None:
+        self._close_streams()
+        super().commit()
+
+    def rollback(self) -> None:
+        self._close_streams()
+        super().rollback()
+
+    def close(self) -> None:
+        with suppress(sqlite3.Error):
+            self.rollback()
+        super().close()
+
+    def _close_streams(self) -> None:
+        for cursor in list(self.streams):
+            with suppress(sqlite3.Error):
+                cursor.close()
+
+
+class _Cursor(sqlite3.Cursor):
+    """A cursor that has every row when `execute` returns, and is closed if it raises: nothing is left open."""
+
+    owner: OrmConnection
+    _rows: list[Any]
+
+    def execute(self, sql: str, values: Any = (), /) -> Any:
+        return self._run(partial(self._fetch, sql, values), _allowance(sql, values))
+
+    def executemany(self, sql: str, rows: Any, /) -> Any:
+        return self._run(partial(super().executemany, sql, rows), 0)
+
+    def _run(self, task: Callable[[], object], allowance: float) -> Any:
+        try:
+            self.owner.run(task, allowance)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def fetchone(self) -> Any:
+        return self._rows.pop() if self._rows else None
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        return [self._rows.pop() for _ in range(min(size or self.arraysize, len(self._rows)))]
+
+    def fetchall(self) -> list[Any]:
+        rows, self._rows = self._rows[::-1], []
+        return rows
+
+    def _fetch(self, sql: str, values: Any) -> None:
+        super().execute(sql, values)
+        self._rows = super().fetchall()[::-1] if self.description else []
+
+    async def _async_soft_close(self) -> None:
+        """Do nothing: AsyncSession asks cursors of every asynchronous driver for it before it hands out a result."""
+
+
+class _Stream(sqlite3.Cursor):
+    """A cursor whose rows are fetched by the writer's thread while they are asked for: `session.stream(...)`."""
+
+    owner: OrmConnection
+
+    def execute(self, sql: str, values: Any = (), /) -> Any:
+        self.connection.streams.add(self)  # type: ignore[attr-defined]  # it is a `_Driver`
+        return self.owner.run(partial(super().execute, sql, values), 0)
+
+    def fetchone(self) -> Any:
+        return self.owner.run(super().fetchone, 0)
+
+    def fetchmany(self, size: int | None = None) -> list[Any]:
+        return self.owner.run(partial(super().fetchmany, size or self.arraysize), 0)
+
+    def fetchall(self) -> list[Any]:
+        return self.owner.run(super().fetchall, 0)
+
+
+def _allowance(sql: str, values: Any) -> float:
+    """Return for how many seconds a statement may hold up the caller; 0 for what must not even begin there.
+
+    What reads can be given up and begun anew. What writes cannot: SQLite undoes the whole transaction.
+    """
+    kind = _kind(sql) if len(sql) < _LARGE else "long"
+    if kind == "read":
+        return INLINE_BUDGET
+    return math.inf if kind == "short" and _is_little(values) else 0
+
+
+@lru_cache(maxsize=512)
+def _kind(sql: str) -> Literal["read", "short", "long"]:
+    word, _, rest = sql.strip().upper().partition(" ")
+    if word == "SELECT":
+        return "read"
+    few = word in {"SAVEPOINT", "RELEASE", "ROLLBACK"} or (word == "INSERT" and "SELECT" not in rest)
+    return "short" if few else "long"
+
+
+def _is_little(values: Sequence[Any]) -> bool:
+    if len(values) > _VALUES or not isinstance(values, tuple | list):
+        return False
+    return all(len(value) <= _LARGE for value in values if isinstance(value, str | bytes))

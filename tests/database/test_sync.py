@@ -1,0 +1,302 @@
+"""A synchronous program takes turns with asynchronous ones, and the plain functions over its connection are theirs."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import OperationalError
+from tests.faults.processes import Child
+from tests.faults.stores import sqlite as opened
+
+from dgent.database.file_lock import FileLock
+from dgent.database.sqlite_engine import create_sync_engine, lock_path
+from dgent.datum import Datum
+from dgent.exceptions import CausalCycle, StorageTimeout, VersionConflict
+from dgent.memory import sql_read, sql_write
+from dgent.memory.postgres import PostgresBackend
+from dgent.memory.sql import SqlBackend
+from dgent.memory.sql_write import Delete, Put
+from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.tables import create
+from dgent.query import Query
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+
+ROUNDS = 60
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def place(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
+    """Where an empty database is, of each kind in turn: a path, or a URL."""
+    return str(sqlite_path) if request.param == "sqlite" else request.getfixturevalue("postgres_url")
+
+
+def sync_engine(place: str, **settings: Any) -> Engine:
+    if place.startswith("postgresql"):
+        return create_engine(make_url(place).set(drivername="postgresql+psycopg"), hide_parameters=True)
+    return create_sync_engine(Path(place), Settings.load(**settings))
+
+
+def async_store(place: str, **named: Any) -> SqlBackend:
+    return (PostgresBackend if place.startswith("postgresql") else SQLiteBackend)(place, **named)
+
+
+@pytest.fixture
+def engine(place: str) -> Iterator[Engine]:
+    engine = sync_engine(place)
+    with engine.begin() as connection:
+        create(connection)
+    yield engine
+    engine.dispose()
+
+
+def is_free(path: Path) -> bool:
+    """Tell whether another program, which waits for nothing, gets the lock between processes."""
+    with closing(FileLock(lock_path(path), 0, sole=False)) as lock:
+        try:
+            with lock:
+                return True
+        except StorageTimeout:
+            return False
+
+
+def increment(connection: Connection) -> bool:
+    """Read, add one and write, in a transaction; tell whether nobody came between."""
+    found = sql_read.get(connection, "default", "n", None, time.time())
+    value = Datum("n", b"%d" % (int(found.content) + 1 if found else 1), 1.0)
+    put = Put(value, found.version if found else 0)
+    [result] = sql_write.apply_each(connection, "default", [[put]], time.time)
+    if isinstance(result, Exception):
+        assert isinstance(result, VersionConflict)
+        return False
+    return result[0].changed
+
+
+# A transaction of a synchronous program, and the lock that it holds
+
+
+@pytest.mark.parametrize("end", ["commit", "rollback", "close", "error", "failed commit", "nested"])
+def test_a_writing_transaction_holds_the_lock_until_its_end(sqlite_path: Path, end: str) -> None:
+    engine = create_sync_engine(sqlite_path, Settings.load())
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE a (x INTEGER PRIMARY KEY)"))
+        connection.execute(text("CREATE TABLE b (x REFERENCES a DEFERRABLE INITIALLY DEFERRED)"))
+    assert is_free(sqlite_path)
+    connection = engine.connect()
+    assert is_free(sqlite_path), "a connection that has not begun holds up nobody"
+    transaction = connection.begin()
+    connection.execute(text("INSERT INTO a VALUES (1)"))
+    assert not is_free(sqlite_path)
+    match end:
+        case "commit":
+            transaction.commit()
+        case "rollback":
+            transaction.rollback()
+        case "close":
+            connection.close()
+        case "error":
+            with pytest.raises(OperationalError), transaction:
+                connection.execute(text("no SQL"))
+        case "failed commit":
+            connection.execute(text("INSERT INTO b VALUES (7)"))
+            with pytest.raises(Exception, match="FOREIGN KEY"):
+                transaction.commit()
+        case "nested":
+            with suppress(ZeroDivisionError), connection.begin_nested():
+                raise ZeroDivisionError
+            assert not is_free(sqlite_path)
+            transaction.commit()
+    assert is_free(sqlite_path)
+    connection.close()
+    with engine.begin() as again:
+        assert again.execute(text("SELECT count(*) FROM a")).scalar() == int(end in {"commit", "nested"})
+    engine.dispose()
+
+
+def test_a_reading_connection_takes_no_turn_and_cannot_write(sqlite_path: Path) -> None:
+    engine = create_sync_engine(sqlite_path, Settings.load(busy_timeout=0.2))
+    reading = engine.execution_options(dgent_read=True)
+    with engine.begin() as connection:
+        create(connection)
+    with reading.begin() as reader:
+        assert sql_read.count(reader, "default", None, 0.0) == 0
+        assert is_free(sqlite_path)
+        with engine.begin() as writer:
+            sql_write.apply_each(writer, "default", [[Put(Datum("a", b"", 1.0))]], time.time)
+            with reading.begin() as other:
+                assert sql_read.count(other, "default", None, 0.0) == 0
+        assert sql_read.count(reader, "default", None, 0.0) == 0
+        with pytest.raises(OperationalError, match="readonly"):
+            reader.execute(text("DELETE FROM dgent_datums"))
+    with engine.begin() as connection:
+        assert sql_read.count(connection, "default", None, 0.0) == 1
+
+
+async def test_each_side_waits_for_the_other(sqlite_path: Path) -> None:
+    engine = create_sync_engine(sqlite_path, Settings.load(busy_timeout=0.1))
+    async with opened(sqlite_path, busy_timeout=0.1) as store:
+        await store.put(Datum("a", b"1", 1.0))
+        async with store.database.transaction():
+            with pytest.raises(StorageTimeout, match=r"has held .*membrane\.db\.lock"), engine.begin():
+                pass
+        with engine.begin() as connection:
+            assert increment(connection)
+            with pytest.raises(StorageTimeout, match=r"has held .*membrane\.db\.lock"):
+                await store.put(Datum("a", b"2", 1.0))
+            assert await store.get("n") is None
+        await store.put(Datum("a", b"3", 1.0))
+        assert (await store.get_many(["a", "n"])).keys() == {"a", "n"}
+    engine.dispose()
+
+
+def _hold(answers: Any, path: Path) -> None:
+    with create_sync_engine(path, Settings.load()).begin() as connection:
+        create(connection)
+        assert increment(connection)
+        answers.send("holding")
+        time.sleep(60)
+
+
+def test_a_killed_program_gives_its_turn_back(sqlite_path: Path) -> None:
+    engine = create_sync_engine(sqlite_path, Settings.load())
+    with engine.begin() as connection:
+        create(connection)
+    child = Child(_hold, sqlite_path)
+    assert child.answer() == "holding"
+    assert not is_free(sqlite_path)
+    child.kill()
+    with engine.begin() as connection:
+        assert sql_read.get(connection, "default", "n", None, 0.0) is None
+        assert increment(connection)
+    engine.dispose()
+
+
+# A synchronous and an asynchronous program on one database
+
+
+def _count_in_sync(answers: Any, place: str) -> None:
+    engine = sync_engine(place)
+    answers.send("ready")
+    done = conflicts = 0
+    while done < ROUNDS:
+        with engine.begin() as connection:
+            last = increment(connection)
+        done, conflicts = done + last, conflicts + (not last)
+    engine.dispose()
+    answers.send(conflicts)
+
+
+async def test_programs_of_both_kinds_count_in_one_datum_and_lose_nothing(engine: Engine, place: str) -> None:
+    """Each reads, adds one and writes; on SQLite a transaction has the file for itself and nobody comes between."""
+    child = Child(_count_in_sync, place)
+    store = async_store(place)
+    try:
+        assert await asyncio.to_thread(child.answer) == "ready"
+        conflicts = 0
+        for _ in range(ROUNDS):
+            while True:
+                found = await store.get("n")
+                value = Datum("n", b"%d" % (int(found.content) + 1 if found else 1), 1.0)
+                with suppress(VersionConflict):
+                    await store.put(value, expect=found.version if found else 0)
+                    break
+            async with store.database.transaction() as tx:
+                conflicts += not await tx.write(increment)
+        theirs = await asyncio.to_thread(child.answer)
+        assert engine.dialect.name == "postgresql" or (conflicts, theirs) == (0, 0)
+        total = 3 * ROUNDS - conflicts
+        found = await store.get("n")
+        assert found is not None
+        assert (found.content, found.version) == (b"%d" % total, total)
+    finally:
+        child.close()
+        await store.close()
+
+
+def answers(connection: Connection, ids: list[str]) -> list[Any]:
+    """Return what the plain functions say of a namespace."""
+    now = time.time()
+    queries = [Query(), Query(tags={"a", "b"}), Query(author="ann", order="oldest"), Query(where={"n": 3}, limit=1)]
+    first = sql_read.query(connection, "sync", Query(limit=3), now)
+    return [
+        *(sql_read.get(connection, "sync", id, None, now) for id in ids),
+        sql_read.get(connection, "sync", "d0", 1, now),
+        sql_read.get_many(connection, "sync", ids, now),
+        *(list(sql_read.query(connection, "sync", query, now)) for query in queries),
+        list(sql_read.query(connection, "sync", Query(limit=3, cursor=first.cursor), now)),
+        sql_read.count(connection, "sync", "d", now),
+        sql_read.causal_chain(connection, "sync", "d9", now, 100),
+        sql_read.history(connection, "sync", "d0", 100, None),
+        list(sql_read.as_of(connection, "sync", now, None, 100, None)),
+        sql_read.namespaces(connection, None, 10),
+        sql_read.stats(connection, "sync", now),
+    ]
+
+
+async def asked(store: SqlBackend, ids: list[str]) -> list[Any]:
+    """Return what the asynchronous store says of the same."""
+    first = await store.list(limit=3)
+    return [
+        *[await store.get(id) for id in ids],
+        await store.get("d0", version=1),
+        await store.get_many(ids),
+        list(await store.list()),
+        list(await store.query(Query(tags={"a", "b"}))),
+        list(await store.query(Query(author="ann", order="oldest"))),
+        list(await store.query(Query(where={"n": 3}, limit=1))),
+        list(await store.list(limit=3, cursor=first.cursor)),
+        await store.count(prefix="d"),
+        await store.causal_chain("d9"),
+        await store.history("d0"),
+        list(await store.as_of(time.time(), limit=100)),
+        await store.namespaces(limit=10),
+        await store.stats(),
+    ]
+
+
+async def test_what_one_side_wrote_the_other_side_reads(engine: Engine, place: str) -> None:
+    datums = [
+        Datum.create(
+            bytes(range(n)), id=f"d{n}", causal_parent=f"d{n - 1}" if n else None, tags=["a", "b"][: n % 3],
+            author="ann" if n % 2 else "bob", metadata={"n": n, "text": "50% of 'é'"},
+        )
+        for n in range(10)
+    ]  # fmt: skip
+    batches = [
+        [Put(datum) for datum in datums],
+        [Put(Datum("d0", b"second", 2.0)), Delete("d4")],
+        [Put(Datum("late", b"gone", 3.0), ttl=1e-6), Put(Datum("kept", "ö".encode(), 3.0), ttl=1000.0)],
+        [Put(Datum("d1", b"", 1.0), expect=7)],
+        [Put(Datum("x", b"", 1.0)), Put(Datum("d0", b"", 1.0, "d3"))],
+    ]
+    with engine.begin() as connection:
+        *applied, conflict, cycle = sql_write.apply_each(connection, "sync", batches, time.time)
+    assert all(isinstance(outcomes, list) for outcomes in applied)
+    assert (type(conflict), type(cycle)) == (VersionConflict, CausalCycle)
+    ids = [*(f"d{n}" for n in range(10)), "late", "kept", "x"]
+    store = async_store(place, namespace="sync")
+    try:
+        for write in (sql_write.purge, sql_write.compact):
+            theirs = await asked(store, ids)
+            with engine.begin() as connection:
+                assert answers(connection, ids) == theirs
+                arguments = [["d1"]] if write is sql_write.purge else [time.time(), 1, None]
+                assert write(connection, "sync", *arguments) > 0
+        await store.put_many([datum.replace(content=b"theirs") for datum in datums[5:]])
+        await store.delete("d6")
+        theirs = await asked(store, ids)
+        with engine.begin() as connection:
+            assert answers(connection, ids) == theirs
+    finally:
+        await store.close()
