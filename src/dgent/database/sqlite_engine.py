@@ -11,6 +11,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
 
 from dgent.database.file_lock import FileLock
+from dgent.exceptions import Corrupt
 from dgent.settings import Settings, private_file
 
 if TYPE_CHECKING:
@@ -94,10 +95,16 @@ def prepare(
     """Create the file if it is not there, open it as the writer and put it into WAL mode.
 
     Hold its lock meanwhile, or give it as `turn`: it is taken if there is something to change.
+
+    Raises:
+        Corrupt: the file was cut short.
     """
+    has_log = _size(path.with_name(f"{path.name}-wal")) > 0
     connection = connect(private_file(path), settings, writer=True, factory=factory)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # raises for a file that is no database
+        if not has_log:  # else a crash may have left a page half copied, which is in the log as well
+            _check_last_page(connection, path)
         if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with turn or nullcontext():
                 connection.execute("PRAGMA journal_mode=WAL")
@@ -105,6 +112,20 @@ def prepare(
         connection.close()
         raise
     return connection
+
+
+def _check_last_page(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file that ends within a page: SQLite takes what is not there for zeros, and finds nothing in them."""
+    (page_size,) = connection.execute("PRAGMA page_size").fetchone()
+    if _size(path) % page_size:
+        raise Corrupt(f"{path} was cut short: its last page is not whole. Restore it from a backup")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def is_in_transaction(driver: Any) -> bool:
