@@ -16,13 +16,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import bridge, growth, peers, postgres_memory, sqlite_memory, start
+from benchmarks import agents, bridge, growth, peers, postgres_memory, sqlite_memory, start
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
 SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "sqlite": sqlite_memory.cases,
     "growth": growth.cases,
     "peers": peers.cases,
+    "agents": agents.cases,
     "bridge": bridge.cases,
     "postgres": postgres_memory.cases,
     "start": start.cases,

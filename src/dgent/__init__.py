@@ -17,6 +17,18 @@ from dgent.query import Page, Query
 
 if TYPE_CHECKING:
     from dgent.agentese import Umwelt
+    from dgent.agents import (
+        Agent,
+        DataAgent,
+        Flux,
+        FluxAgent,
+        Functor,
+        FunctorRegistry,
+        Id,
+        StatefulAgent,
+        StateFunctor,
+        Symbiont,
+    )
     from dgent.bridge import TableAdapter
     from dgent.memory.bus import DataBus
     from dgent.memory.jsonl import JSONLBackend
@@ -24,43 +36,72 @@ if TYPE_CHECKING:
     from dgent.memory.router import DgentRouter
     from dgent.memory.sqlite import SQLiteBackend
     from dgent.memory.volatile import MemoryBackend
+    from dgent.optics import Lens, LensAgent, Prism, Traversal
     from dgent.settings import Settings
     from dgent.storage import StorageProvider
 
 __all__ = [
+    "Agent",
     "Backend",
     "Capabilities",
+    "DataAgent",
     "DataBus",
     "Datum",
     "DgentError",
     "DgentProtocol",
     "DgentRouter",
+    "Flux",
+    "FluxAgent",
+    "Functor",
+    "FunctorRegistry",
+    "Id",
     "JSONLBackend",
+    "Lens",
+    "LensAgent",
     "Limits",
     "MemoryBackend",
     "Page",
     "PostgresBackend",
+    "Prism",
     "Query",
     "Revision",
     "SQLiteBackend",
     "Settings",
     "StateBackend",
+    "StateFunctor",
+    "StatefulAgent",
     "StorageProvider",
+    "Symbiont",
     "TableAdapter",
+    "Traversal",
     "Umwelt",
 ]
 
 # What needs SQLAlchemy or pydantic is loaded when it is first asked for, so that `import dgent` stays quick.
 _LATER = {
+    "Agent": "dgent.agents",
+    "DataAgent": "dgent.agents",
     "DataBus": "dgent.memory.bus",
     "DgentRouter": "dgent.memory.router",
+    "Flux": "dgent.agents",
+    "FluxAgent": "dgent.agents",
+    "Functor": "dgent.agents",
+    "FunctorRegistry": "dgent.agents",
+    "Id": "dgent.agents",
     "JSONLBackend": "dgent.memory.jsonl",
+    "Lens": "dgent.optics",
+    "LensAgent": "dgent.optics",
     "MemoryBackend": "dgent.memory.volatile",
     "PostgresBackend": "dgent.memory.postgres",
+    "Prism": "dgent.optics",
     "SQLiteBackend": "dgent.memory.sqlite",
     "Settings": "dgent.settings",
+    "StateFunctor": "dgent.agents",
+    "StatefulAgent": "dgent.agents",
     "StorageProvider": "dgent.storage",
+    "Symbiont": "dgent.agents",
     "TableAdapter": "dgent.bridge",
+    "Traversal": "dgent.optics",
     "Umwelt": "dgent.agentese",
 }
 

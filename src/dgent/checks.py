@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypeAlias
@@ -181,3 +182,12 @@ def checked_ids(ids: Iterable[str]) -> list[str]:
     for id in listed:
         check_id(id)
     return list(dict.fromkeys(listed))
+
+
+def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
+    """Return the end of a message about an unknown name: those like it, or all that there are, or `nothing`."""
+    among = list(names)
+    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
+    if found:
+        return f": did you mean {' or '.join(found)}?"
+    return f": there are {', '.join(among)}" if among else nothing

@@ -9,17 +9,26 @@
     │   ├── InvalidPath                     an agent path that cannot be read
     │   ├── InvalidRow                      content that does not fit the columns of a table
     │   ├── InvalidFile                     an import file that is not what it should be
+    │   ├── InvalidAgent (TypeError)        no agent, no logic, or no source of events
+    │   ├── InvalidState                    a state that would not come back as it was
+    │   ├── InvalidFocus (TypeError)        an optic that does not fit the value
     │   ├── LimitExceeded                   larger, deeper or longer than the settings allow
     │   └── CausalCycle                     a parent that descends from its own child
     ├── NotFound (LookupError)
     │   ├── DatumNotFound
     │   ├── TableNotFound
-    │   └── PathNotFound
+    │   ├── PathNotFound
+    │   ├── FocusNotFound                   what a lens looks at is not there
+    │   └── FunctorNotFound
     ├── Conflict                            somebody else was first; load again, then try again
     │   ├── VersionConflict                 put(expect=n) met another version
+    │   │   └── StateConflict               ... each time that the logic was run
     │   └── IntegrityViolation              a foreign key, a check or a unique column said no
     ├── PermissionDenied (PermissionError)  the umwelt does not grant this
     ├── CapabilityMissing                   this backend cannot do that, and says so
+    ├── FluxBusy (RuntimeError)             a flux that flows already
+    ├── FluxStopped                         the flux was stopped before it came to this event
+    ├── ReentrantInvoke (RuntimeError)      an agent invoked by itself, which would wait for itself
     ├── InvalidSettings (ValueError)        a setting, an environment variable or a URL is wrong
     ├── MigrationError
     │   ├── SchemaOutdated                  the database is older than this code: upgrade it
@@ -92,6 +101,18 @@ class InvalidFile(InvalidInput):
     """An import file that is not what it should be."""
 
 
+class InvalidAgent(InvalidInput, TypeError):
+    """What was passed is no agent, no logic, or no source of events."""
+
+
+class InvalidState(InvalidInput):
+    """A state that cannot be stored, or would not come back as it was."""
+
+
+class InvalidFocus(InvalidInput, TypeError):
+    """An optic that does not fit the value that it was given."""
+
+
 class LimitExceeded(InvalidInput):
     """Larger, deeper or longer than the settings allow."""
 
@@ -116,6 +137,14 @@ class PathNotFound(NotFound):
     """No path leads there."""
 
 
+class FocusNotFound(NotFound):
+    """What a lens looks at is not there."""
+
+
+class FunctorNotFound(NotFound):
+    """No functor has this name."""
+
+
 class Conflict(DgentError):
     """Somebody else was first."""
 
@@ -136,6 +165,22 @@ class VersionConflict(Conflict):
         return VersionConflict, (self.id, self.expected, self.actual)
 
 
+class StateConflict(VersionConflict):
+    """Another writer was first each time that the logic was run; the state is as that one left it.
+
+    Attributes: `id`, `expected`, `actual` (0 means absent), and `attempts`.
+    """
+
+    def __init__(self, id: str, expected: int, actual: int, attempts: int) -> None:
+        super().__init__(id, expected, actual)
+        self.attempts = attempts
+        problem = f"other writers were first {attempts} times; at last version {expected} was read and {actual} found"
+        self.args = (f"{id!r}: {problem}: let fewer write one state, or allow more attempts",)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return StateConflict, (self.id, self.expected, self.actual, self.attempts)
+
+
 class IntegrityViolation(Conflict):
     """A foreign key, a check or a unique column refused the row."""
 
@@ -146,6 +191,18 @@ class PermissionDenied(DgentError, PermissionError):
 
 class CapabilityMissing(DgentError):
     """This backend cannot do that; its `Capabilities` say so."""
+
+
+class FluxBusy(DgentError, RuntimeError):
+    """A flux that flows already was started again."""
+
+
+class FluxStopped(DgentError):
+    """The flux was stopped before it came to this event."""
+
+
+class ReentrantInvoke(DgentError, RuntimeError):
+    """An agent was invoked from inside of itself, where it would wait for its own end."""
 
 
 class InvalidSettings(DgentError, ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing
@@ -96,6 +96,18 @@ class StateBackend(Protocol):
 
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
         """Store a datum."""
+
+
+@runtime_checkable
+class Partial(StateBackend, Protocol):
+    """A store that can write a part of a datum: a typed table, whose parts are its columns."""
+
+    async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any]) -> Datum:
+        """Write some parts, if others are still as they were read, and return the whole; all by name, as JSON values.
+
+        Raises:
+            DatumNotFound: it is not there. VersionConflict: a part in `given` is not as it was.
+        """
 
 
 @runtime_checkable

@@ -45,6 +45,17 @@ async def test_a_change_is_told_once_and_what_changes_nothing_is_not(database: D
     assert heard == [Change("delete", NAMESPACE, id) for id in "acb"]
 
 
+async def test_an_update_of_some_columns_is_told(database: Database) -> None:
+    heard: list[Change] = []
+    table = TableAdapter(Crystal, database, on_change=heard.append)
+    await table.put(row("a"))
+    for _ in range(2):  # the second time nothing changes
+        await table.update("a", {"summary": "new"})
+    with pytest.raises(VersionConflict):
+        await table.update("a", {"summary": "x"}, {"summary": "s"})
+    assert heard == puts(("a", 1), ("a", 2))
+
+
 async def test_what_is_refused_is_not_told(database: Database) -> None:
     heard: list[Change] = []
     table = TableAdapter(Crystal, database, on_change=heard.append)

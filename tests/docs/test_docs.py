@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-RUN = [page for page in PAGES if page.name == "README.md" or page.parent.name == "how-to"]
+RUN = [page for page in PAGES if page.name in {"README.md", "laws.md"} or page.parent.name == "how-to"]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
 SKIP = re.compile(r"<!-- not run: (?P<reason>.{10,}?) -->\s*\Z")
 

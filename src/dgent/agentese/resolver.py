@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.agentese.aspects import ASPECTS, Aspect, capable
 from dgent.agentese.umwelt import EVERY_TABLE, MEMORY, RIGHTS, Umwelt, table_place
+from dgent.checks import nearest
 from dgent.exceptions import InvalidInput, InvalidPath, InvalidQuery, PathNotFound, PermissionDenied, TableNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     from dgent.bridge import Tables
     from dgent.protocol import DgentProtocol
 
 MAX_PATH: Final = 1000
+_NOTHING: Final = ": nothing is granted there"
 _SEGMENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -75,7 +76,7 @@ class Resolver:
             adapter = self._tables.find(name)
             if adapter is None:
                 names = {each for one in self._tables for each in (one.table, one.model.__name__)}
-                near = _nearest(name, sorted(names))
+                near = nearest(name, sorted(names))
                 raise TableNotFound(f"{umwelt.who!r} is granted the table {_shown(name)}: it is not registered{near}")
             return table_place(adapter.table)
 
@@ -84,7 +85,9 @@ class Resolver:
     def _table(self, name: str, umwelt: Umwelt) -> _Place:
         adapter = self._tables.find(name)
         if adapter is None:
-            raise TableNotFound(f"no table {_shown(name)} is registered{_nearest(name, self._reachable(umwelt))}")
+            raise TableNotFound(
+                f"no table {_shown(name)} is registered{nearest(name, self._reachable(umwelt), _NOTHING)}"
+            )
         return _Place(table_place(adapter.table), adapter)
 
     def _reachable(self, umwelt: Umwelt) -> list[str]:
@@ -96,7 +99,7 @@ class Resolver:
 async def _invoke(place: _Place, name: str, umwelt: Umwelt, arguments: Mapping[str, Any]) -> Any:
     aspect = ASPECTS.get(name)
     if aspect is None:
-        raise PathNotFound(f"{place.path} has no {_shown(name)}{_nearest(name, _affordances(place, umwelt))}")
+        raise PathNotFound(f"{place.path} has no {_shown(name)}{nearest(name, _affordances(place, umwelt), _NOTHING)}")
     if not umwelt.allows(place.path, aspect.right):
         raise PermissionDenied(_refusal(place, aspect, umwelt))
     if aspect.capability is not None:
@@ -127,14 +130,6 @@ def _segments(path: object) -> list[str]:
         if _SEGMENT.fullmatch(segment) is None:
             raise InvalidPath(f"{_shown(path)} is no path at {_shown(segment)}: write names joined by single dots")
     return segments
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    among = list(names)
-    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
-    if found:
-        return f": did you mean {' or '.join(found)}?"
-    return f": there are {', '.join(among)}" if among else ": nothing is granted there"
 
 
 def _refusal(place: _Place, aspect: Aspect, umwelt: Umwelt) -> str:

@@ -83,6 +83,15 @@ def _content(layout: Layout, datum: Datum) -> dict[str, Any]:
         raise InvalidRow(layout.name, None, f"the content of {datum.id!r} is not JSON ({error})") from None
     if not isinstance(found, dict):
         raise InvalidRow(layout.name, None, f"the content of {datum.id!r} is {type(found).__name__}, not a JSON object")
+    return loaded(layout, found)
+
+
+def loaded(layout: Layout, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the Python values of columns from their JSON forms, by name.
+
+    Raises:
+        InvalidRow: a name is no column, or a column does not take its value.
+    """
     for name in found:
         if name not in layout.by_name:
             raise InvalidRow(layout.name, name[:200], f"is no column of a row; they are {', '.join(layout.by_name)}")

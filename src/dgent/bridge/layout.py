@@ -34,7 +34,7 @@ SOURCE: Final = "alembic"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _dumps: Final = orjson.dumps
-_CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
+CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
 
 
 class _Codecs(NamedTuple):
@@ -163,7 +163,7 @@ class Layout:
             found.append(
                 load_datum(
                     cells[key] if textual else self.id_from([cells[at[field.name]] for field in self.keys]),
-                    _dumps(dict(zip(at, cells)), None, _CANONICAL),  # noqa: B905  # the last cell may be the version
+                    _dumps(dict(zip(at, cells)), None, CANONICAL),  # noqa: B905  # the last cell may be the version
                     0.0 if moment is None else moment.timestamp(),
                     cause,
                     metadata,
@@ -189,7 +189,7 @@ class Layout:
 
     def id_from(self, key: list[Any]) -> str:
         """Return the id that the JSON forms of a key make; different keys make different ids."""
-        return as_id(key[0]) or "" if len(key) == 1 else orjson.dumps(key, option=_CANONICAL).decode()
+        return as_id(key[0]) or "" if len(key) == 1 else orjson.dumps(key, option=CANONICAL).decode()
 
     def key_of(self, id: str) -> list[Any] | None:
         """Return the Python values of the key that an id is made of, or None if it is no id of this table."""
@@ -298,7 +298,7 @@ def has_zone(field: Field) -> bool:
 
 def as_id(part: Any) -> str | None:
     """Return the JSON form of a key as an id."""
-    return part if part is None or isinstance(part, str) else orjson.dumps(part, option=_CANONICAL).decode().strip('"')
+    return part if part is None or isinstance(part, str) else orjson.dumps(part, option=CANONICAL).decode().strip('"')
 
 
 def _key_part(field: Field, part: Any) -> Any:

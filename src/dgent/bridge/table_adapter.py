@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from sqlalchemy.orm.util import identity_key
 
-from dgent.bridge import table_query, table_sql, table_write
+from dgent.bridge import table_query, table_sql, table_update, table_write
 from dgent.bridge.draft import given_by
 from dgent.bridge.layout import Layout, layout_of
 from dgent.bridge.session_runner import SessionRunner
@@ -17,7 +18,7 @@ from dgent.bridge.table_write import Put
 from dgent.checks import check_expect, check_id, checked_ids
 from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
-from dgent.exceptions import CapabilityMissing, InvalidDatum
+from dgent.exceptions import CapabilityMissing, InvalidDatum, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
 from dgent.protocol import Capabilities, Datums, Revisions
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
@@ -33,6 +34,8 @@ _Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
 _Puts: TypeAlias = list[Put]  # inside of the class, `list` is the verb
 _Key: TypeAlias = list[Any]
 _Ids: TypeAlias = list[str]
+_Keys: TypeAlias = list[_Key]
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 SHORT: Final = 200
 """Reads of no more rows than this count as short: they may run on the caller's own thread."""
@@ -112,6 +115,28 @@ class TableAdapter:
         self._refuse(ttl=ttl)
         puts = [self._admitted(datum) for datum in datums]
         return await self._put(puts) if puts else []
+
+    async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any] = _NOTHING) -> Datum:
+        """Write some columns of a row if those `given` are still as they were read, and return the row as stored.
+
+        Both are JSON forms by the names of columns, as the content shows them. Other columns stay as they are, whoever
+        writes them meanwhile; what stamps a change is stamped, and the version raised. Where nothing changes, nothing
+        is written. A host's own session on SQLite compares safely only where the table has a version column.
+
+        Raises:
+            DatumNotFound: there is no such row.
+            VersionConflict: a given column is not as it was read.
+            InvalidRow, CausalCycle, IntegrityViolation: as for `put`.
+        """
+        asked = table_update.admitted(self.layout, id, self._key_of(id), changes, given)
+        try:
+            stored, changed = await self._write(table_update.write, asked, self.limits)
+        except VersionConflict as error:
+            raise table_update.conflict(self.layout, asked, error.actual) from None
+        if changed:
+            self._announce([Change("put", self.namespace, stored.id, stored.version)])
+        await self._refresh([asked.key])
+        return stored
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the row."""
@@ -235,11 +260,15 @@ class TableAdapter:
     async def _put(self, puts: _Puts) -> Datums:
         stored, changed = await self._write(table_write.put_all, puts)
         self._announce([Change("put", self.namespace, stored[at].id, stored[at].version) for at in changed])
-        if isinstance(self._runner, Transaction):
-            for put in puts:
-                if (held := self._held(put.key)) is not None:
-                    await self._runner.session.refresh(held)
+        await self._refresh([put.key for put in puts])
         return stored
+
+    async def _refresh(self, keys: _Keys) -> None:
+        """Let the session of this transaction see what was written past it."""
+        if isinstance(self._runner, Transaction):
+            for key in keys:
+                if (held := self._held(key)) is not None:
+                    await self._runner.session.refresh(held)
 
     def _forget(self, key: Sequence[Any]) -> None:
         if isinstance(self._runner, Transaction) and (held := self._held(key)) is not None:

@@ -33,7 +33,7 @@ class Statements:
     def __init__(self, layout: Layout) -> None:
         self.layout = layout
         self.key_names = [f"k{at}" for at in range(len(layout.keys))]
-        named, here = " ".join(self.key_names), self._is_row()
+        named, here = " ".join(self.key_names), self.is_row()
         self.get = Statement(select(*layout.columns).where(here), named)
         self.exists = Statement(select(_one).select_from(layout.table).where(here), named)
         self.count = Statement(select(func.count()).select_from(layout.table))
@@ -66,7 +66,8 @@ class Statements:
             found = self._writes[kind, names] = self._write(kind, names)
         return found
 
-    def _is_row(self) -> ColumnElement[bool]:
+    def is_row(self) -> ColumnElement[bool]:
+        """Return the condition that a row has the key of the parameters `key_names`."""
         return and_(
             *(field.column == bindparam(name) for field, name in zip(self.layout.keys, self.key_names, strict=True))
         )
@@ -83,7 +84,7 @@ class Statements:
         element: Any
         if kind == "update":
             element = update(layout.table).values({column: values[column] for column in changed} | raised)
-            element = element.where(self._is_row(), version == bindparam("expected"))
+            element = element.where(self.is_row(), version == bindparam("expected"))
         else:
             element = insert(layout.table).values(values if version is None else {**values, version: _one})
             if kind == "upsert" and (changed or raised):

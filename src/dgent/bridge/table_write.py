@@ -79,7 +79,7 @@ def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) ->
     if live is not None:
         stamp(layout, values, live)
     if layout.parent is not None and (live is None or live[layout.parent.name] != values[layout.parent.name]):
-        _check_acyclic(connection, layout, put, values[layout.parent.name])
+        check_acyclic(connection, layout, put.id, put.key, values[layout.parent.name])
     return _store(connection, layout, put, values)
 
 
@@ -155,17 +155,21 @@ def _check_expected(put: Put, actual: int) -> None:
         raise VersionConflict(put.id, put.expect, actual)
 
 
-def _check_acyclic(connection: Connection, layout: Layout, put: Put, parent: Any) -> None:
-    """Refuse a parent below the row. Where nothing has the row as its parent there is nothing below it."""
+def check_acyclic(connection: Connection, layout: Layout, id: str, key: Sequence[Any], parent: Any) -> None:
+    """Refuse a parent below the row. Where nothing has the row as its parent there is nothing below it.
+
+    Raises:
+        CausalCycle: the parent descends from the row, or is it.
+    """
     assert layout.parent is not None  # noqa: S101  # the caller looked
     if parent is None:
         return
-    if parent == put.key[0]:
-        raise CausalCycle(f"{put.id!r} cannot be its own parent")
-    statements, key = statements_of(layout), bound_key(connection, layout, put.key)
+    if parent == key[0]:
+        raise CausalCycle(f"{id!r} cannot be its own parent")
+    statements, bound = statements_of(layout), bound_key(connection, layout, key)
     statements.lock.row(connection, statements.lock_key)
-    if statements.has_child.row(connection, *key) is None:
+    if statements.has_child.row(connection, *bound) is None:
         return
     (above,) = layout.bind([layout.parent], [parent], connection.dialect)
-    if statements.descends.row(connection, above, *key) is not None:
-        raise CausalCycle(f"the parent of {put.id!r} descends from it, so it cannot be its parent: choose another")
+    if statements.descends.row(connection, above, *bound) is not None:
+        raise CausalCycle(f"the parent of {id!r} descends from it, so it cannot be its parent: choose another")

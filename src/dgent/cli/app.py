@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import db, memory, tracks, transfer
+from dgent.cli import db, functor, memory, tracks, transfer
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -59,5 +59,6 @@ app.add_typer(memory.app, name="memory")
 app.command("data")(tracks.data)
 app.add_typer(tracks.town, name="town")
 app.add_typer(tracks.brain, name="brain")
+app.add_typer(functor.app, name="functor")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)

@@ -1,0 +1,135 @@
+"""How some columns of a row are written while other writers have the rest: one unit of work over a `Connection`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import Integer, bindparam, literal_column, select, update
+
+from dgent.bridge.draft import as_datum, loaded, stamp
+from dgent.bridge.table_sql import bound_key, statements_of
+from dgent.bridge.table_write import check_acyclic
+from dgent.database.statement import Statement
+from dgent.exceptions import DatumNotFound, InvalidDatum, InvalidRow, VersionConflict
+from dgent.query import comparable
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from dgent.bridge.layout import Layout
+    from dgent.datum import Datum, Limits
+
+
+class Update(NamedTuple):
+    """Columns of a row to write: its id, its key, the new values, and the JSON forms that others must still have."""
+
+    id: str
+    key: list[Any]
+    changes: Mapping[str, Any]
+    given: Mapping[str, str]
+
+
+def admitted(
+    layout: Layout, id: str, key: list[Any] | None, changes: Mapping[str, Any], given: Mapping[str, Any]
+) -> Update:
+    """Return an update of columns by their JSON forms; the key is None where the id is none of the table's.
+
+    Raises:
+        InvalidRow: a name is no column, a column does not take its value, or it is the id.
+        DatumNotFound: the id is none of this table's.
+    """
+    if key is None:
+        raise _not_found(layout, id)
+    values = loaded(layout, changes)
+    for field, part in zip(layout.keys, key, strict=True):
+        if values.pop(field.name, part) != part:
+            raise InvalidRow(layout.name, field.name, f"is the id of {id[:80]!r}, which stays: put another row instead")
+    loaded(layout, given)
+    return Update(id, key, values, {name: _form(layout, name, value) for name, value in given.items()})
+
+
+def write(connection: Connection, layout: Layout, asked: Update, limits: Limits) -> tuple[Datum, bool]:
+    """Write the columns of an update, and the stamps of the row; return the datum that the row is, and if it changed.
+
+    Nothing is written if the row has these values already.
+
+    Raises:
+        DatumNotFound: there is no such row. VersionConflict: a given column is not as it was read.
+        CausalCycle: the parent descends from this row. LimitExceeded: the row would be too large.
+    """
+    dialect = connection.dialect
+    row = _locking(layout).row(connection, *bound_key(connection, layout, asked.key))
+    if row is None:
+        raise _not_found(layout, asked.id)
+    live, before = layout.datum_of(row, dialect), layout.values_of(row, dialect)
+    data = live.data
+    if any(_form(layout, name, data[name]) != form for name, form in asked.given.items()):
+        raise VersionConflict(asked.id, 0, live.version if layout.version is not None else 1)
+    values = {**before, **asked.changes}
+    if as_datum(layout, values, live.version) == live:
+        return live, False
+    stamp(layout, values, before)
+    limits.admit(as_datum(layout, values, live.version))
+    if layout.parent is not None and layout.parent.name in asked.changes:
+        check_acyclic(connection, layout, asked.id, asked.key, values[layout.parent.name])
+    return _store(connection, layout, asked, values, live), True
+
+
+def _store(connection: Connection, layout: Layout, asked: Update, values: dict[str, Any], live: Datum) -> Datum:
+    """Write what is asked and what was stamped, hidden columns included."""
+    dialect = connection.dialect
+    fields = [field for field in layout.fields if field.name in asked.changes or field.stamp is not None]
+    bound = layout.bind(fields, [values[field.name] for field in fields], dialect)
+    hidden = [field for field in layout.kept if field.stamp is not None]
+    bound += layout.bind(hidden, [field.stamp() for field in hidden if field.stamp is not None], dialect)
+    statement = _writing(layout, tuple(field.column.key for field in (*fields, *hidden)))
+    row = statement.row(connection, *bound, *bound_key(connection, layout, asked.key), live.version)
+    if row is None:  # another writer was first, where a host's session took no lock
+        raise VersionConflict(asked.id, live.version, live.version + 1)
+    if layout.derive is not None:
+        layout.derive(connection, [asked.key[0] if len(asked.key) == 1 else tuple(asked.key)])
+    return layout.datum_of(row, dialect)
+
+
+@lru_cache(maxsize=1024)
+def _locking(layout: Layout) -> Statement:
+    """Read a row that nobody else writes until the commit; on SQLite the transaction of a writer is that lock."""
+    statements = statements_of(layout)
+    return Statement(
+        select(*layout.columns).where(statements.is_row()).with_for_update(), " ".join(statements.key_names)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _writing(layout: Layout, columns: tuple[str, ...]) -> Statement:
+    statements, version = statements_of(layout), layout.version
+    params = [f"v{at}" for at in range(len(columns))]
+    values: dict[Any, Any] = {layout.table.c[key]: bindparam(name) for key, name in zip(columns, params, strict=True)}
+    element = update(layout.table).where(statements.is_row())
+    if version is not None:
+        element = element.where(version == bindparam("expected"))
+        values[version] = version + literal_column("1", Integer)
+    element = element.values(values).returning(*layout.columns)
+    return Statement(element, " ".join([*params, *statements.key_names, "expected"]))
+
+
+def _form(layout: Layout, name: str, value: Any) -> str:
+    try:
+        return comparable(value, name)
+    except InvalidDatum as error:
+        raise InvalidRow(layout.name, name, str(error)) from None
+
+
+def conflict(layout: Layout, asked: Update, actual: int) -> VersionConflict:
+    """Return the error of a row whose columns are not as they were read; which version that was nobody said."""
+    error = VersionConflict(asked.id, 0, actual)
+    names = ", ".join(asked.given) or "the row"
+    error.args = (f"{asked.id!r}: {names} of {layout.name} changed since it was read: get it again and retry",)
+    return error
+
+
+def _not_found(layout: Layout, id: str) -> DatumNotFound:
+    return DatumNotFound(f"{layout.name} has no row {id[:80]!r}: put it first")
