@@ -9,7 +9,7 @@ import re
 import pytest
 
 from dgent import exceptions
-from dgent.exceptions import DgentError, DgentWarning, InvalidRow, VersionConflict
+from dgent.exceptions import DgentError, DgentWarning, InvalidRow, StateConflict, VersionConflict
 
 CLASSES = [
     kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if kind.__module__ == exceptions.__name__
@@ -48,7 +48,7 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
     assert (kind.__doc__ or "").splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in {InvalidRow, VersionConflict}])
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in {InvalidRow, VersionConflict, StateConflict}])
 def test_an_error_keeps_its_message(kind: type[Exception]) -> None:
     error = kind("what happened, to what: what to do")
     assert str(error) == "what happened, to what: what to do"
@@ -61,6 +61,12 @@ def test_a_version_conflict_travels_between_processes() -> None:
     assert str(error) == "'counter': expected version 3, but version 4 is live: get it again and retry"
     assert "no version" in str(VersionConflict("counter", 0, 1))
     assert "nothing is live" in str(VersionConflict("counter", 1, 0))
+
+
+def test_a_state_conflict_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(StateConflict("counter", 3, 4, 64)))  # noqa: S301 - our own bytes
+    assert (type(error), error.id, error.expected, error.actual) == (StateConflict, "counter", 3, 4)
+    assert (error.attempts, "first 64 times" in str(error)) == (64, True)
 
 
 def test_an_invalid_row_travels_between_processes() -> None:
