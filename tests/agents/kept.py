@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 KINDS = ("memory", "jsonl", "sqlite", "postgres", "sqlite table", "postgres table")
-SHARED = ("sqlite", "postgres", "sqlite table", "postgres table")
+SHARED = ("jsonl", "sqlite", "postgres", "sqlite table", "postgres table")
 """Those that several processes may write at once."""
 
 

@@ -189,6 +189,13 @@ async def test_s4_any_output_passes_unchanged(output: Any) -> None:
     assert await functor.lift(Agent.from_function(lambda x: (x, x))).invoke(output) == (output, output)
 
 
+async def test_s4_any_output_passes_unchanged_in_every_store(kept: Kept) -> None:
+    functor = kept.functor()
+    for output in ((1, 2), None, 0, "", (), {}):
+        assert await functor.lift_logic(lambda x, s: (x, add(1, s)[1])).invoke(output) is output
+    assert summary(await functor.memory.load()) == (6, [1] * 6)
+
+
 @pytest.mark.parametrize(
     ("state_type", "states"),
     [

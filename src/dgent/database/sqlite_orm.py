@@ -11,7 +11,7 @@ from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from dgent.database.postgres_greenlet import Runner
+from dgent.database.kept_greenlet import Runner
 from dgent.database.sqlite_connection import OrmConnection
 from dgent.database.sqlite_engine import invalidate_half_done
 

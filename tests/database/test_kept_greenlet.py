@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy.util import await_only
 
-from dgent.database.postgres_greenlet import Runner
+from dgent.database.kept_greenlet import Runner
 
 
 async def _double(number: int) -> int:
