@@ -16,6 +16,7 @@ from tests.agents.kept import SHARED, Kept, add, kept_in, summary
 from tests.faults.processes import ready, started, together
 
 from dgent.agents import Agent, Id, StateFunctor, Symbiont
+from dgent.datum import Datum
 from dgent.exceptions import (
     CapabilityMissing,
     DatumNotFound,
@@ -234,6 +235,21 @@ async def test_s5_lifting_id_is_id_and_touches_nothing(kept: Kept) -> None:
     assert await functor.lift_logic(lambda x, s: (x, s)).invoke("x") == "x"
     after = await kept.store.get(functor.memory.id)
     assert (after, after.version) == (before, before.version)
+
+
+@pytest.mark.parametrize(
+    ("state_type", "content"), [(set[str], b'["a","b","c"]'), (set[str], b'["c","b","a"]'), (dict, b'{"b":1,"a":2}')]
+)
+async def test_s5_the_order_of_a_set_is_no_change(state_type: Any, content: bytes) -> None:
+    store = MemoryBackend()
+    await store.put(Datum.create(content, id="state:state"))
+    functor: StateFunctor[Any] = StateFunctor(state_type, store)
+    again = functor.lift_logic(lambda x, s: (x, dict(sorted(s.items())) if isinstance(s, dict) else {*sorted(s)}))
+    assert await again.invoke(1) == 1
+    assert await functor.lift(Id).invoke("x") == "x"
+    live = await store.get("state:state")
+    assert live is not None
+    assert (live.version, live.content) == (1, content)
 
 
 @given(inputs, st.integers(-3, 3), st.integers(-3, 3))
