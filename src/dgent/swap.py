@@ -52,6 +52,6 @@ async def swap(
     raise ValueError(f"attempts is {attempts}: try at least once")
 
 
-async def pause(attempt: int) -> None:
+async def pause(attempt: int, longest: float = _LONGEST_PAUSE) -> None:
     """Wait for a random time, longer at each attempt, so that writers who met do not meet again."""
-    await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311  # spreads writers
+    await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, longest)))  # noqa: S311  # spreads writers

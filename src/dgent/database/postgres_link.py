@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -16,6 +15,7 @@ from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.kept_greenlet import Runner
 from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect, cut_off
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
+from dgent.swap import pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
-_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.2
 _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
@@ -103,7 +102,7 @@ class Link:
                 again = gone or sqlstate(error) in {*RETRYABLE, _STALE_PLAN}
                 if not again or lost > 1 or attempt == TRIES:
                     self._raise(error)
-            await asyncio.sleep(random.uniform(0, min(_PAUSE * 2**attempt, _LONGEST_PAUSE)))  # noqa: S311  # no secret
+            await pause(attempt, _LONGEST_PAUSE)
         raise AssertionError
 
     async def session(self) -> AsyncSession:

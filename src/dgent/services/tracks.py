@@ -6,8 +6,6 @@ writers always wait for each other in the same order.
 
 from __future__ import annotations
 
-import asyncio
-import random
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -17,6 +15,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from dgent.checks import canonical_json
 from dgent.datum import as_datetime
 from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
+from dgent.swap import pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -55,7 +54,7 @@ async def in_both(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitab
         except Conflict as error:
             if attempt == attempts or type(error) not in {Conflict, IntegrityViolation}:
                 raise
-        await asyncio.sleep(random.uniform(0.001, 0.01) * attempt)  # noqa: S311  # spreads writers, guards nothing
+        await pause(attempt)
     raise AssertionError("unreachable")
 
 
