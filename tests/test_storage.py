@@ -14,6 +14,7 @@ from dgent.exceptions import (
     Corrupt,
     IntegrityViolation,
     InvalidQuery,
+    InvalidSettings,
     PermissionDenied,
     SchemaOutdated,
     StoreClosed,
@@ -205,3 +206,10 @@ async def test_options_in_the_url_are_the_drivers(postgres_url: str, tmp_path: P
     async with await StorageProvider.from_config(data_dir=tmp_path, database_url=url) as storage:
         assert await storage.run_migrations() == "004"
         assert (await storage.status())["schema"] == "004"
+
+
+async def test_settings_beside_overrides_are_refused_not_ignored(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path / "data")
+    with pytest.raises(InvalidSettings, match="strict must be in them"):
+        await StorageProvider.from_config(settings, strict=True)
+    assert not (tmp_path / "data").exists()

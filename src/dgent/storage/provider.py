@@ -10,7 +10,7 @@ from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt
 from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.database import Database, open_database
-from dgent.exceptions import DgentError
+from dgent.exceptions import DgentError, InvalidSettings
 from dgent.memory.bus import DataBus
 from dgent.memory.router import DgentRouter
 from dgent.settings import Settings, private_directory
@@ -53,10 +53,12 @@ class StorageProvider:
         `overrides` are settings by name: `from_config(data_dir=..., strict=True)`.
 
         Raises:
-            InvalidSettings: a setting does not fit.
+            InvalidSettings: a setting does not fit, or both `settings` and overrides are given.
             BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
             Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
+        if settings is not None and overrides:
+            raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
         loaded = Settings.load(**overrides) if settings is None else settings
         private_directory(loaded.data_dir)
         database = open_database(loaded)
