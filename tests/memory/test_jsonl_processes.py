@@ -36,7 +36,17 @@ async def opened(path: Path) -> AsyncIterator[JSONLBackend]:
 
 async def ids_in(path: Path) -> set[str]:
     async with opened(path) as store:
-        return {datum.id for datum in await store.list(limit=10_000)}
+        return await all_ids(store)
+
+
+async def all_ids(store: JSONLBackend) -> set[str]:
+    found: set[str] = set()
+    cursor = None
+    while True:
+        page = await store.list(limit=10_000, cursor=cursor)
+        found |= {datum.id for datum in page}
+        if (cursor := page.cursor) is None:
+            return found
 
 
 def python(source: str, *args: object) -> subprocess.Popen[str]:
@@ -95,7 +105,7 @@ async def test_an_acknowledged_put_survives_kill_9(path: Path, full_size: bool) 
             seen += process.stdout.readlines()
         acknowledged |= {f"r{round}-{line.strip()}" for line in seen if line.strip()}
         async with opened(path) as store:
-            held = {datum.id for datum in await store.list(limit=10_000)}
+            held = await all_ids(store)
             assert acknowledged <= held
             assert len(held - acknowledged) <= round + 1  # in, but its answer was cut off
             assert await store.put(Datum(f"after-{round}", b"x", 1.0))

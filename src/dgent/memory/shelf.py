@@ -132,8 +132,8 @@ class Shelf:
     def sweep(self, now: float) -> None:
         """Take off what has expired."""
         while self._expiring and self._expiring[0][0] <= now:
-            _, id, version = heapq.heappop(self._expiring)
-            if id in self._live and self._live[id].version == version:
+            _, id, seq = heapq.heappop(self._expiring)
+            if id in self._live and self._live[id].seq == seq:  # not its version: a purged id begins at 1 again
                 self._retire(id)
 
     def latest(self, id: str) -> Stored | None:
@@ -242,7 +242,7 @@ class Shelf:
         if datum.causal_parent is not None:
             self._children[datum.causal_parent] += 1
         if stored.expires_at is not None:
-            heapq.heappush(self._expiring, (stored.expires_at, stored.id, stored.version))
+            heapq.heappush(self._expiring, (stored.expires_at, stored.id, stored.seq))
 
     def _retire(self, id: str) -> None:
         stored = self._live.pop(id, None)

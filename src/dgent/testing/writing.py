@@ -221,6 +221,18 @@ class WritingLaws(ContractBase):
             assert await store.count() == 2
 
     @pytest.mark.requires("ttl")
+    async def test_ttl_ends_with_a_purge(self, place: Any) -> None:
+        """What is put under a purged id has its versions from 1 on again, and nothing of the old one's time."""
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            await store.put(self.make_datum("a", 1), ttl=10)
+            await store.purge("a")
+            assert (await store.put(self.make_datum("a", 1))).version == 1
+            clock.advance(20)
+            assert await store.exists("a")
+            assert {datum.id for datum in await store.list()} == {"a"}
+
+    @pytest.mark.requires("ttl")
     @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, "1", True])
     async def test_ttl_is_a_positive_number_of_seconds(self, place: Any, ttl: Any) -> None:
         async with self.opened(place) as store:
