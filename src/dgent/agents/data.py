@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import contextmanager
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from dgent.agents.codec import StateCodec, codec_of
+from dgent.agents.turn import Turn
 from dgent.exceptions import DatumNotFound, InvalidState, ReentrantInvoke
 from dgent.protocol import DgentProtocol, StateBackend
 from dgent.swap import ATTEMPTS, swap
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from dgent.datum import Datum
 
@@ -29,17 +29,6 @@ class Saved(NamedTuple, Generic[S]):
     saved_at: float
     state: S | None
     deleted: bool = False
-
-
-class _Inside:
-    """Marks what runs inside of a change of a state, until the change ends."""
-
-    def __init__(self, of: object, outer: _Inside | None) -> None:
-        self.of: object | None = of
-        self.outer = outer
-
-
-_inside: Final[ContextVar[_Inside | None]] = ContextVar("dgent_inside_state", default=None)
 
 
 class DataAgent(Generic[S]):
@@ -72,7 +61,7 @@ class DataAgent(Generic[S]):
         self.backend, self.id, self.attempts = backend, id, attempts
         self._codec: StateCodec[S] = codec_of(backend, state_type, id, {"type": "state"})
         self._initial = None if initial_state is None else self._codec.encode(initial_state, None)
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, Turn] = WeakKeyDictionary()
 
     async def load(self) -> S:
         """Return the state as it is now, an object of its own at each call."""
@@ -132,10 +121,12 @@ class DataAgent(Generic[S]):
             unchanged = fresh.content == (live or self._first()).content
             return (None if unchanged else fresh), result
 
-        self._refuse_inside()
-        async with self._turn():
-            with self._marked():
-                return await swap(self.backend, self.id, made, attempts=self.attempts)
+        turn = self._turns.setdefault(asyncio.get_running_loop(), Turn())
+        if turn.inside():
+            raise ReentrantInvoke(
+                f"the state {self.id!r} is being changed right here: return the new state, or use another namespace"
+            )
+        return await turn.run(partial(swap, self.backend, self.id, attempts=self.attempts), made, first=True)
 
     def _state_in(self, datum: Datum | None) -> S:
         return self._codec.decode(datum or self._first())
@@ -150,29 +141,3 @@ class DataAgent(Generic[S]):
         if not isinstance(self.backend, DgentProtocol):
             raise InvalidState(f"{type(self.backend).__name__} has no verb history")
         return self.backend
-
-    def _turn(self) -> asyncio.Lock:
-        loop = asyncio.get_running_loop()
-        lock = self._turns.get(loop)
-        if lock is None:
-            lock = self._turns[loop] = asyncio.Lock()
-        return lock
-
-    def _refuse_inside(self) -> None:
-        mark = _inside.get()
-        while mark is not None:
-            if mark.of is self:
-                raise ReentrantInvoke(
-                    f"the state {self.id!r} is being changed right here: return the new state, or use another namespace"
-                )
-            mark = mark.outer
-
-    @contextmanager
-    def _marked(self) -> Iterator[None]:
-        mark = _Inside(self, _inside.get())
-        token = _inside.set(mark)
-        try:
-            yield
-        finally:
-            _inside.reset(token)
-            mark.of = None  # a task that was started inside goes on, and is no longer inside
