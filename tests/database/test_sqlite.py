@@ -222,15 +222,21 @@ class TestTransaction:
         assert heard == ["a"]
 
     @pytest.mark.filterwarnings("ignore")  # the program ended badly: Python and SQLAlchemy say so
-    def test_one_whose_event_loop_died_gives_the_turn_back(self, sqlite_path: Path) -> None:
+    @pytest.mark.parametrize("by_itself", [False, True], ids=["its turn was lent", "it began by itself"])
+    def test_one_whose_event_loop_died_gives_the_turn_back(self, sqlite_path: Path, by_itself: bool) -> None:
         """Mutant: without taking the connection from it every later write met a locked database."""
         store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=5))
         held: list[Any] = []
 
         async def begin() -> None:
+            if by_itself:  # as one can from the second on, when the writer has nothing to do
+                async with store.database.transaction():
+                    pass
             await store.put(put("a"))
+            await asyncio.sleep(0.05 * by_itself)
             held.append(store.database.transaction())
             tx = await held[0].__aenter__()
+            assert (store.database._gate._turn is not None) is by_itself  # type: ignore[attr-defined]
             await store.joined(tx).put(put("lost"))
 
         async def go_on() -> None:

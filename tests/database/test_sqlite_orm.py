@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import sqlite3
 import threading
 import time
@@ -226,31 +225,6 @@ class TestTurns:
             other.close()
             await in_transaction(store, "b")
             assert await ids(store) == {"b"}
-
-    @pytest.mark.filterwarnings("ignore")  # the program ended badly: Python and SQLAlchemy say so
-    def test_one_that_began_by_itself_gives_the_turn_back_when_its_loop_dies(self, sqlite_path: Path) -> None:
-        store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=5))
-        held: list[Any] = []
-
-        async def begin() -> None:
-            await store.prepare()
-            await warm(store)
-            held.append(store.database.transaction())
-            await store.joined(await held[0].__aenter__()).put(put("lost"))
-
-        async def go_on() -> None:
-            async with asyncio.timeout(HANG):
-                await store.put(put("a"))
-                await in_transaction(store, "b")
-                assert await ids(store) == {"a", "b"}
-                await store.close()
-
-        dead = asyncio.new_event_loop()
-        dead.run_until_complete(begin())
-        dead.close()
-        asyncio.run(go_on())
-        held.clear()
-        gc.collect()
 
     def test_one_that_began_by_itself_and_stands_still_gives_the_turn_back(
         self, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
