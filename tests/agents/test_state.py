@@ -293,6 +293,23 @@ def test_s5_lifted_logic_composes(xs: list[int]) -> None:
     assert composed == asyncio.run(run(lambda functor: functor.lift_logic(both)))
 
 
+async def test_s5_composition_holds_in_every_store(kept: Kept) -> None:
+    double: Agent[int, int] = Agent.from_function(lambda x: 2 * x)
+
+    def both(x: int, state: Any) -> tuple[int, Any]:
+        first, state = add(2 * x, state)
+        return add(first, state)
+
+    parts, whole = kept.functor("parts"), kept.functor("whole")
+    in_parts = parts.lift(double) >> parts.lift_logic(add) >> parts.lift_logic(add)
+    at_once = whole.lift_logic(both)
+    for x in (3, -1, 0):
+        assert await in_parts.invoke(x) == await at_once.invoke(x)
+    assert summary(await parts.memory.load()) == summary(await whole.memory.load())
+    lifted = parts.lift(double >> double), parts.lift(double) >> parts.lift(double)
+    assert [await agent.invoke(5) for agent in lifted] == [20, 20]
+
+
 class Counted(MemoryBackend):
     """A store that counts its verbs."""
 

@@ -1,4 +1,4 @@
-"""Whose turn it is: one event at a time, and those who are in a hurry before the one that waits in the stream."""
+"""Whose turn it is: one event or change at a time, those in a hurry before the one that waits in a stream."""
 
 from __future__ import annotations
 
