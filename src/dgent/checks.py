@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
 from dgent.exceptions import InvalidDatum, InvalidNamespace, InvalidQuery
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
 
@@ -191,3 +194,10 @@ def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
     if found:
         return f": did you mean {' or '.join(found)}?"
     return f": there are {', '.join(among)}" if among else nothing
+
+
+def wrong_at(error: ValidationError) -> str:
+    """Return where a value does not fit its type, and why, without the value: "is wrong at tags.0: ..."."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"

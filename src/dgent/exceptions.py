@@ -12,6 +12,8 @@
     │   ├── InvalidAgent (TypeError)        no agent, no logic, or no source of events
     │   ├── InvalidState                    a state that would not come back as it was
     │   ├── InvalidFocus (TypeError)        an optic that does not fit the value
+    │   ├── InvalidSchema                   a contract, a version or a migration that cannot be one
+    │   ├── InvalidCrystal                  a value or data that does not fit the contract of its schema
     │   ├── LimitExceeded                   larger, deeper or longer than the settings allow
     │   └── CausalCycle                     a parent that descends from its own child
     ├── NotFound (LookupError)
@@ -19,7 +21,8 @@
     │   ├── TableNotFound
     │   ├── PathNotFound
     │   ├── FocusNotFound                   what a lens looks at is not there
-    │   └── FunctorNotFound
+    │   ├── FunctorNotFound
+    │   └── SchemaNotFound
     ├── Conflict                            somebody else was first; load again, then try again
     │   ├── VersionConflict                 put(expect=n) met another version
     │   │   └── StateConflict               ... each time that the logic was run
@@ -29,6 +32,10 @@
     ├── FluxBusy (RuntimeError)             a flux that flows already
     ├── FluxStopped                         the flux was stopped before it came to this event
     ├── ReentrantInvoke (RuntimeError)      an agent invoked by itself, which would wait for itself
+    ├── UpgradeError                        a crystal that cannot be brought to the version of its schema
+    │   ├── CrystalTooNew                   a newer version of the code wrote it
+    │   ├── UpgradeGap                      no migration leads on from its version
+    │   └── UpgradeFailed                   a migration raised, or made what the contract does not take
     ├── InvalidSettings (ValueError)        a setting, an environment variable or a URL is wrong
     ├── MigrationError
     │   ├── SchemaOutdated                  the database is older than this code: upgrade it
@@ -36,7 +43,8 @@
     │   └── DowngradeRefused                a downgrade outside of development
     └── StorageError                        the machine, the disk, the server or the file
         ├── BackendUnavailable (ConnectionError)
-        │   └── UnknownBackend              a backend name that nobody registered
+        │   ├── UnknownBackend              a backend name that nobody registered
+        │   └── NoBackendAvailable          none of those to choose from answers
         ├── StorageTimeout (TimeoutError)   a bounded wait came to its end; nothing was written
         ├── DiskFull (OSError)
         ├── ReadOnly (OSError)
@@ -113,6 +121,14 @@ class InvalidFocus(InvalidInput, TypeError):
     """An optic that does not fit the value that it was given."""
 
 
+class InvalidSchema(InvalidInput):
+    """A contract, a version or a migration that no schema can have."""
+
+
+class InvalidCrystal(InvalidInput):
+    """A value, or stored data, that does not fit the contract of its schema."""
+
+
 class LimitExceeded(InvalidInput):
     """Larger, deeper or longer than the settings allow."""
 
@@ -143,6 +159,10 @@ class FocusNotFound(NotFound):
 
 class FunctorNotFound(NotFound):
     """No functor has this name."""
+
+
+class SchemaNotFound(NotFound):
+    """No schema has this name, or is for this type."""
 
 
 class Conflict(DgentError):
@@ -205,6 +225,22 @@ class ReentrantInvoke(DgentError, RuntimeError):
     """An agent was invoked from inside of itself, where it would wait for its own end."""
 
 
+class UpgradeError(DgentError):
+    """A crystal that cannot be brought to the version of its schema; it stays as it was stored."""
+
+
+class CrystalTooNew(UpgradeError):
+    """A newer version of the code wrote this crystal."""
+
+
+class UpgradeGap(UpgradeError):
+    """No migration leads on from the version of this crystal."""
+
+
+class UpgradeFailed(UpgradeError):
+    """A migration raised, or made data that the contract does not take."""
+
+
 class InvalidSettings(DgentError, ValueError):
     """A setting, an environment variable or a URL is wrong."""
 
@@ -235,6 +271,10 @@ class BackendUnavailable(StorageError, ConnectionError):
 
 class UnknownBackend(BackendUnavailable):
     """No backend has this name."""
+
+
+class NoBackendAvailable(BackendUnavailable):
+    """None of the backends to choose from answers."""
 
 
 class StorageTimeout(StorageError, TimeoutError):

@@ -13,6 +13,7 @@ from pydantic_core import PydanticSerializationError
 
 from dgent.bridge.instance import datum_from, instance_of
 from dgent.bridge.table_adapter import TableAdapter
+from dgent.checks import wrong_at
 from dgent.datum import Datum
 from dgent.exceptions import InvalidRow, InvalidState
 from dgent.models import Base
@@ -85,7 +86,7 @@ class ValueCodec(Generic[S]):
             content = self._dumped(state)
             back = self._adapter.validate_json(content)
         except ValidationError as error:
-            raise InvalidState(f"a state of {self._name} {_reason(error)}; {_KEPT}") from None
+            raise InvalidState(f"a state of {self._name} {wrong_at(error)}; {_KEPT}") from None
         except _NOT_JSON as error:
             raise InvalidState(
                 f"a state of {self._name} has no form in JSON ({type(error).__name__}); {_KEPT}"
@@ -105,7 +106,7 @@ class ValueCodec(Generic[S]):
             return self._adapter.validate_json(datum.content)
         except ValidationError as error:
             raise InvalidState(
-                f"what {datum.id!r} holds is no {self._name}: it {_reason(error)}. Convert it, or name another"
+                f"what {datum.id!r} holds is no {self._name}: it {wrong_at(error)}. Convert it, or name another"
             ) from None
 
     def default(self) -> S:
@@ -168,9 +169,3 @@ def codec_of(backend: StateBackend, state_type: Any, id: str, metadata: Mapping[
     if isinstance(backend, TableAdapter):
         return RowCodec(backend, state_type)
     return ValueCodec(state_type, id, metadata)
-
-
-def _reason(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"

@@ -1,0 +1,182 @@
+"""A datum with a versioned schema: the value that its bytes are, and the envelope that says so.
+
+The envelope is part of the metadata, `{"schema": "witness.mark", "schema_version": 3}`, where queries find it by an
+index; the content is the value alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+import orjson
+from pydantic_core import core_schema
+
+from dgent.datum import Datum, as_datetime
+from dgent.exceptions import InvalidCrystal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from datetime import datetime
+
+    from dgent.crystal.schema import Schema
+
+T = TypeVar("T")
+
+SCHEMA: Final = "schema"
+VERSION: Final = "schema_version"
+_NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
+
+
+class Ref(str, Generic[T]):
+    """The id of a crystal, in a field of another: `mark: Ref[WitnessMark]`. It is a text, in JSON and in a table."""
+
+    __slots__ = ()
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
+        """Tell pydantic that it is a text."""
+        return core_schema.no_info_after_validator_function(Ref, core_schema.str_schema(min_length=1, max_length=512))
+
+
+@dataclass(frozen=True, slots=True)
+class CrystalMeta:
+    """The envelope of a crystal.
+
+    Attributes:
+        schema_name, schema_version: what its value follows.
+        created_at: when its datum was made, in UTC.
+        crystallized_from: the id of the datum, if that has an older version and was upgraded on its way; else None.
+    """
+
+    schema_name: str
+    schema_version: int
+    created_at: datetime
+    crystallized_from: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crystal(Generic[T]):
+    """A typed, versioned datum: what is stored, and the value that it is."""
+
+    meta: CrystalMeta
+    datum: Datum
+    value: T
+
+    @classmethod
+    def from_datum(cls, datum: Datum, schema: Schema[T]) -> Crystal[T]:
+        """Crystallize a datum: its content is upgraded where it is older than the schema, and stays as it is stored.
+
+        A datum without an envelope counts as one of the current version; one that names a schema and no version, as
+        of version 1.
+
+        Raises:
+            InvalidCrystal: it is of another schema, or does not fit the contract.
+            CrystalTooNew, UpgradeGap, UpgradeFailed: it cannot be upgraded.
+        """
+        name, version = envelope(datum)
+        if name is None:
+            version = schema.version
+        elif name != schema.name:
+            raise InvalidCrystal(f"{datum.id!r} is of the schema {name}, not {schema.name}")
+        value = schema.decode(datum.content, version)
+        older = datum.id if version < schema.version else None
+        return cls(CrystalMeta(schema.name, schema.version, as_datetime(datum.created_at), older), datum, value)
+
+    @classmethod
+    def create(
+        cls,
+        value: T,
+        schema: Schema[T],
+        *,
+        id: str | None = None,
+        created_at: float | None = None,
+        parent: str | None = None,
+        tags: Iterable[str] = (),
+        author: str | None = None,
+        source: str | None = None,
+        metadata: Mapping[str, Any] = _NOTHING,
+    ) -> Crystal[T]:
+        """Make a crystal of a value; it is not stored yet.
+
+        The id is a UUIDv7 unless it is given, `created_at` is Unix seconds, `parent` the id of what caused it. A
+        contract with `tags` or an `author` of its own is found by those.
+
+        Raises:
+            InvalidCrystal: the value does not fit the contract, or would not come back as it was; or tags or an author
+                are given that contradict it. InvalidDatum: an id, a time or metadata that no store takes.
+        """
+        content = schema.encode(value)
+        labels = _labels(value, schema, tags or metadata.get("tags", ()), author or metadata.get("author"))
+        datum = Datum.create(
+            content,
+            id=id,
+            created_at=created_at,
+            causal_parent=parent,
+            metadata={**metadata, **labels, SCHEMA: schema.name, VERSION: schema.version},
+            source=source,
+        )
+        return cls(CrystalMeta(schema.name, schema.version, as_datetime(datum.created_at)), datum, value)
+
+    @property
+    def id(self) -> str:
+        """The id of the datum."""
+        return self.datum.id
+
+    @property
+    def ref(self) -> Ref[T]:
+        """What another crystal keeps to refer to this one."""
+        return Ref(self.datum.id)
+
+
+def envelope(datum: Datum) -> tuple[str | None, int]:
+    """Return the schema and the version that a datum names: (None, 0) where it names none.
+
+    Raises:
+        InvalidCrystal: the version is no whole number from 1.
+    """
+    metadata = orjson.loads(datum.metadata_json)
+    name = metadata.get(SCHEMA)
+    if not isinstance(name, str):
+        return None, 0
+    version = metadata.get(VERSION, 1)
+    if type(version) is not int or version < 1:
+        raise InvalidCrystal(f"{datum.id!r} names {name} version {version!r:.80}: a version is a whole number from 1")
+    return name, version
+
+
+def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:
+    """Return a datum rewritten as the current version of its schema has it; the rest of it stays.
+
+    Raises:
+        InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: as for `Crystal.from_datum`.
+    """
+    value = Crystal.from_datum(datum, schema).value
+    return datum.replace(
+        content=schema.encode(value),
+        metadata={**datum.metadata, **_own_labels(value, schema), SCHEMA: schema.name, VERSION: schema.version},
+    )
+
+
+def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | None) -> dict[str, Any]:
+    """Return the tags and the author by which a value is found: its own, else those given."""
+    own = _own_labels(value, schema)
+    asked = {"tags": [tags] if isinstance(tags, str) else list(tags), "author": author}
+    given = {name: label for name, label in asked.items() if label}
+    for name, label in given.items():
+        if name in own and own[name] != label:
+            raise InvalidCrystal(f"{schema.name} has a field {name!r} of its own: set it in the value")
+    return {**given, **own}
+
+
+def _own_labels(value: Any, schema: Schema[Any]) -> dict[str, Any]:
+    """Return those of tags and author that the contract has as fields, as metadata; none where they are empty."""
+    found: dict[str, Any] = {}
+    tags = getattr(value, "tags", None) if "tags" in schema.fields else None
+    if isinstance(tags, tuple | list | set | frozenset) and tags and all(isinstance(tag, str) for tag in tags):
+        found["tags"] = sorted(tags) if isinstance(tags, set | frozenset) else list(tags)
+    author = getattr(value, "author", None) if "author" in schema.fields else None
+    if isinstance(author, str) and author:
+        found["author"] = author
+    return found

@@ -1,0 +1,207 @@
+"""A versioned contract: what the data of one kind looks like now, and how older data becomes that."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypeVar, get_type_hints
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from dgent.crystal.codec import Codec
+from dgent.exceptions import CrystalTooNew, InvalidCrystal, InvalidSchema, UpgradeFailed, UpgradeGap
+
+T = TypeVar("T")
+Data: TypeAlias = dict[str, Any]
+Migration: TypeAlias = Callable[[Data], Mapping[str, Any]]
+"""Makes data of the next version: it is given a copy of its own, which it may change and return."""
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
+_LONGEST_NAME: Final = 200
+_NOT_JSON: Final = (PydanticSerializationError, UnicodeError, ValueError, TypeError, RecursionError)
+
+
+class Contract:
+    """What `@schema` adds to a class, for type checkers: inherit from it, or do without.
+
+    Attributes:
+        schema: the schema whose contract the class is.
+        migration: registers the function that leads on from a version: `@Mark.migration(1)`.
+    """
+
+    if TYPE_CHECKING:
+        schema: ClassVar[Schema[Any]]
+        migration: ClassVar[Callable[[int], Callable[[Migration], Migration]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Schema(Generic[T]):
+    """A named contract, its version, and the migrations that lead to it.
+
+    Args:
+        name: words joined by dots, `witness.mark`.
+        version: counts from 1; raise it when the contract changes.
+        contract: a frozen dataclass or a pydantic model, of fields that have a form in JSON.
+        migrations: by version, what makes data of the next one; they can also come later, through `migration`.
+
+    Raises:
+        InvalidSchema: one of these is not that.
+    """
+
+    name: str
+    version: int
+    contract: type[T]
+    migrations: Mapping[int, Migration] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.name, str) and len(self.name) <= _LONGEST_NAME and _NAME.fullmatch(self.name)):
+            raise InvalidSchema(
+                f"a schema is named with words joined by dots, like witness.mark, not {self.name!r:.80}"
+            )
+        if type(self.version) is not int or not 1 <= self.version < 2**31:
+            raise InvalidSchema(f"{self.name}: a version is a whole number from 1, not {self.version!r:.80}")
+        _check_contract(self.name, self.contract)
+        given, own = dict(self.migrations), dict[int, Migration]()
+        object.__setattr__(self, "migrations", own)
+        for version, function in given.items():
+            self.migration(version)(function)
+        _ = self._codec
+
+    def migration(self, version: int) -> Callable[[Migration], Migration]:
+        """Register a function as what leads on from a version.
+
+        Raises:
+            InvalidSchema: no version of this schema comes after that one, or another function does it already.
+        """
+        if type(version) is not int or not 1 <= version < self.version:
+            raise InvalidSchema(f"{self.name} is at version {self.version}: no migration starts at {version!r:.80}")
+        if version in self.migrations:
+            raise InvalidSchema(f"{self.name} has a migration from version {version} already")
+
+        def register(function: Migration) -> Migration:
+            if not callable(function):
+                raise InvalidSchema(f"{self.name}: a migration is a function, not {type(function).__name__}")
+            self.migrations[version] = function  # type: ignore[index]  # the dict of __post_init__
+            return function
+
+        return register
+
+    @cached_property
+    def fields(self) -> Mapping[str, Any]:
+        """The fields of the contract and their types."""
+        names = _fields_of(self.contract)
+        hints = get_type_hints(self.contract, include_extras=True)
+        return {name: hints[name] for name in names}
+
+    @property
+    def gaps(self) -> list[int]:
+        """The versions from which no migration leads on: data at or below them cannot be read."""
+        return [version for version in range(1, self.version) if version not in self.migrations]
+
+    def encode(self, value: T) -> bytes:
+        """Return the JSON of a value.
+
+        Raises:
+            InvalidCrystal: it does not fit the contract, or would not come back as it was.
+        """
+        return self._codec.encode(value)
+
+    def decode(self, content: bytes, version: int | None = None) -> T:
+        """Return the value in JSON that a version of this schema wrote, the current one unless it is given.
+
+        Raises:
+            InvalidCrystal: it does not fit the contract.
+            CrystalTooNew, UpgradeGap, UpgradeFailed: as for `upgrade`.
+        """
+        if version is None or version == self.version:
+            return self._codec.decode(content)
+        try:
+            data = from_json(content)
+        except ValueError as error:
+            raise InvalidCrystal(f"{self.name}: the data is not JSON: {error}") from None
+        upgraded = self.upgrade(version, data)
+        try:
+            return self._codec.decode(to_json(upgraded))
+        except InvalidCrystal as error:
+            raise UpgradeFailed(f"{error}, after the migrations from version {version}") from None
+
+    def parse(self, data: Mapping[str, Any]) -> T:
+        """Return the value of data of the current version; JSON, or the Python values that have a form in it.
+
+        Raises:
+            InvalidCrystal: it does not fit the contract.
+        """
+        try:
+            return self._codec.decode(to_json(data, bytes_mode="base64"))
+        except _NOT_JSON as error:
+            if isinstance(error, InvalidCrystal):
+                raise
+            raise InvalidCrystal(f"{self.name}: the data has no form in JSON ({type(error).__name__})") from None
+
+    def upgrade(self, old_version: int, data: Mapping[str, Any], *, to: int | None = None) -> Data:
+        """Return data of an old version as the current one, or `to`, has it; what was passed stays as it is.
+
+        Each migration gets plain JSON: what the one before made is brought into that form, so that data goes the same
+        way whether it was stored in between or not.
+
+        Raises:
+            CrystalTooNew: the data is newer than the code. UpgradeGap: a migration is missing on the way.
+            UpgradeFailed: a migration raised, or made no JSON object.
+        """
+        target = self.version if to is None else to
+        if type(old_version) is not int or old_version < 1:
+            raise InvalidCrystal(f"{self.name}: a version is a whole number from 1, not {old_version!r:.80}")
+        if old_version > target:
+            raise CrystalTooNew(
+                f"{self.name}: the data has version {old_version}, this code knows {target}: upgrade the program"
+            )
+        found = self._plain(data, f"the data of version {old_version}")
+        for version in range(old_version, target):
+            migration = self.migrations.get(version)
+            if migration is None:
+                raise UpgradeGap(
+                    f"{self.name}: no migration leads from version {version} to {version + 1}: "
+                    f"register one, @schema.migration({version})"
+                )
+            found = self._plain(self._migrated(migration, version, found), f"the migration from version {version}")
+        return found
+
+    def _migrated(self, migration: Migration, version: int, data: Data) -> Any:
+        try:
+            return migration(data)
+        except Exception as error:
+            raise UpgradeFailed(
+                f"{self.name}: the migration from version {version} raised {type(error).__name__}"
+            ) from error
+
+    def _plain(self, data: Any, what: str) -> Data:
+        if not isinstance(data, Mapping):
+            raise UpgradeFailed(f"{self.name}: {what} is {type(data).__name__}, not a JSON object")
+        try:
+            plain: Data = from_json(to_json(data, bytes_mode="base64"))
+        except _NOT_JSON as error:
+            raise UpgradeFailed(f"{self.name}: {what} has no form in JSON ({type(error).__name__})") from None
+        return plain
+
+    @cached_property
+    def _codec(self) -> Codec[T]:
+        return Codec(self.contract, self.name)
+
+
+def _check_contract(name: str, contract: Any) -> None:
+    if isinstance(contract, type) and issubclass(contract, BaseModel):
+        return
+    if not isinstance(contract, type) or not is_dataclass(contract):
+        shown = getattr(contract, "__name__", type(contract).__name__)
+        raise InvalidSchema(f"{name}: a contract is a frozen dataclass or a pydantic model, not {shown}")
+    if not contract.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+        raise InvalidSchema(f"{name}: {contract.__name__} can be changed: write @dataclass(frozen=True)")
+
+
+def _fields_of(contract: type[Any]) -> list[str]:
+    if issubclass(contract, BaseModel):
+        return list(contract.model_fields)
+    return [each.name for each in fields(contract)]

@@ -1,0 +1,34 @@
+"""The Brain's tables as crystals: a row becomes one, and one becomes a row, with nothing lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003  # pydantic reads the annotations at run time
+from typing import Any
+
+from dgent.crystal.registry import schema
+from dgent.crystal.schema import Contract
+
+
+@schema("brain.crystal", version=1)
+@dataclass(frozen=True)
+class BrainCrystal(Contract):
+    """What is known about a piece of memory; its content is the datum `datum_id`. A row of `brain_crystals`."""
+
+    content_hash: str
+    summary: str
+    tags: tuple[str, ...] = ()
+    access_count: int = 0
+    last_accessed: datetime | None = None
+    datum_id: str | None = None
+    updated_at: datetime | None = None
+
+
+@schema("brain.setting", version=1)
+@dataclass(frozen=True)
+class BrainSetting(Contract):
+    """One named JSON value. A row of `brain_settings`, where the key is the id."""
+
+    key: str
+    value: Any
+    updated_at: datetime | None = None

@@ -1,0 +1,214 @@
+"""The data of an agent: crystals stored, found and read, whatever holds them."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+
+from dgent.crystal.crystal import Crystal, envelope
+from dgent.crystal.registry import DECLARED, Schemas
+from dgent.crystal.upgrade import BATCH, Upgrade, upgrade
+from dgent.exceptions import DegradedWarning, DgentError, InvalidCrystal, InvalidInput, NoBackendAvailable, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dgent.crystal.crystal import Ref
+    from dgent.crystal.schema import Schema
+    from dgent.datum import Datum
+    from dgent.protocol import Backend
+    from dgent.query import Query
+
+T = TypeVar("T")
+Found: TypeAlias = "Crystal[Any] | Datum"
+"""A crystal where its schema is known, else the datum as it is."""
+
+
+class Crystals(list[Found]):
+    """A page of crystals; pass `page.cursor` to the same query for the next one, None means the end."""
+
+    __slots__ = ("cursor",)
+
+    def __init__(self, found: Iterable[Found] = (), cursor: str | None = None) -> None:
+        super().__init__(found)
+        self.cursor = cursor
+
+
+class Universe:
+    """Crystals over the best of some backends: the first, by `priority`, that answers when it is first needed.
+
+    It stays with that one, because two would be two truths; when it is not the first, a DegradedWarning says so.
+
+    Args:
+        backends: stores of datums. schemas: what is known of their data; what `@schema` declared, unless given.
+    """
+
+    def __init__(self, *backends: Backend, schemas: Schemas = DECLARED) -> None:
+        self.schemas = schemas
+        self._backends = sorted(backends, key=lambda backend: backend.priority)
+        self._chosen: Backend | None = None
+
+    async def backend(self) -> Backend:
+        """Return the backend that serves.
+
+        Raises:
+            NoBackendAvailable: none answers; the message names each one and why.
+        """
+        if self._chosen is None:
+            chosen = await self._choose()
+            self._chosen = self._chosen or chosen  # another task may have been first
+        return self._chosen
+
+    def register(self, schema: Schema[Any]) -> None:
+        """Make a schema known.
+
+        Raises:
+            InvalidSchema: another contract has its name, at this version or a newer one.
+        """
+        self.schemas.register(schema)
+
+    def schema_for(self, contract: type[T]) -> Schema[T]:
+        """Return the schema whose contract is this class.
+
+        Raises:
+            SchemaNotFound: there is none.
+        """
+        return self.schemas.schema_for(contract)
+
+    def crystal(self, value: T, **about: Any) -> Crystal[T]:
+        """Make a crystal of a value whose type is a known contract; `about` is as for `Crystal.create`.
+
+        Raises:
+            SchemaNotFound: no schema is for its type. InvalidCrystal, InvalidDatum: as for `Crystal.create`.
+        """
+        return Crystal.create(value, self.schema_for(type(value)), **about)
+
+    async def store(self, crystal: Crystal[Any], *, expect: int | None = None, ttl: float | None = None) -> str:
+        """Store a crystal and return its id; `expect` and `ttl` are as for `DgentProtocol.put`.
+
+        Raises:
+            VersionConflict, CausalCycle, StorageError: as for `DgentProtocol.put`.
+        """
+        return (await (await self.backend()).put(_datum(crystal), expect=expect, ttl=ttl)).id
+
+    async def store_many(self, crystals: Iterable[Crystal[Any]]) -> list[str]:
+        """Store many crystals in one transaction, all or none, and return their ids."""
+        stored = await (await self.backend()).put_many([_datum(crystal) for crystal in crystals])
+        return [datum.id for datum in stored]
+
+    async def remember(self, value: T, **about: Any) -> Crystal[T]:
+        """Make a crystal of a value, store it and return it as it is stored; `about` is as for `Crystal.create`."""
+        crystal = self.crystal(value, **about)
+        stored = await (await self.backend()).put(crystal.datum)
+        return Crystal(crystal.meta, stored, value)
+
+    @overload
+    async def get(self, id: Ref[T], *, version: int | None = None) -> Crystal[T] | Datum | None: ...
+    @overload
+    async def get(self, id: str, *, version: int | None = None) -> Found | None: ...
+    async def get(self, id: str, *, version: int | None = None) -> Any:
+        """Return a crystal by its id, upgraded if it is older than its schema; a datum where that is not known.
+
+        `version` counts the puts of this id: the live one unless it is given. None where there is none.
+
+        Raises:
+            InvalidCrystal: it does not fit the contract of its schema.
+            CrystalTooNew, UpgradeGap, UpgradeFailed: it cannot be upgraded. `memory.get` still gives the datum.
+        """
+        datum = await (await self.backend()).get(str(id), version=version)
+        return datum and self._crystallized(datum)
+
+    async def query(self, query: Query) -> Crystals:
+        """Return a page of what matches, crystallized as by `get`. Conditions are on what is stored.
+
+        Raises:
+            InvalidQuery: as for `DgentProtocol.query`. InvalidCrystal, UpgradeError: as for `get`, naming the id.
+        """
+        page = await (await self.backend()).query(query)
+        return Crystals(map(self._crystallized, page), page.cursor)
+
+    async def delete(self, id: str) -> bool:
+        """Append a tombstone; tell whether there was something. The history stays."""
+        return await (await self.backend()).delete(str(id))
+
+    async def upgrade(
+        self,
+        schema: Schema[Any] | str,
+        *,
+        dry_run: bool = False,
+        batch: int = BATCH,
+        progress: Callable[[int], None] | None = None,
+    ) -> Upgrade:
+        """Rewrite all crystals of older versions as new versions of their ids, and report.
+
+        Every one of them is tried before the first is written. A run that was killed goes on where it ended.
+
+        With `dry_run` it only counts and tries, and the report names what cannot be upgraded. `batch` are written
+        together; `progress` is told how many more were tried or written.
+
+        Raises:
+            SchemaNotFound: no schema has that name.
+            InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: one cannot be upgraded; nothing was written.
+        """
+        known = self.schemas.named(schema) if isinstance(schema, str) else schema
+        return await upgrade(await self.backend(), known, dry_run=dry_run, batch=batch, progress=progress)
+
+    def _crystallized(self, datum: Datum) -> Found:
+        name, _ = envelope(datum)
+        schema = None if name is None else self.schemas.find(name)
+        if schema is None:
+            return datum
+        try:
+            return Crystal.from_datum(datum, schema)
+        except DgentError as error:
+            raise type(error)(f"{datum.id!r}: {error}") from error.__cause__
+
+    async def _choose(self) -> Backend:
+        refused: list[str] = []
+        for backend in self._backends:
+            if (reason := await _why_not(backend)) is None:
+                if refused:
+                    warnings.warn(f"{backend.name} serves: {'; '.join(refused)}", DegradedWarning, stacklevel=4)
+                return backend
+            refused.append(f"{backend.name}: {reason}")
+        tried = "; ".join(refused) or "there is none to choose from"
+        raise NoBackendAvailable(f"no backend is available: {tried}")
+
+
+async def _why_not(backend: Backend) -> str | None:
+    """Return why a backend does not serve, or None if it does."""
+    if await backend.is_available():
+        return None
+    try:
+        await backend.stats()
+    except DgentError as error:
+        return str(error)
+    return "it does not answer its probe"
+
+
+def _datum(crystal: Any) -> Datum:
+    if not isinstance(crystal, Crystal):
+        raise InvalidCrystal(f"{type(crystal).__name__} is no Crystal: make one with universe.crystal(value)")
+    return crystal.datum
+
+
+_universe: Universe | None = None
+
+
+def set_universe(universe: Universe | None) -> None:
+    """Make a universe the one that `get_universe` returns, in the whole process; None for none."""
+    global _universe  # noqa: PLW0603  # one for each process is the point
+    if universe is not None and not isinstance(universe, Universe):
+        raise InvalidInput(f"{type(universe).__name__} is no Universe")
+    _universe = universe
+
+
+def get_universe() -> Universe:
+    """Return the universe of this process.
+
+    Raises:
+        NotFound: nobody set one.
+    """
+    if _universe is None:
+        raise NotFound("this process has no universe yet: call set_universe(storage.universe) when it starts")
+    return _universe
