@@ -6,6 +6,7 @@ index; the content is the value alone.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -14,10 +15,10 @@ import orjson
 from pydantic_core import core_schema
 
 from dgent.datum import Datum, as_datetime
-from dgent.exceptions import InvalidCrystal
+from dgent.exceptions import InvalidCrystal, InvalidDatum
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from dgent.crystal.schema import Schema
@@ -26,6 +27,7 @@ T = TypeVar("T")
 
 SCHEMA: Final = "schema"
 VERSION: Final = "schema_version"
+LABELS: Final = ("tags", "author")
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -153,15 +155,20 @@ def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:
         InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: as for `Crystal.from_datum`.
     """
     value = Crystal.from_datum(datum, schema).value
+    own, before = labels_of(value, schema), datum.data
+    # A label that was the value's own follows it, even to nothing; one that was given beside it stays.
+    gone = {name for name in LABELS if name in schema.fields and name not in own and before.get(name)}
+    kept = {name: label for name, label in datum.metadata.items() if name not in gone}
     return datum.replace(
-        content=schema.encode(value),
-        metadata={**datum.metadata, **_own_labels(value, schema), SCHEMA: schema.name, VERSION: schema.version},
+        content=schema.encode(value), metadata={**kept, **own, SCHEMA: schema.name, VERSION: schema.version}
     )
 
 
 def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | None) -> dict[str, Any]:
     """Return the tags and the author by which a value is found: its own, else those given."""
-    own = _own_labels(value, schema)
+    own = labels_of(value, schema)
+    if not isinstance(tags, Iterable):
+        raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
     asked = {"tags": [tags] if isinstance(tags, str) else list(tags), "author": author}
     given = {name: label for name, label in asked.items() if label}
     for name, label in given.items():
@@ -170,7 +177,7 @@ def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | 
     return {**given, **own}
 
 
-def _own_labels(value: Any, schema: Schema[Any]) -> dict[str, Any]:
+def labels_of(value: Any, schema: Schema[Any]) -> dict[str, Any]:
     """Return those of tags and author that the contract has as fields, as metadata; none where they are empty."""
     found: dict[str, Any] = {}
     tags = getattr(value, "tags", None) if "tags" in schema.fields else None

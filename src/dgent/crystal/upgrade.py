@@ -6,8 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from dgent.checks import check_limit
 from dgent.crystal.crystal import envelope, upgraded
-from dgent.exceptions import InvalidCrystal, UpgradeError
+from dgent.exceptions import InvalidInput, InvalidQuery, UpgradeError
 from dgent.query import Query
 from dgent.swap import swap
 
@@ -58,6 +59,8 @@ async def upgrade(
     progress: Callable[[int], None] | None = None,
 ) -> Upgrade:
     """Bring the crystals of a store to the version of their schema: see `Universe.upgrade`."""
+    if check_limit(batch, "batch") < 1:
+        raise InvalidQuery("batch is 0: use the number of crystals to rewrite together, from 1")
     advance = progress or (lambda amount: None)
     report = Upgrade(schema.name, schema.version)
     async for page in pages(store, schema.name, batch):
@@ -68,7 +71,7 @@ async def upgrade(
         return report
     async for page in pages(store, schema.name, batch):
         older = [datum for datum in page if envelope(datum)[1] < schema.version]
-        report.upgraded += sum(await asyncio.gather(*(_rewrite(store, datum.id, schema) for datum in older)))
+        report.upgraded += await _rewrite_all(store, older, schema)
         advance(len(page))
     return report
 
@@ -90,12 +93,21 @@ def _try(datum: Datum, schema: Schema[Any], report: Upgrade, *, strict: bool) ->
         report.found[version] = report.found.get(version, 0) + 1
         if version != schema.version:
             upgraded(datum, schema)
-    except (InvalidCrystal, UpgradeError) as error:
+    except (InvalidInput, UpgradeError) as error:
         if strict:
             raise type(error)(f"{datum.id!r}: {error}; nothing was written") from error.__cause__
         report.failed += 1
         if len(report.failures) < SHOWN:
             report.failures[datum.id] = str(error)
+
+
+async def _rewrite_all(store: DgentProtocol, older: list[Datum], schema: Schema[Any]) -> int:
+    """Rewrite these together and return how many were; each has come to its end when one raises."""
+    ends = await asyncio.gather(*(_rewrite(store, datum.id, schema) for datum in older), return_exceptions=True)
+    for end in ends:
+        if isinstance(end, BaseException):
+            raise end
+    return sum(end for end in ends if not isinstance(end, BaseException))
 
 
 async def _rewrite(store: DgentProtocol, id: str, schema: Schema[Any]) -> int:
