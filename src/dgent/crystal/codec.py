@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum
 from math import isfinite
 from types import NoneType
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -49,6 +49,8 @@ class Codec(Generic[T]):
             # pydantic gives no config to a dataclass from outside; behind an alias it does, to nested ones as well.
             alias = TypeAliasType("alias", contract)  # type: ignore[valid-type]
             self._adapter: TypeAdapter[T] = TypeAdapter(alias, config=_CONFIG)
+            if not self._adapter.pydantic_complete:  # a name that is not defined yet is otherwise an error at first use
+                self._adapter.rebuild(raise_errors=True)
         except PydanticUserError as error:
             raise InvalidSchema(
                 f"{name}: {contract.__name__} has a field with no form in JSON: {error.message}"
@@ -72,10 +74,7 @@ class Codec(Generic[T]):
             content = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
             back = self._adapter.validate_json(content)
             if comparable(back) != plain:
-                raise _Refused(
-                    f"would come back as another at {_where_changed(value, back)}: let the contract say "
-                    "what is there, be it a tuple, a set, a bool or a subclass"
-                )
+                _refuse(value, back)
         except _Refused as error:
             raise InvalidCrystal(f"{self._name}: the value {error}") from None
         except ValidationError as error:
@@ -112,11 +111,14 @@ class _Refused(InvalidCrystal):
     """What a value holds that no crystal can."""
 
 
-def _where_changed(value: Any, back: Any) -> str:
-    """Return the first field that differs, or the class where that does."""
+def _refuse(value: Any, back: Any) -> NoReturn:
+    """Say in which field they differ, or that the class does."""
     names = fields_of(type(back))
     changed = (name for name in names if comparable(getattr(value, name)) != comparable(getattr(back, name)))
-    return next(changed, type(value).__name__)
+    raise _Refused(
+        f"would come back as another at {next(changed, type(value).__name__)}: let the contract say what is there, be "
+        "it a tuple, a set, a bool or a subclass"
+    )
 
 
 def comparable(value: Any) -> Any:
@@ -150,7 +152,7 @@ def _of_class(kind: type[Any], value: Any) -> Any:
     if isinstance(value, bool | Enum | Decimal | bytearray):
         return kind, value
     if isinstance(value, BaseModel):
-        return kind, comparable(dict(value))
+        return kind, comparable(dict(iter(value)))  # it may have a field that is called "keys"
     if isinstance(value, set | frozenset):
         return kind, frozenset(map(comparable, value))
     if isinstance(value, list | tuple):

@@ -91,9 +91,8 @@ class Schema(Generic[T]):
     @cached_property
     def fields(self) -> Mapping[str, Any]:
         """The fields of the contract and their types."""
-        resolved = getattr(self.contract, "__pydantic_fields__", None)  # generic and local classes, too
-        if resolved is not None:
-            return {name: info.rebuild_annotation() for name, info in resolved.items()}
+        if issubclass(self.contract, BaseModel):  # it knows them where its hints do not: generic, or a local class
+            return {name: info.rebuild_annotation() for name, info in self.contract.model_fields.items()}
         hints = get_type_hints(self.contract, include_extras=True)
         return {name: hints[name] for name in fields_of(self.contract)}
 
