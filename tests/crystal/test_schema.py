@@ -377,9 +377,9 @@ def test_an_unknown_name_is_told_with_the_nearest() -> None:
     known = Schemas([Schema("witness.mark", 1, Point), Schema("brain.crystal", 1, Point)])
     assert [each.name for each in known] == ["brain.crystal", "witness.mark"]
     assert known.find("witness.mrak") is None
-    with pytest.raises(SchemaNotFound, match="did you mean witness.mark"):
+    with pytest.raises(SchemaNotFound, match=r"did you mean witness\.mark"):
         known.named("witness.mrak")
-    with pytest.raises(SchemaNotFound, match=r"brain.crystal, witness.mark"):
+    with pytest.raises(SchemaNotFound, match=r"brain\.crystal, witness\.mark"):
         known.named("zzz")
     with pytest.raises(SchemaNotFound, match="none is registered"):
         Schemas().named("witness.mark")

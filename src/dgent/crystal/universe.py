@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
 
-from dgent.crystal.crystal import Crystal, envelope
+from dgent.crystal.crystal import Crystal
 from dgent.crystal.registry import DECLARED, Schemas
 from dgent.crystal.upgrade import BATCH, Upgrade, upgrade
 from dgent.exceptions import DegradedWarning, DgentError, InvalidCrystal, InvalidInput, NoBackendAvailable, NotFound
@@ -154,7 +154,7 @@ class Universe:
         return await upgrade(await self.backend(), known, dry_run=dry_run, batch=batch, progress=progress)
 
     def _crystallized(self, datum: Datum) -> Found:
-        name, _ = envelope(datum)
+        name = datum.schema
         schema = None if name is None else self.schemas.find(name)
         if schema is None:
             return datum
