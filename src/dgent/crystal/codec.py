@@ -56,7 +56,7 @@ class Codec(Generic[T]):
         """
         if not isinstance(value, self._contract):
             raise InvalidCrystal(f"{self._name} takes {self._contract.__name__}, not {type(value).__name__}")
-        plain = _comparable(value) if self._has_times else None  # refuses times without a zone
+        plain = comparable(value) if self._has_times else None  # refuses times without a zone
         try:
             content = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
             back = self._adapter.validate_json(content)
@@ -64,7 +64,7 @@ class Codec(Generic[T]):
             raise InvalidCrystal(f"{self._name}: the value {wrong_at(error)}") from None
         except _NOT_JSON as error:
             raise InvalidCrystal(f"{self._name}: the value has no form in JSON ({type(error).__name__})") from None
-        if back != value and _comparable(back) != (plain or _comparable(value)):
+        if back != value and comparable(back) != (plain or comparable(value)):
             raise InvalidCrystal(
                 f"{self._name}: the value would come back as another: it holds a tuple, a set or NaN where the "
                 "contract does not say so"
@@ -83,7 +83,7 @@ class Codec(Generic[T]):
             raise InvalidCrystal(f"{self._name}: the data {wrong_at(error)}") from None
 
 
-def _comparable(value: Any) -> Any:
+def comparable(value: Any) -> Any:
     """Return a value with which equality means what it says.
 
     Two times of different zones, of which one lies in a repeated hour, are never equal (PEP 495), and a class may have
@@ -97,13 +97,13 @@ def _comparable(value: Any) -> Any:
             raise InvalidCrystal(f"{value} has no time zone: write datetime.now(UTC), or value.replace(tzinfo=...)")
         return value.astimezone(UTC)
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value), tuple(_comparable(getattr(value, each.name)) for each in fields(value))
+        return type(value), tuple(comparable(getattr(value, each.name)) for each in fields(value))
     if isinstance(value, BaseModel):
-        return type(value), _comparable(dict(value))
+        return type(value), comparable(dict(value))
     if isinstance(value, dict):
-        return {_comparable(key): _comparable(item) for key, item in value.items()}
+        return {comparable(key): comparable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value), tuple(map(_comparable, value))
+        return type(value), tuple(map(comparable, value))
     if isinstance(value, set | frozenset):
-        return type(value), frozenset(map(_comparable, value))
+        return type(value), frozenset(map(comparable, value))
     return value

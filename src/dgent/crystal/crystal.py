@@ -6,6 +6,7 @@ index; the content is the value alone.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -112,7 +113,7 @@ class Crystal(Generic[T]):
         datum = Datum.create(
             content,
             id=id,
-            created_at=created_at,
+            created_at=round(time.time(), 6) if created_at is None else created_at,  # a table keeps no finer time
             causal_parent=parent,
             metadata={**metadata, **labels, SCHEMA: schema.name, VERSION: schema.version},
             source=source,
@@ -155,13 +156,13 @@ def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:
     value = Crystal.from_datum(datum, schema).value
     return datum.replace(
         content=schema.encode(value),
-        metadata={**datum.metadata, **_own_labels(value, schema), SCHEMA: schema.name, VERSION: schema.version},
+        metadata={**datum.metadata, **labels_of(value, schema), SCHEMA: schema.name, VERSION: schema.version},
     )
 
 
 def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | None) -> dict[str, Any]:
     """Return the tags and the author by which a value is found: its own, else those given."""
-    own = _own_labels(value, schema)
+    own = labels_of(value, schema)
     asked = {"tags": [tags] if isinstance(tags, str) else list(tags), "author": author}
     given = {name: label for name, label in asked.items() if label}
     for name, label in given.items():
@@ -170,7 +171,7 @@ def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | 
     return {**given, **own}
 
 
-def _own_labels(value: Any, schema: Schema[Any]) -> dict[str, Any]:
+def labels_of(value: Any, schema: Schema[Any]) -> dict[str, Any]:
     """Return those of tags and author that the contract has as fields, as metadata; none where they are empty."""
     found: dict[str, Any] = {}
     tags = getattr(value, "tags", None) if "tags" in schema.fields else None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from dgent.crystal.crystal import envelope, upgraded
-from dgent.exceptions import InvalidCrystal, UpgradeError
+from dgent.crystal.report import Report
 from dgent.query import Query
 from dgent.swap import swap
 
@@ -21,27 +22,22 @@ if TYPE_CHECKING:
 
 BATCH: Final = 200
 """Crystals that are read, and rewritten, together."""
-SHOWN: Final = 20
-"""How many failures a report names."""
 
 
 @dataclass(slots=True)
-class Upgrade:
+class Upgrade(Report):
     """The report of an upgrade.
 
     Attributes:
         schema, version: what the crystals were brought to.
         found: how many there were of each version.
         upgraded: how many were rewritten; none in a dry run.
-        failed: how many cannot be; `failures` are the first of them, by id, with the reason.
     """
 
-    schema: str
-    version: int
+    schema: str = ""
+    version: int = 0
     found: dict[int, int] = field(default_factory=dict)
     upgraded: int = 0
-    failed: int = 0
-    failures: dict[str, str] = field(default_factory=dict)
 
     @property
     def older(self) -> int:
@@ -59,10 +55,10 @@ async def upgrade(
 ) -> Upgrade:
     """Bring the crystals of a store to the version of their schema: see `Universe.upgrade`."""
     advance = progress or (lambda amount: None)
-    report = Upgrade(schema.name, schema.version)
+    report = Upgrade(schema=schema.name, version=schema.version)
     async for page in pages(store, schema.name, batch):
         for datum in page:
-            _try(datum, schema, report, strict=not dry_run)
+            report.attempt(datum.id, partial(_try, datum, schema, report), strict=not dry_run)
         advance(len(page))
     if dry_run or not report.older:
         return report
@@ -73,8 +69,8 @@ async def upgrade(
     return report
 
 
-async def pages(store: DgentProtocol, schema: str, batch: int) -> AsyncIterator[Page]:
-    """Go through the live datums of a schema, the oldest first; a rewritten one keeps its place."""
+async def pages(store: DgentProtocol, schema: str | None, batch: int) -> AsyncIterator[Page]:
+    """Go through the live datums of a schema, or all, the oldest first; a rewritten one keeps its place."""
     cursor = None
     while True:
         page = await store.query(Query(schema=schema, order="oldest", limit=batch, cursor=cursor))
@@ -84,18 +80,11 @@ async def pages(store: DgentProtocol, schema: str, batch: int) -> AsyncIterator[
             return
 
 
-def _try(datum: Datum, schema: Schema[Any], report: Upgrade, *, strict: bool) -> None:
-    try:
-        version = envelope(datum)[1]
-        report.found[version] = report.found.get(version, 0) + 1
-        if version != schema.version:
-            upgraded(datum, schema)
-    except (InvalidCrystal, UpgradeError) as error:
-        if strict:
-            raise type(error)(f"{datum.id!r}: {error}; nothing was written") from error.__cause__
-        report.failed += 1
-        if len(report.failures) < SHOWN:
-            report.failures[datum.id] = str(error)
+def _try(datum: Datum, schema: Schema[Any], report: Upgrade) -> None:
+    version = envelope(datum)[1]
+    report.found[version] = report.found.get(version, 0) + 1
+    if version != schema.version:
+        upgraded(datum, schema)
 
 
 async def _rewrite(store: DgentProtocol, id: str, schema: Schema[Any]) -> int:
