@@ -45,8 +45,8 @@ class TableAdapter:
     """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.layout` says.
 
     A put replaces the row, as `dgent.bridge.draft` says; it is one upsert, and `expect=` compares the version column in
-    the same statement. A table keeps one version of a row, so there is no history, no seq and no ttl, so
-    that `ttl="keep"` keeps nothing.
+    the same statement. A table keeps one version of a row, so there is no history, no seq and no
+    ttl: `ttl="keep"` finds nothing to keep.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.codec`.

@@ -281,7 +281,7 @@ class DgentRouter:
         return await self._read(verb, *args, **named)
 
     async def _write(self, verb: str, subject: Any, **named: Any) -> Any:
-        # What happened to the live datum until the replay is not known: it may even have expired.
+        # By the time of a replay the live datum may have changed, or expired.
         chain, needs_live = self._chain, named.get("expect") is not None or named.get("ttl") == "keep"
         while True:
             if chain.normal:

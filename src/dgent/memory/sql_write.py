@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -157,7 +157,6 @@ _COMPACT = Statement(
     ),
     "ns keep before",
 )
-_NO_SECONDS: Final = frozenset[float | str | None]({None, "keep"})
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
 _INSERT, _INSERT_TERMS = BulkInsert(datums), BulkInsert(terms)
@@ -211,7 +210,7 @@ class Flush:
         if expect is not None:
             _check_expected(id, expect, live)
         expires_at = None if ttl is None else self._expiry(ttl, live)
-        if live is not None and ttl in _NO_SECONDS and live.expires_at == expires_at and _same(live, datum):
+        if live is not None and ttl in {None, "keep"} and live.expires_at == expires_at and _same(live, datum):
             return Outcome(stamped(datum, live.version, live.seq), changed=False)
         if parent is not None and (live is None or live.parent != parent):
             self._check_acyclic(id, parent)

@@ -28,8 +28,8 @@ class LensAgent:
     """An optic over the JSON content of one datum or row of a store.
 
     A write is a compare-and-swap that is tried again when somebody else was first, so writers of different foci both
-    survive, and so do two of the same. A datum keeps its time, its cause, its metadata and the moment at which it expires.
-    Of a typed row only the columns that change are written. Writing what is there writes nothing.
+    survive, and so do two of the same. A datum keeps its time, its cause and its metadata, and still expires when it
+    would have. Of a typed row only the columns that change are written. Writing what is there writes nothing.
 
     Args:
         store: a `DgentProtocol`: agent memory, or a typed table.
