@@ -138,10 +138,11 @@ async def test_a_wrong_store_fails_its_law(wrong: type[MemoryBackend], law: str,
         await getattr(contract_of(wrong), law)(tmp_path)
 
 
-async def test_the_machine_tells_a_wrong_answer(tmp_path: Path) -> None:
-    contract = contract_of(ForgetsTheTimeToLive)
-    datum = contract.make_datum("a", 1)
-    expires = [Step("put", (datum,), {"ttl": 1.0}), Step("tick", (3.0,)), Step("get", ("a",))]
+@pytest.mark.parametrize("wrong", [ForgetsTheTimeToLive, KeepsNoTimeToLive])
+async def test_the_machine_tells_a_wrong_answer(wrong: type[MemoryBackend], tmp_path: Path) -> None:
+    contract = contract_of(wrong)
+    puts = [Step("put", (contract.make_datum("a", n),), {"ttl": ttl}) for n, ttl in ((1, 1.0), (2, "keep"))]
+    expires = [*puts, Step("tick", (3.0,)), Step("get", ("a",))]
     with pytest.raises(AssertionError, match="get"):
         await Machine(contract, tmp_path).run(expires)
     await Machine(contract_of(MemoryBackend), tmp_path).run(expires)
