@@ -249,10 +249,7 @@ def _shown(found: Found) -> list[RenderableType]:
     from dgent.datum import Datum
 
     if isinstance(found, Datum):
-        return [
-            f"schema {found.schema or 'none'}: not known here, so this is the datum as it is stored",
-            look.datum(found),
-        ]
+        return [f"the schema {found.schema} is not known here: this is what is stored", look.datum(found)]
     record = _record(found)
     value = record.pop("value")
     record["created_at"] = f"{look.when(found.datum.created_at)} UTC"
