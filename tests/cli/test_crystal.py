@@ -74,9 +74,7 @@ def test_crystals_are_found_and_paged(ready: Runner) -> None:
     put(ready, "k", {"key": "k", "value": 7}, "brain.setting")
     first = ready.json("crystal", "query", "witness.mark", "--limit", 3, "--author", "Ada")
     assert [each["value"]["action"] for each in first["crystals"]] == ["act 4", "act 3", "act 2"]
-    rest = ready.json(
-        "crystal", "query", "witness.mark", "--limit", 3, "--author", "Ada", "--cursor", first["cursor"]
-    )
+    rest = ready.json("crystal", "query", "witness.mark", "--limit", 3, "--author", "Ada", "--cursor", first["cursor"])
     assert [each["id"] for each in rest["crystals"]] == ["m1", "m0"]
     assert [each["id"] for each in ready.json("crystal", "query", "--where", "value=7")["crystals"]] == ["k"]
     told = ready("crystal", "query").text
@@ -86,9 +84,10 @@ def test_crystals_are_found_and_paged(ready: Runner) -> None:
 
 def test_an_upgrade_is_tried_and_then_done(ready: Runner) -> None:
     mark(ready, "m1")
-    assert "1 of version 1; 1 would be upgraded to version 3" in ready(
-        "crystal", "upgrade", "witness.mark", "--dry-run"
-    ).text
+    assert (
+        "1 of version 1; 1 would be upgraded to version 3"
+        in ready("crystal", "upgrade", "witness.mark", "--dry-run").text
+    )
     assert ready.json("memory", "get", "m1")["version"] == 1
     assert ready.json("crystal", "upgrade", "witness.mark")["upgraded"] == 1
     assert ready.json("memory", "get", "m1")["version"] == 2
@@ -127,6 +126,7 @@ def test_crystals_go_into_their_table_and_come_back(ready: Runner) -> None:
     assert "say something else and stay as they are: depth" in differs.text
     assert "1 written now, 1 read back and equal" in ready("crystal", "demote", *pair).text
     assert ready.json("crystal", "show", "depth")["value"] == {"key": "depth", "value": {"most": 4}}
-    assert "did you mean brain_settings" in ready(
-        "crystal", "demote", BrainSetting.schema.name, "--table", "brain_setting", code=3
-    ).err
+    assert (
+        "did you mean brain_settings"
+        in ready("crystal", "demote", BrainSetting.schema.name, "--table", "brain_setting", code=3).err
+    )

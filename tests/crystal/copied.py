@@ -8,6 +8,7 @@ from datetime import date, datetime, time, timedelta  # SQLAlchemy and pydantic 
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from hypothesis import strategies as st
 from sqlalchemy import BigInteger, Enum, Interval, LargeBinary, MetaData
@@ -116,8 +117,8 @@ MARK = WitnessMark.schema
 KNOWN = Schemas([WIDE, MARK])
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
-zones = st.timezones()
-moments = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=zones)  # noqa: DTZ001  # the zone is drawn
+zones = st.sampled_from([ZoneInfo(name) for name in ("UTC", "America/New_York", "Asia/Kathmandu", "Europe/Zurich")])
+moments = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=zones)  # noqa: DTZ001  # the zone is drawn
 parts = st.builds(Part, texts, st.binary(max_size=8), st.none() | moments)
 numbers = st.integers(-(2**53), 2**53)
 plain = st.recursive(

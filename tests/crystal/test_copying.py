@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from dgent.bridge import TableAdapter
 
 
+LABELS = {"tags", "author", "source"}
+
+
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[StorageProvider]:
     """Open both tracks, with the tables of the tests."""
@@ -87,7 +90,9 @@ async def test_a_row_gives_back_the_crystal_that_it_was_made_of(
 
         @given(
             value=wides,
-            about=st.dictionaries(texts.filter(lambda name: name not in {"tags", "author", "source"}), plain, max_size=3),
+            about=st.dictionaries(
+                texts.filter(lambda name: name not in {"tags", "author", "source"}), plain, max_size=3
+            ),
             source=st.none() | texts,
         )
         @hypothesis.settings(max_examples=hypothesis.settings.default.max_examples)  # type: ignore[union-attr]
@@ -210,7 +215,9 @@ async def test_rows_written_during_a_backfill_are_not_overwritten(url: str) -> N
                 await adapter.put(row)
 
         await asyncio.gather(
-            backfill(storage.memory, MARK, adapter, batch=7), others(), backfill(storage.memory, MARK, adapter, batch=11)
+            backfill(storage.memory, MARK, adapter, batch=7),
+            others(),
+            backfill(storage.memory, MARK, adapter, batch=11),
         )
         rows = {row.id: row for row in await everything(adapter)}
         assert rows.keys() == old.keys()
@@ -237,11 +244,11 @@ async def test_nothing_is_dropped_without_a_word(sqlite_path: Path) -> None:
     async with opened(sqlite(sqlite_path)) as storage:
         layout = storage.table(MarkRow).layout
         trust = Schema("witness.trust", 1, WitnessTrust)
-        with pytest.raises(InvalidRow, match="no column, and witness.trust has that field"):
+        with pytest.raises(InvalidRow, match=r"no column, and witness\.trust has that field"):
             row_of(Crystal.create(WitnessTrust("s", 0.5, "r"), trust), trust, layout)
         row = await storage.table(MarkRow).put(row_of(Crystal.create(WitnessMark("a", "r", "c"), MARK), MARK, layout))
         narrow = Schemas([Schema("witness.mark", 1, Narrow)]).named("witness.mark")
-        with pytest.raises(InvalidCrystal, match="no field for test_marks.principles"):
+        with pytest.raises(InvalidCrystal, match=r"no field for the column test_marks\.principles"):
             crystal_of(row, narrow, layout)
         labelled = Crystal.create(BrainCrystal("h", "s"), BrainCrystal.schema, author="Ada")
         with pytest.raises(InvalidRow, match=r"metadata.author.*about"):
@@ -296,7 +303,7 @@ def upgrade_and_backfill(pipe: Connection, url: str) -> None:
 
 async def test_a_promotion_that_is_killed_goes_on(url: str, full_size: bool) -> None:
     """Ten thousand crystals of version 1 (in the long form): upgraded, copied, killed again and again."""
-    many, chance, kills = 10_000 if full_size else 400, random.Random(4), 0
+    many, chance, kills = 10_000 if full_size else 240, random.Random(4), 0
     async with opened(url) as storage:
         old = await old_marks(storage, many)
     for patience in range(1, 1000):

@@ -126,15 +126,13 @@ async def promote(
 
     kg.import_modules()
     done = write(DECLARED.named(schema), table, indexes=index or (), into=into, dry_run=dry_run)
-    record = {
-        "model": {"file": str(done.model), "source": done.model_source},
-        "revision": {"file": str(done.revision), "source": done.revision_source},
-    }
+    files = {done.model_path: done.model_source, done.revision_path: done.revision_source}
+    lines = [f"{'would write' if dry_run else 'wrote'} {path}" for path in files]
     if dry_run:
-        kg.answer(record, f"# {done.model}", done.model_source, f"# {done.revision}", done.revision_source)
-        return
-    then = f"look at them, then `kg db upgrade` and `kg crystal backfill {schema} --table {table}`"
-    kg.answer(record, f"wrote {done.model}", f"wrote {done.revision}", then)
+        lines = [part for line, text in zip(lines, files.values(), strict=True) for part in (f"# {line}", text)]
+    else:
+        lines.append(f"look at both, then `kg db upgrade` and `kg crystal backfill {schema} --table {table}`")
+    kg.answer([{"file": str(path), "text": text} for path, text in files.items()], *lines)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Self
 
 from dgent import migrations
-from dgent.agentese import AGENT_TABLES, Resolver, Umwelt
+from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
@@ -42,7 +42,7 @@ class StorageProvider:
         self.memory = memory
         self.relational = RelationalStore(database)
         self.tables = Tables(database, bus.publish)
-        for model in AGENT_TABLES:
+        for model in (*AGENT_TABLES, *promoted()):
             self.tables.register(model)
         self.bus = bus
         self.universe = Universe(self.memory)
