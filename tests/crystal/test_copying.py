@@ -100,7 +100,7 @@ async def test_a_row_gives_back_the_crystal_that_it_was_made_of(
             crystal = Crystal.create(value, WIDE, metadata=about, source=source, parent="a-cause")
 
             async def stored() -> Datum:
-                return await adapter.put(row_of(crystal, WIDE, adapter.layout))
+                return await adapter.put(row_of(crystal, adapter.layout))
 
             row = asyncio.run_coroutine_threadsafe(stored(), loop).result()
             back = crystal_of(row, WIDE, adapter.layout)
@@ -245,14 +245,14 @@ async def test_nothing_is_dropped_without_a_word(sqlite_path: Path) -> None:
         layout = storage.table(MarkRow).layout
         trust = Schema("witness.trust", 1, WitnessTrust)
         with pytest.raises(InvalidRow, match=r"no column, and witness\.trust has that field"):
-            row_of(Crystal.create(WitnessTrust("s", 0.5, "r"), trust), trust, layout)
-        row = await storage.table(MarkRow).put(row_of(Crystal.create(WitnessMark("a", "r", "c"), MARK), MARK, layout))
+            row_of(Crystal.create(WitnessTrust("s", 0.5, "r"), trust), layout)
+        row = await storage.table(MarkRow).put(row_of(Crystal.create(WitnessMark("a", "r", "c"), MARK), layout))
         narrow = Schemas([Schema("witness.mark", 1, Narrow)]).named("witness.mark")
         with pytest.raises(InvalidCrystal, match=r"no field for the column test_marks\.principles"):
             crystal_of(row, narrow, layout)
         labelled = Crystal.create(BrainCrystal("h", "s"), BrainCrystal.schema, author="Ada")
         with pytest.raises(InvalidRow, match=r"metadata.author.*about"):
-            row_of(labelled, BrainCrystal.schema, storage.table(brain.Crystal).layout)
+            row_of(labelled, storage.table(brain.Crystal).layout)
 
 
 async def test_tables_of_the_brain_become_crystals_and_come_back(url: str) -> None:

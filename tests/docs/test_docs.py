@@ -135,7 +135,18 @@ def test_every_file_that_the_architecture_names_exists() -> None:
         there |= {room / name.rpartition("/")[2] for name in names}
     assert {path for path in there if not path.is_file()} == set()
     silent = {"__init__.py", "__main__.py"}
-    rooms = ("database", "memory", "bridge", "agentese", "storage", "services", "testing")
+    rooms = (
+        "database",
+        "memory",
+        "bridge",
+        "agentese",
+        "agents",
+        "optics",
+        "crystal",
+        "storage",
+        "services",
+        "testing",
+    )
     files = {path for room in rooms for path in (package / room).glob("*.py") if path.name not in silent}
     assert {str(path.relative_to(package)) for path in files - there} == set()
 

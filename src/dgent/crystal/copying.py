@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dgent.crystal.batches import BATCH, pages, together
 from dgent.crystal.codec import comparable
 from dgent.crystal.crystal import Crystal, upgraded
 from dgent.crystal.report import SHOWN, Report
 from dgent.crystal.rows import crystal_of, row_of
-from dgent.crystal.upgrade import BATCH, pages
 from dgent.exceptions import InvalidInput, UpgradeError, VersionConflict
 from dgent.swap import swap
 
@@ -130,8 +129,8 @@ async def demote(
 async def _write_rows(crystals: list[Crystal[Any]], schema: Schema[Any], adapter: TableAdapter, report: Copied) -> None:
     ids = [crystal.id for crystal in crystals]
     there = await adapter.get_many(ids)
-    rows = [row_of(crystal, schema, adapter.layout) for crystal in crystals if crystal.id not in there]
-    report.written += sum(await asyncio.gather(*(_put_new(adapter, row) for row in rows)))
+    rows = [row_of(crystal, adapter.layout) for crystal in crystals if crystal.id not in there]
+    report.written += sum(await together(_put_new(adapter, row) for row in rows))
     kept = await adapter.get_many(ids)
     _verify(crystals, {id: _read_back(row, schema, adapter.layout) for id, row in kept.items()}, report)
 
@@ -148,7 +147,7 @@ async def _put_new(adapter: TableAdapter, row: Datum) -> bool:
 async def _write_crystals(
     crystals: list[Crystal[Any]], schema: Schema[Any], store: DgentProtocol, report: Copied
 ) -> None:
-    report.written += sum(await asyncio.gather(*(_put_newer(store, crystal, schema) for crystal in crystals)))
+    report.written += sum(await together(_put_newer(store, crystal, schema) for crystal in crystals))
     kept = await store.get_many([crystal.id for crystal in crystals])
     _verify(crystals, {id: _crystallized(datum, schema) for id, datum in kept.items()}, report)
 
@@ -192,7 +191,7 @@ def _current(datum: Datum, schema: Schema[Any]) -> Crystal[Any]:
 
 
 def _as_row(datum: Datum, schema: Schema[Any], layout: Layout) -> Datum:
-    return row_of(_current(datum, schema), schema, layout)
+    return row_of(_current(datum, schema), layout)
 
 
 def _read_back(row: Datum, schema: Schema[Any], layout: Layout) -> Crystal[Any] | None:

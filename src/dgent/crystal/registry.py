@@ -50,7 +50,8 @@ class Schemas:
         """
         found = self._by_name.get(name)
         if found is None:
-            raise SchemaNotFound(f"no schema {name!r:.200}{nearest(str(name), self._by_name, ': none is registered')}")
+            known = nearest(str(name), sorted(self._by_name), ": none is registered")
+            raise SchemaNotFound(f"no schema {name!r:.200}{known}")
         return found
 
     def schema_for(self, contract: type[T]) -> Schema[T]:

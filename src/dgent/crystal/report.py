@@ -33,13 +33,9 @@ class Report:
             return work()
         except (InvalidInput, UpgradeError) as error:
             if strict:
-                raise _naming(id, error) from error.__cause__
+                error.args = (f"{id!r}: {error}; nothing was written",)
+                raise
             self.failed += 1
             if len(self.failures) < SHOWN:
                 self.failures[id] = str(error)
             return None
-
-
-def _naming(id: str, error: InvalidInput | UpgradeError) -> InvalidInput | UpgradeError:
-    error.args = (f"{id!r}: {error}; nothing was written",)
-    return error

@@ -33,13 +33,14 @@ ABOUT: Final = "about"
 """The column for what a datum says of itself that has no column of its own."""
 
 
-def row_of(crystal: Crystal[Any], schema: Schema[Any], layout: Layout) -> Datum:
+def row_of(crystal: Crystal[Any], layout: Layout) -> Datum:
     """Return the row that a crystal is, as the datum that `TableAdapter.put` takes.
 
     Raises:
         InvalidRow: the table has no column for a part of it, or one that does not take its value.
     """
     content: dict[str, Any] = {}
+    schema = crystal.schema
     for name in schema.fields:
         field = layout.by_name.get(name)
         if field is None:
@@ -47,7 +48,7 @@ def row_of(crystal: Crystal[Any], schema: Schema[Any], layout: Layout) -> Datum:
         part = _cell(layout, field, getattr(crystal.value, name))
         if part is not None or field.column.nullable or not field.optional:
             content[name] = part
-    _add_labels(content, crystal, schema, layout)
+    _add_labels(content, crystal, layout)
     datum = crystal.datum
     row = Datum(datum.id, orjson.dumps(content, option=CANONICAL), datum.created_at, datum.causal_parent)
     given_by(layout, row)  # refuses now what the table would refuse when it is written
@@ -88,8 +89,9 @@ def _cell(layout: Layout, field: Field, part: Any) -> Any:
     return cell(layout, field, part.value if isinstance(part, Enum) else part)
 
 
-def _add_labels(content: dict[str, Any], crystal: Crystal[Any], schema: Schema[Any], layout: Layout) -> None:
+def _add_labels(content: dict[str, Any], crystal: Crystal[Any], layout: Layout) -> None:
     """Add what the metadata say beyond the value: tags to their column, the rest to `about`."""
+    schema = crystal.schema
     rest = dict(crystal.datum.metadata)
     for name in (SCHEMA, VERSION):
         rest.pop(name, None)

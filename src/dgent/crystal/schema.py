@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, TypeVar, get_type_hints
 
 from pydantic import BaseModel
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
-from dgent.crystal.codec import Codec
+from dgent.crystal.codec import NOT_JSON, Codec, fields_of
 from dgent.exceptions import CrystalTooNew, InvalidCrystal, InvalidSchema, UpgradeFailed, UpgradeGap
 
 T = TypeVar("T")
@@ -21,7 +21,6 @@ Migration: TypeAlias = Callable[[Data], Mapping[str, Any]]
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*(\.[A-Za-z_][A-Za-z0-9_-]*)*")
 _LONGEST_NAME: Final = 200
-_NOT_JSON: Final = (PydanticSerializationError, UnicodeError, ValueError, TypeError, RecursionError)
 
 
 class Contract:
@@ -92,9 +91,10 @@ class Schema(Generic[T]):
     @cached_property
     def fields(self) -> Mapping[str, Any]:
         """The fields of the contract and their types."""
-        names = _fields_of(self.contract)
+        if issubclass(self.contract, BaseModel):  # it knows them where its hints do not: generic, or a local class
+            return {name: info.rebuild_annotation() for name, info in self.contract.model_fields.items()}
         hints = get_type_hints(self.contract, include_extras=True)
-        return {name: hints[name] for name in names}
+        return {name: hints[name] for name in fields_of(self.contract)}
 
     @property
     def gaps(self) -> list[int]:
@@ -113,13 +113,14 @@ class Schema(Generic[T]):
         """Return the value in JSON that a version of this schema wrote, the current one unless it is given.
 
         Raises:
-            InvalidCrystal: it does not fit the contract.
+            InvalidCrystal: it does not fit the contract, or is no JSON object.
             CrystalTooNew, UpgradeGap, UpgradeFailed: as for `upgrade`.
         """
         if version is None or version == self.version:
             return self._codec.decode(content)
+        self._check_span(version, self.version)  # a newer version may not even be JSON
         try:
-            data = from_json(content)
+            data = from_json(content, allow_inf_nan=False)
         except ValueError as error:
             raise InvalidCrystal(f"{self.name}: the data is not JSON: {error}") from None
         upgraded = self.upgrade(version, data)
@@ -136,7 +137,7 @@ class Schema(Generic[T]):
         """
         try:
             return self._codec.decode(to_json(data, bytes_mode="base64"))
-        except _NOT_JSON as error:
+        except NOT_JSON as error:
             if isinstance(error, InvalidCrystal):
                 raise
             raise InvalidCrystal(f"{self.name}: the data has no form in JSON ({type(error).__name__})") from None
@@ -148,17 +149,16 @@ class Schema(Generic[T]):
         way whether it was stored in between or not.
 
         Raises:
+            InvalidCrystal: the data is no JSON object, or a version no whole number from 1.
             CrystalTooNew: the data is newer than the code. UpgradeGap: a migration is missing on the way.
             UpgradeFailed: a migration raised, or made no JSON object.
         """
         target = self.version if to is None else to
-        if type(old_version) is not int or old_version < 1:
-            raise InvalidCrystal(f"{self.name}: a version is a whole number from 1, not {old_version!r:.80}")
-        if old_version > target:
-            raise CrystalTooNew(
-                f"{self.name}: the data has version {old_version}, this code knows {target}: upgrade the program"
-            )
-        found = self._plain(data, f"the data of version {old_version}")
+        self._check_span(old_version, target)
+        try:
+            found = self._plain(data, f"the data of version {old_version}")
+        except UpgradeFailed as error:
+            raise InvalidCrystal(str(error)) from None
         for version in range(old_version, target):
             migration = self.migrations.get(version)
             if migration is None:
@@ -168,6 +168,15 @@ class Schema(Generic[T]):
                 )
             found = self._plain(self._migrated(migration, version, found), f"the migration from version {version}")
         return found
+
+    def _check_span(self, version: int, target: int) -> None:
+        for each in (version, target):
+            if type(each) is not int or each < 1:
+                raise InvalidCrystal(f"{self.name}: a version is a whole number from 1, not {each!r:.80}")
+        if version > target:
+            raise CrystalTooNew(
+                f"{self.name}: the data has version {version}, this code knows {target}: upgrade the program"
+            )
 
     def _migrated(self, migration: Migration, version: int, data: Data) -> Any:
         try:
@@ -181,8 +190,8 @@ class Schema(Generic[T]):
         if not isinstance(data, Mapping):
             raise UpgradeFailed(f"{self.name}: {what} is {type(data).__name__}, not a JSON object")
         try:
-            plain: Data = from_json(to_json(data, bytes_mode="base64"))
-        except _NOT_JSON as error:
+            plain: Data = from_json(to_json(data, bytes_mode="base64"), allow_inf_nan=False)
+        except NOT_JSON as error:
             raise UpgradeFailed(f"{self.name}: {what} has no form in JSON ({type(error).__name__})") from None
         return plain
 
@@ -199,9 +208,3 @@ def _check_contract(name: str, contract: Any) -> None:
         raise InvalidSchema(f"{name}: a contract is a frozen dataclass or a pydantic model, not {shown}")
     if not contract.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise InvalidSchema(f"{name}: {contract.__name__} can be changed: write @dataclass(frozen=True)")
-
-
-def _fields_of(contract: type[Any]) -> list[str]:
-    if issubclass(contract, BaseModel):
-        return list(contract.model_fields)
-    return [each.name for each in fields(contract)]

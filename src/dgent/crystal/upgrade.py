@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
+from dgent.crystal.batches import BATCH, pages, together
 from dgent.crystal.crystal import envelope, upgraded
 from dgent.crystal.report import Report
-from dgent.query import Query
 from dgent.swap import swap
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
     from dgent.protocol import DgentProtocol
-    from dgent.query import Page
-
-BATCH: Final = 200
-"""Crystals that are read, and rewritten, together."""
 
 
 @dataclass(slots=True)
@@ -64,20 +59,9 @@ async def upgrade(
         return report
     async for page in pages(store, schema.name, batch):
         older = [datum for datum in page if envelope(datum)[1] < schema.version]
-        report.upgraded += sum(await asyncio.gather(*(_rewrite(store, datum.id, schema) for datum in older)))
+        report.upgraded += sum(await together(_rewrite(store, datum.id, schema) for datum in older))
         advance(len(page))
     return report
-
-
-async def pages(store: DgentProtocol, schema: str | None, batch: int) -> AsyncIterator[Page]:
-    """Go through the live datums of a schema, or all, the oldest first; a rewritten one keeps its place."""
-    cursor = None
-    while True:
-        page = await store.query(Query(schema=schema, order="oldest", limit=batch, cursor=cursor))
-        yield page
-        cursor = page.cursor
-        if cursor is None:
-            return
 
 
 def _try(datum: Datum, schema: Schema[Any], report: Upgrade) -> None:
