@@ -77,6 +77,8 @@ def promote(
     revision, previous = _next(scripts)
     names = Path("models", f"{table}.py"), Path("alembic", "versions", f"{revision}_{table}.py")
     model_path, revision_path = (checkout / name if written else name for name in names)
+    if written:
+        _check_free(checkout, table, revision_path)
     promoted = Promoted(
         table,
         planned.name,
@@ -86,8 +88,6 @@ def promote(
         revision_path,
         styled(revision_source(planned, revision, previous), revision_path),
     )
-    if written:
-        _check_free(checkout, table, revision_path)
     if not dry_run:
         _write(checkout, promoted)
     return promoted
@@ -110,7 +110,7 @@ def _check_free(checkout: Path, table: str, revision_path: Path) -> None:
     """Refuse a table that has a file or a class already, whether the class is imported or not."""
     named = re.compile(rf"""^\s*__tablename__\s*(:[^=]*)?=\s*["']{table}["']""", re.MULTILINE)
     for path in sorted((checkout / "models").glob("*")):
-        if path.stem == table or (path.suffix == ".py" and named.search(path.read_text("utf-8"))):
+        if path.stem == table or (path.suffix == ".py" and named.search(path.read_text("utf-8", "replace"))):
             raise InvalidInput(f"{path} is there already: choose another name than {table}, or remove it")
     if revision_path.exists():
         raise InvalidInput(f"{revision_path} is there already: remove it")
