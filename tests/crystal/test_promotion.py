@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 import sqlalchemy as sa
+import sqlalchemy.orm
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
@@ -36,6 +37,7 @@ from tests.crystal.promoting import (
 )
 from tests.migrations.looking import look, schema
 
+import models.base
 from dgent import migrations
 from dgent.bridge import TableAdapter
 from dgent.bridge.codec import unwrapped
@@ -49,7 +51,7 @@ from dgent.crystal.schemas import BrainSetting, WitnessMark, WitnessTrust
 from dgent.database import open_database
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, InvalidRow, InvalidSchema, MigrationError, ReadOnly
-from dgent.models import ExactDecimal
+from dgent.models import Base, CrystalMixin, ExactDecimal
 from dgent.settings import Settings
 
 MARK = WitnessMark.schema
@@ -250,10 +252,19 @@ NAMES = [
 ]
 TAKEN = ["id", "created_at", "causal_parent", "version", "about", "metadata", "registry", "derive", "awaitable_attrs"]
 HIDING = ["str", "int", "list", "dict", "datetime", "Any", "mapped_column", "Index", "Mapped", "JSON"]
+_REFUSED = {
+    *TAKEN,
+    *HIDING,
+    *dir(CrystalMixin),
+    *dir(Base),
+    *"dt builtins".split(),
+    *dir(models.base),
+    *dir(sa),
+    *dir(sa.orm),
+}
 names = st.sampled_from(NAMES) | st.text(string.ascii_letters + "_09äß", min_size=1, max_size=12).filter(
     lambda name: (
-        name.isidentifier()
-        and not (name.startswith("_") or keyword.iskeyword(name) or name.lower() in TAKEN or name in HIDING)
+        name.isidentifier() and not (name.startswith("_") or keyword.iskeyword(name) or {name, name.lower()} & _REFUSED)
     )
 )
 

@@ -39,7 +39,7 @@ def _excused(source: str, path: Path) -> str:
 
 
 def _ruff(*arguments: str, source: str, path: Path) -> str:
-    # -P, or a table called `calendar` would hide the module of that name from whoever works in `models/`.
+    # -P: no file of the folder that somebody works in stands in for a module of Python's.
     command = [sys.executable, "-P", "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter, and a path, as arguments of no shell
