@@ -252,16 +252,8 @@ NAMES = [
 ]
 TAKEN = ["id", "created_at", "causal_parent", "version", "about", "metadata", "registry", "derive", "awaitable_attrs"]
 HIDING = ["str", "int", "list", "dict", "datetime", "Any", "mapped_column", "Index", "Mapped", "JSON"]
-_REFUSED = {
-    *TAKEN,
-    *HIDING,
-    *dir(CrystalMixin),
-    *dir(Base),
-    *"dt builtins".split(),
-    *dir(models.base),
-    *dir(sa),
-    *dir(sa.orm),
-}
+_IMPORTED = {"dt", "builtins", *dir(models.base), *dir(sa), *dir(sa.orm)}
+_REFUSED = {*TAKEN, *HIDING, *dir(CrystalMixin), *dir(Base), *_IMPORTED}
 names = st.sampled_from(NAMES) | st.text(string.ascii_letters + "_09äß", min_size=1, max_size=12).filter(
     lambda name: (
         name.isidentifier() and not (name.startswith("_") or keyword.iskeyword(name) or {name, name.lower()} & _REFUSED)

@@ -63,7 +63,8 @@ def promote(
     Raises:
         InvalidInput: the table exists, or cannot be called that, or an index is asked for that there cannot be.
         InvalidSchema: a field of the contract cannot be a column.
-        MigrationError: there is no checkout to write into, or its revisions have more than one head.
+        MigrationError: there is no checkout to write into, its revisions have more than one head, or its
+            `models/__init__.py` cannot be read.
         ReadOnly: a file cannot be written; none was.
     """
     planned = plan(schema, table, indexes)
@@ -118,11 +119,9 @@ def _check_free(checkout: Path, table: str, revision_path: Path) -> None:
 
 def _write(checkout: Path, promoted: Promoted) -> None:
     face = checkout / _FACE
-    before = face.read_text("utf-8")
-    after = styled(with_module(before, promoted.table), face)
     new = {promoted.model_path: promoted.model_source, promoted.revision_path: promoted.revision_source}
     try:
-        _write_all(new, face, after)
+        _write_all(new, face, styled(with_module(face.read_text("utf-8"), promoted.table), face))
     except OSError as error:
         raise ReadOnly(f"{error.filename or checkout} cannot be written ({error.strerror}): nothing was") from None
 
@@ -131,7 +130,6 @@ def _write_all(new: Mapping[Path, str], face: Path, text: str) -> None:
     """Write new files, then replace a file, which makes them count; remove them again if one of it fails."""
     beside = face.with_name(f".{face.name}.new")
     with ExitStack() as undo:
-        undo.callback(beside.unlink, missing_ok=True)
         for path, source in {**new, beside: text}.items():
             with path.open("x", encoding="utf-8") as file:
                 undo.callback(_remove, path)
