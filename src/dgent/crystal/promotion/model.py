@@ -20,11 +20,10 @@ if TYPE_CHECKING:
     from dgent.crystal.promotion.columns import Column
     from dgent.crystal.promotion.plan import Plan
 
-_TIMES: Final = "date datetime time timedelta"
 _HOMES: Final = {
     "builtins": "builtins",
     "datetime as dt": "dt",
-    "datetime": _TIMES,
+    "datetime": "date datetime time timedelta",
     "decimal": "Decimal",
     "typing": "Any",
     "uuid": "UUID",
@@ -33,8 +32,8 @@ _HOMES: Final = {
     "models.base": "JSON Base CrystalMixin ExactDecimal JSONDict JSONList length",
 }
 """Where each name that a model can use is imported from, in the order of the imports."""
-_QUALIFIED: Final = {"dt": _TIMES, "builtins": "bool bytes dict float int list str"}
-"""What a field may be called all the same: then the type is written dt.date, builtins.list."""
+_QUALIFIED: Final = {"dt": "date time timedelta", "builtins": "bool bytes float"}
+"""What a field may be called all the same: then the type is written dt.date, builtins.bytes."""
 _WHOLE: Final = ("builtins", "datetime as dt")
 
 
@@ -84,8 +83,7 @@ def _mapped(column: Column, plan: Plan, qualified: Mapping[str, str]) -> str:
     if is_any and column.nullable:
         arguments.append("nullable=True")
     if column.default:
-        is_type = column.default in {"list", "dict"}
-        arguments.append(f"default={_qualify(column.default, qualified) if is_type else column.default}")
+        arguments.append(f"default={column.default}")
     if column.name in plan.indexes:
         arguments.append("index=True")
     annotation = f"{kind.annotation} | None" if column.nullable and not is_any else kind.annotation

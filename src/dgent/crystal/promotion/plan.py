@@ -31,7 +31,9 @@ _TABLE: Final = re.compile(r"[a-z][a-z0-9_]*")
 _OURS: Final = ("dgent_", "sqlite_", "pg_", VERSION_TABLE, "alembic_version")
 _MIXED_IN: Final = ("id", "causal_parent", "version", "created_at", TAGS, "about")
 """The columns of CrystalMixin; the first, the second and the fourth have an index."""
-_TAKEN: Final = {*dir(Base), *dir(CrystalMixin)} - {TAGS}
+_HIDING: Final = {"Any", "datetime", "dict", "int", "list", "str"}
+"""What the annotations of the mixins name, which SQLAlchemy looks up in the class first."""
+_TAKEN: Final = {*dir(Base), *dir(CrystalMixin), *_HIDING} - {TAGS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ def plan(schema: Schema[Any], table: str, indexes: Iterable[str]) -> Plan:
         _check_field(schema, name)
     _check_spelling(schema)
     columns = tuple(columns_of(schema))
-    asked = () if isinstance(indexes, str) else tuple(dict.fromkeys(indexes))
+    asked = dict.fromkeys([indexes] if isinstance(indexes, str) else indexes)
     made = Plan(
         schema.name,
         schema.version,

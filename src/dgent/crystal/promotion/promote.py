@@ -63,7 +63,8 @@ def promote(
     Raises:
         InvalidInput: the table exists, or cannot be called that, or an index is asked for that there cannot be.
         InvalidSchema: a field of the contract cannot be a column.
-        MigrationError: there is no checkout to write into, or its revisions have more than one head.
+        MigrationError: there is no checkout to write into, its revisions have more than one head, or its
+            `models/__init__.py` cannot be read.
         ReadOnly: a file cannot be written; none was.
     """
     planned = plan(schema, table, indexes)
@@ -77,6 +78,8 @@ def promote(
     revision, previous = _next(scripts)
     names = Path("models", f"{table}.py"), Path("alembic", "versions", f"{revision}_{table}.py")
     model_path, revision_path = (checkout / name if written else name for name in names)
+    if written:
+        _check_free(checkout, table, revision_path)
     promoted = Promoted(
         table,
         planned.name,
@@ -86,8 +89,6 @@ def promote(
         revision_path,
         styled(revision_source(planned, revision, previous), revision_path),
     )
-    if written:
-        _check_free(checkout, table, revision_path)
     if not dry_run:
         _write(checkout, promoted)
     return promoted
@@ -110,7 +111,7 @@ def _check_free(checkout: Path, table: str, revision_path: Path) -> None:
     """Refuse a table that has a file or a class already, whether the class is imported or not."""
     named = re.compile(rf"""^\s*__tablename__\s*(:[^=]*)?=\s*["']{table}["']""", re.MULTILINE)
     for path in sorted((checkout / "models").glob("*")):
-        if path.stem == table or (path.suffix == ".py" and named.search(path.read_text("utf-8"))):
+        if path.stem == table or (path.suffix == ".py" and named.search(path.read_text("utf-8", "replace"))):
             raise InvalidInput(f"{path} is there already: choose another name than {table}, or remove it")
     if revision_path.exists():
         raise InvalidInput(f"{revision_path} is there already: remove it")
@@ -118,11 +119,9 @@ def _check_free(checkout: Path, table: str, revision_path: Path) -> None:
 
 def _write(checkout: Path, promoted: Promoted) -> None:
     face = checkout / _FACE
-    before = face.read_text("utf-8")
-    after = styled(with_module(before, promoted.table), face)
     new = {promoted.model_path: promoted.model_source, promoted.revision_path: promoted.revision_source}
     try:
-        _write_all(new, face, after)
+        _write_all(new, face, styled(with_module(face.read_text("utf-8"), promoted.table), face))
     except OSError as error:
         raise ReadOnly(f"{error.filename or checkout} cannot be written ({error.strerror}): nothing was") from None
 
@@ -131,7 +130,6 @@ def _write_all(new: Mapping[Path, str], face: Path, text: str) -> None:
     """Write new files, then replace a file, which makes them count; remove them again if one of it fails."""
     beside = face.with_name(f".{face.name}.new")
     with ExitStack() as undo:
-        undo.callback(beside.unlink, missing_ok=True)
         for path, source in {**new, beside: text}.items():
             with path.open("x", encoding="utf-8") as file:
                 undo.callback(_remove, path)

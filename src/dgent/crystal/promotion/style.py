@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from pathlib import Path
 
-_NAMES: Final = ("N", "A0", "E501", "E741", "RUF001", "RUF002")
+_NAMES: Final = ("N", "A0", "E501", "E741", "PLC24", "RUF001", "RUF002")
 """What ruff may say of names and texts that are those of the contract."""
 _LONGEST: Final = 60.0  # seconds
 
@@ -39,10 +39,11 @@ def _excused(source: str, path: Path) -> str:
 
 
 def _ruff(*arguments: str, source: str, path: Path) -> str:
-    command = [sys.executable, "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
+    # -P: no file of the folder that somebody works in stands in for a module of Python's.
+    command = [sys.executable, "-P", "-m", "ruff", *arguments, "--stdin-filename", str(path), "-"]
     try:
         done = subprocess.run(  # noqa: S603  # our own interpreter, and a path, as arguments of no shell
-            command, cwd=path.parent, input=source, capture_output=True, text=True, timeout=_LONGEST, check=False
+            command, input=source, capture_output=True, text=True, timeout=_LONGEST, check=False
         )
     except (OSError, subprocess.SubprocessError):
         return ""
