@@ -429,6 +429,7 @@ async def test_what_is_no_exact_number_is_refused(exact_table: Any) -> None:
         ("citizens", [], "there is a table citizens"),
         ("brain", [], "is there already"),
         ("pk_citizens", [], "two of the name pk_citizens"),
+        ("crystal", [], "called crystal as well"),
         ("m" * 40, [], "63 bytes"),
         ("brain_crystals_created_at", [], None),
         ("witness_marks", ["autor"], "did you mean author"),

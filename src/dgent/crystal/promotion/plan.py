@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
 
+from dgent.bridge.tables import names_of
 from dgent.checks import nearest
 from dgent.crystal.promotion.columns import TAGS, columns_of
 from dgent.exceptions import InvalidInput, InvalidSchema
@@ -160,6 +161,13 @@ def _check_index(name: str, table: str, columns: tuple[Column, ...]) -> bool:
 
 
 def _check_names(made: Plan) -> None:
+    for mapper in Base.registry.mappers:
+        taken = set(names_of(mapper.class_.__name__, str(mapper.persist_selectable)))
+        if both := taken.intersection(names_of(made.name, made.table)):
+            raise InvalidInput(
+                f"agents would take {made.table} for {mapper.persist_selectable}, which is called {min(both)} as well: "
+                "choose another name"
+            )
     tables = Base.metadata.tables
     theirs = {*tables}
     for table in tables.values():
