@@ -6,7 +6,9 @@ from dgent.models.base import (
     JSON,
     Base,
     CausalMixin,
+    CrystalMixin,
     DatumMixin,
+    ExactDecimal,
     IdMixin,
     JSONDict,
     JSONList,
@@ -14,13 +16,16 @@ from dgent.models.base import (
     TimestampMixin,
     UTCDateTime,
     VersionMixin,
+    length,
 )
 
 __all__ = [
     "JSON",
     "Base",
     "CausalMixin",
+    "CrystalMixin",
     "DatumMixin",
+    "ExactDecimal",
     "IdMixin",
     "JSONDict",
     "JSONList",
@@ -28,4 +33,5 @@ __all__ = [
     "TimestampMixin",
     "UTCDateTime",
     "VersionMixin",
+    "length",
 ]

@@ -9,7 +9,15 @@ import re
 import pytest
 
 from dgent import exceptions
-from dgent.exceptions import DgentError, DgentWarning, InvalidRow, StateConflict, VersionConflict
+from dgent.exceptions import (
+    ChainBroken,
+    DgentError,
+    DgentWarning,
+    InvalidRow,
+    NonMonotonicGeneration,
+    StateConflict,
+    VersionConflict,
+)
 
 CLASSES = [
     kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if kind.__module__ == exceptions.__name__
@@ -48,7 +56,11 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
     assert (kind.__doc__ or "").splitlines()[0].endswith(".")
 
 
-@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in {InvalidRow, VersionConflict, StateConflict}])
+OF_PARTS = {ChainBroken, InvalidRow, NonMonotonicGeneration, StateConflict, VersionConflict}
+"""These are made of parts, and write their message themselves."""
+
+
+@pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind not in OF_PARTS])
 def test_an_error_keeps_its_message(kind: type[Exception]) -> None:
     error = kind("what happened, to what: what to do")
     assert str(error) == "what happened, to what: what to do"
@@ -74,3 +86,11 @@ def test_an_invalid_row_travels_between_processes() -> None:
     assert (error.table, error.field, error.reason) == ("brain_crystals", "tags", "is no list")
     assert str(error) == "brain_crystals.tags: is no list"
     assert str(InvalidRow("brain_crystals", None, "is no object")) == "brain_crystals: is no object"
+
+
+def test_errors_of_the_causal_substrate_travel_between_processes() -> None:
+    broken = pickle.loads(pickle.dumps(ChainBroken("s", "w", 3, "it was changed")))  # noqa: S301 - our own bytes
+    assert (broken.stream, broken.writer, broken.seq, broken.reason) == ("s", "w", 3, "it was changed")
+    assert str(broken) == "the log of 'w' in 's' is broken at seq 3: it was changed"
+    back = pickle.loads(pickle.dumps(NonMonotonicGeneration("k", 5, 4)))  # noqa: S301 - our own bytes
+    assert (back.key, back.current, back.attempted) == ("k", 5, 4)

@@ -355,3 +355,16 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     for path in ("file", "file/below", "x" * 300, "nul\0"):
         with pytest.raises(ReadOnly):
             private_directory(tmp_path / path)
+
+
+def test_a_project_file_names_no_modules(project: Path, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever enters a folder does not run the code that lies in it."""
+    project.write_text("modules: [evil]\nnamespace: theirs\n")
+    with pytest.warns(SettingsWarning, match="modules was ignored"):
+        found = Settings.load()
+    assert (found.modules, found.namespace) == ((), "theirs")
+    user.write_text("modules: [app.schemas]\n")
+    project.write_text("namespace: theirs\n")
+    assert Settings.load().modules == ("app.schemas",)
+    monkeypatch.setenv("KGENTS_MODULES", "a, b.c")
+    assert Settings.load().modules == ("a", "b.c")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Symbiont,
     )
     from dgent.bridge import TableAdapter
+    from dgent.crystal import Crystal, DataMixin, Ref, Schema, Universe, get_universe, schema, set_universe
     from dgent.memory.bus import DataBus
     from dgent.memory.jsonl import JSONLBackend
     from dgent.memory.postgres import PostgresBackend
@@ -44,8 +45,10 @@ __all__ = [
     "Agent",
     "Backend",
     "Capabilities",
+    "Crystal",
     "DataAgent",
     "DataBus",
+    "DataMixin",
     "Datum",
     "DgentError",
     "DgentProtocol",
@@ -64,8 +67,10 @@ __all__ = [
     "PostgresBackend",
     "Prism",
     "Query",
+    "Ref",
     "Revision",
     "SQLiteBackend",
+    "Schema",
     "Settings",
     "StateBackend",
     "StateFunctor",
@@ -75,13 +80,19 @@ __all__ = [
     "TableAdapter",
     "Traversal",
     "Umwelt",
+    "Universe",
+    "get_universe",
+    "schema",
+    "set_universe",
 ]
 
 # What needs SQLAlchemy or pydantic is loaded when it is first asked for, so that `import dgent` stays quick.
 _LATER = {
     "Agent": "dgent.agents",
+    "Crystal": "dgent.crystal",
     "DataAgent": "dgent.agents",
     "DataBus": "dgent.memory.bus",
+    "DataMixin": "dgent.crystal",
     "DgentRouter": "dgent.memory.router",
     "Flux": "dgent.agents",
     "FluxAgent": "dgent.agents",
@@ -94,7 +105,9 @@ _LATER = {
     "MemoryBackend": "dgent.memory.volatile",
     "PostgresBackend": "dgent.memory.postgres",
     "Prism": "dgent.optics",
+    "Ref": "dgent.crystal",
     "SQLiteBackend": "dgent.memory.sqlite",
+    "Schema": "dgent.crystal",
     "Settings": "dgent.settings",
     "StateFunctor": "dgent.agents",
     "StatefulAgent": "dgent.agents",
@@ -103,6 +116,10 @@ _LATER = {
     "TableAdapter": "dgent.bridge",
     "Traversal": "dgent.optics",
     "Umwelt": "dgent.agentese",
+    "Universe": "dgent.crystal",
+    "get_universe": "dgent.crystal",
+    "schema": "dgent.crystal",
+    "set_universe": "dgent.crystal",
 }
 
 

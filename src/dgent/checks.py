@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import orjson
 
@@ -170,12 +170,14 @@ def check_version(version: int | None, field: str = "version") -> int | None:
     return max(0, min(version, 2**62))
 
 
-def check_ttl(ttl: float | None) -> float | None:
-    """Return `ttl` if it is None or a positive, finite number of seconds, else raise InvalidDatum."""
+def check_ttl(ttl: float | Literal["keep"] | None) -> float | Literal["keep"] | None:
+    """Return `ttl` if it is None, "keep" or a positive, finite number of seconds, else raise InvalidDatum."""
     if ttl is None:
         return None
+    if isinstance(ttl, str) and ttl == "keep":
+        return "keep"
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < LONGEST:
-        raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, or leave it out")
+        raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, 'keep' for what the live one has, or leave it out")
     return float(ttl)
 
 

@@ -13,6 +13,7 @@
     │   ├── InvalidState                    a state that would not come back as it was
     │   ├── InvalidFocus (TypeError)        an optic that does not fit the value
     │   ├── InvalidSchema                   a contract, a version or a migration that cannot be one
+    │   ├── InvalidCheckpoint               a checkpoint that is not signed by whom it should be, or of another log
     │   ├── InvalidCrystal                  a value or data that does not fit the contract of its schema
     │   ├── LimitExceeded                   larger, deeper or longer than the settings allow
     │   └── CausalCycle                     a parent that descends from its own child
@@ -49,6 +50,10 @@
         ├── DiskFull (OSError)
         ├── ReadOnly (OSError)
         ├── Corrupt                         stored bytes are not what was written
+        ├── StoreError                      the causal substrate: logs and generations
+        │   ├── ChainBroken                 an entry of a log was changed, moved, taken out or cut off
+        │   ├── MalformedRow                a stored value has a form that it cannot have
+        │   └── NonMonotonicGeneration      a generation was asked to move back
         ├── StoreClosed                     used after close(), or in a forked child
         ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
@@ -127,6 +132,10 @@ class InvalidSchema(InvalidInput):
 
 class InvalidCrystal(InvalidInput):
     """A value, or stored data, that does not fit the contract of its schema."""
+
+
+class InvalidCheckpoint(InvalidInput):
+    """A checkpoint whose signature does not hold, or that is of another log."""
 
 
 class LimitExceeded(InvalidInput):
@@ -291,6 +300,42 @@ class ReadOnly(StorageError, OSError):
 
 class Corrupt(StorageError):
     """Stored bytes are not what was written."""
+
+
+class StoreError(StorageError):
+    """The causal substrate: logs and generations."""
+
+
+class ChainBroken(StoreError):
+    """An entry of a log was changed, moved, taken out or cut off.
+
+    Attributes: `stream`, `writer`, `seq` of the first entry that is wrong, and `reason`.
+    """
+
+    def __init__(self, stream: str, writer: str, seq: int, reason: str) -> None:
+        self.stream, self.writer, self.seq, self.reason = stream, writer, seq, reason
+        super().__init__(f"the log of {writer!r} in {stream!r} is broken at seq {seq}: {reason}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return ChainBroken, (self.stream, self.writer, self.seq, self.reason)
+
+
+class MalformedRow(StoreError):
+    """A stored value has a form that it cannot have."""
+
+
+class NonMonotonicGeneration(StoreError):
+    """A generation was asked to move back.
+
+    Attributes: `key`, `current` and `attempted`.
+    """
+
+    def __init__(self, key: str, current: int, attempted: int) -> None:
+        self.key, self.current, self.attempted = key, current, attempted
+        super().__init__(f"the generation {key!r} is at {current} and never moves back to {attempted}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return NonMonotonicGeneration, (self.key, self.current, self.attempted)
 
 
 class StoreClosed(StorageError):

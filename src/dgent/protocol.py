@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing
@@ -71,6 +71,9 @@ class Revision:
     datum: Datum | None
 
 
+TTL: TypeAlias = float | Literal["keep"] | None
+"""How long a datum lives: seconds from now, what is left of the live one's time, or for good."""
+
 # Inside of a class, `list` is the verb; these are the type.
 Datums: TypeAlias = list[Datum]
 Revisions: TypeAlias = list[Revision]
@@ -94,7 +97,7 @@ class StateBackend(Protocol):
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the live datum, or None."""
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum."""
 
 
@@ -120,6 +123,7 @@ class DgentProtocol(StateBackend, Protocol):
       version of its id. `delete` appends a tombstone; only `purge` and `compact` erase.
     * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
       live version (0: absent).
+    * Time to live: what has expired is absent. `put(d, ttl="keep")` moves no moment of expiry; any other put sets it.
     * Causality: `causal_chain(x)` unfolds the parents of x, oldest first; an absent parent ends it; a put that would
       close a cycle is refused; deleting a parent changes no child.
     * Pages: joined under any sequence of limits they give each live id once, equal times included.
@@ -140,18 +144,20 @@ class DgentProtocol(StateBackend, Protocol):
     def capabilities(self) -> Capabilities:
         """What this store can do."""
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got.
 
         `expect` is the version that must be live, 0 for none. `ttl` is seconds until it counts as absent; without it
-        the datum stays. A repeated put of an equal datum changes nothing and returns the version that is there, unless
-        it gives a `ttl`, or the one that is there expires.
+        the datum stays. With "keep" it expires when the live one would, and stays where that stays or none is live.
+
+        A repeated put of an equal datum changes nothing and returns the version that is there, unless that would change
+        when it expires: it gives seconds, or it gives no `ttl` and the one that is there expires.
 
         Raises:
             VersionConflict: another version than `expect` is live. CausalCycle: the parent descends from this datum.
         """
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in one transaction, in order, all or none, and return them as `put` does."""
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:

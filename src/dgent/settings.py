@@ -101,6 +101,12 @@ class Settings(BaseSettings):
     strict: bool = Field(default=False, description="An unmet choice is an error instead of a fallback.")
     spill: bool = Field(default=False, description="Take writes in the next backend while the first is out of reach.")
 
+    modules: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Python modules that kg imports first: they declare schemas and tables. A project's own file may "
+        "not name any. In a variable: names joined by commas.",
+    )
+
     synchronous: Literal["FULL", "NORMAL"] = Field(
         default="FULL",
         description="SQLite's synchronous. NORMAL may lose the last commits on power loss, never on a crash.",
@@ -119,7 +125,7 @@ class Settings(BaseSettings):
     max_page: int = Field(default=Limits().max_page, ge=1, description="Largest limit of one page.")
     max_chain: int = Field(default=Limits().max_chain, ge=1, description="Longest causal chain that is read at once.")
 
-    @field_validator("chain", mode="before")
+    @field_validator("chain", "modules", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(name.strip() for name in value.split(",")) if isinstance(value, str) else value
@@ -168,7 +174,7 @@ class Settings(BaseSettings):
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
             base = cls(**given)
-            filed = {**_from_file(base.config_dir / "config.yaml", cls), **_from_file(_project_file(), cls)}
+            filed = {**_from_file(base.config_dir / "config.yaml", cls), **_from_project(cls)}
             stated = base.model_fields_set
             return cls(**{name: value for name, value in filed.items() if name not in stated}, **given)
         except ValidationError as error:
@@ -208,6 +214,19 @@ def _project_file() -> Path:
     here = Path.cwd()
     found = (folder / ".kgents" / "config.yaml" for folder in (here, *here.parents))
     return next((path for path in found if path.is_file()), here / ".kgents" / "config.yaml")
+
+
+def _from_project(model: type[Settings]) -> dict[str, Any]:
+    """Return what the project's file sets; a folder that somebody merely entered must not run its code."""
+    path = _project_file()
+    values = _from_file(path, model)
+    if values.pop("modules", None):
+        warnings.warn(
+            f"{path}: modules was ignored, since importing them runs code: set KGENTS_MODULES, or use --import",
+            SettingsWarning,
+            stacklevel=4,
+        )
+    return values
 
 
 def _from_file(path: Path, model: type[Settings]) -> dict[str, Any]:

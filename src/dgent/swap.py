@@ -30,6 +30,8 @@ async def swap(
 ) -> T:
     """Put what `change` makes of the live datum, and return what else it gives; again when another writer was first.
 
+    What expires does so when it would have: a change moves no time to live.
+
     `change` takes the live datum, or None, and gives the next one, or None to leave it, and a result. It runs once for
     each attempt, and exactly once where nobody else writes. What it raises ends the swap with nothing written.
 
@@ -42,7 +44,7 @@ async def swap(
         if fresh is None:
             return result
         try:
-            await store.put(fresh, expect=0 if live is None else live.version)
+            await store.put(fresh, expect=0 if live is None else live.version, ttl="keep")
         except VersionConflict as conflict:
             if attempt == attempts:
                 raise StateConflict(id, conflict.expected, conflict.actual, attempts) from None

@@ -271,7 +271,8 @@ def test_verbs_answer_as_the_store_does(house: House) -> None:
     assert house.resolve("self.data.table.citizens.put", owner, datum=changed).data["name"] == "Melanie"
     assert house.resolve("self.data.table.citizens.delete", owner, id="z1") is True
     assert house.resolve("self.data.table.citizens.count") == 0
-    assert house.resolve("self.data.purge", owner, id="d1") == 1
+    assert house.resolve("self.data.put", owner, datum={"id": "d1", "text": "x"}, ttl="keep").version == 2
+    assert house.resolve("self.data.purge", owner, id="d1") == 2
 
 
 @pytest.mark.parametrize(
@@ -325,6 +326,7 @@ def test_arguments_may_come_as_text(house: House) -> None:
         ("put", {"datum": {"text": "x", "size": 1}}, "size"),
         ("put", {"datum": {"id": "", "text": "x"}}, "datum"),
         ("put", {"datum": {"data": float("nan")}}, "datum"),
+        ("put", {"datum": {"text": "x"}, "ttl": "kept"}, "ttl"),
         ("put_many", {"datums": 7}, "datums"),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.agents.kept import SHARED, Kept, add, kept_in, summary
+from tests.agents.kept import SHARED, Kept, Tally, add, kept_in, summary
 from tests.faults.processes import ready, started, together
 
 from dgent.agents import Agent, Id, StateFunctor, Symbiont
@@ -28,6 +28,8 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.memory.volatile import MemoryBackend
+from dgent.protocol import TTL
+from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -389,10 +391,30 @@ async def test_an_agent_of_pairs_is_logic() -> None:
     assert agent.name == "pairs"
 
 
+async def test_a_state_that_expires_does_so_when_it_would_have() -> None:
+    clock = ManualClock()
+    store = MemoryBackend(clock=clock)
+    functor = StateFunctor(Tally, store, Tally(), "tally")
+    agent = functor.lift_logic(add)
+    await agent.invoke(1)
+    live = await store.get(functor.memory.id)
+    assert live is not None
+    await store.put(live, ttl=10)
+    clock.advance(5)
+    assert await agent.invoke(1) == 2
+    await functor.memory.save(Tally(7))
+    assert await agent.invoke(1) == 8
+    clock.advance(5)
+    assert not await store.exists(functor.memory.id)
+    assert await agent.invoke(1) == 1  # it begins anew, and stays
+    clock.advance(1000)
+    assert (await agent.state()).n == 1
+
+
 class Rival(MemoryBackend):
     """A store in which somebody else is always first."""
 
-    async def put(self, datum: Any, *, expect: int | None = None, ttl: float | None = None) -> Any:
+    async def put(self, datum: Any, *, expect: int | None = None, ttl: TTL = None) -> Any:
         raise VersionConflict(datum.id, expect or 0, (expect or 0) + 7)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ from dgent.memory.volatile import MemoryBackend
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
 from dgent.testing.base import examples, pages
+from dgent.testing.clock import ManualClock
 
 from .conftest import opened, settings_of
 from .test_unit_of_work import STEPS, Fault, _faults, _raise, crystal, row
@@ -110,6 +112,33 @@ async def test_an_outage_delays_and_loses_nothing(database: Database, memory: El
     assert await box.reconcile() == (3, [], 0)
     assert await box.reconcile() == (0, [], 0)
     assert [entry.datum.content for entry in await memory.history("c") if entry.datum] == [b"0", b"1", b"2"]
+
+
+async def test_a_time_to_live_is_kept_on_delivery(database: Database) -> None:
+    clock = ManualClock(time.time())
+    memory = Elsewhere(clock=clock)
+    for id in ("expires", "expired", "late", "deleted"):
+        await memory.put(Datum.create(b"1", id=id), ttl=1 if id == "expired" else 100)
+    await memory.put(Datum.create(b"1", id="stays"))
+    clock.advance(1)
+    ids = ["expires", "expired", "late", "deleted", "stays", "new"]
+    memory.down = True
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.delete("deleted")
+        await tx.memory.put_many([Datum.create(b"2", id=id) for id in ids], ttl="keep")
+        await tx.memory.put(Datum.create(b"1", id="inside"), ttl=100)
+        await tx.memory.put(Datum.create(b"2", id="inside"), ttl="keep")
+    memory.down = False
+    await memory.put(Datum.create(b"1", id="late"), ttl=1)
+    clock.advance(1)
+    assert await Outbox(database, memory).reconcile() == (8, [], 0)  # the delete had gone through
+    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    clock.advance(1)
+    assert {datum.id for datum in await memory.list()} == {"expires", "expired", "deleted", "stays", "new", "inside"}
+    assert all(datum.content == b"2" for datum in await memory.list())
+    assert [each.datum.content for each in await memory.history("late") if each.datum] == [b"1", b"1", b"2"]
+    clock.advance(1000)
+    assert {datum.id for datum in await memory.list()} == {"expired", "deleted", "stays", "new"}
 
 
 async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory: Elsewhere) -> None:

@@ -51,6 +51,14 @@ def test_an_import_can_be_repeated(kg: Runner) -> None:
     assert len(kg.json("memory", "history", "n/00000")) == 1
 
 
+def test_an_import_makes_nothing_stay_that_expires(kg: Runner) -> None:
+    kg("memory", "put", "x", "--id", "a", "--ttl", "1000")
+    again = kg("memory", "export").out
+    assert kg.json("memory", "import", "-", stdin=again) == {"read": 1, "new": 0, "unchanged": 1}
+    kg("memory", "put", "y", "--id", "a", "--ttl", "keep")
+    assert kg.json("memory", "get", "a")["version"] == 2
+
+
 @pytest.mark.parametrize(
     ("line", "told"),
     [

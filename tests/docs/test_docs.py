@@ -131,11 +131,22 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     package, there = ROOT / "src" / "dgent", set()
     for row in re.findall(r"^\| (`.*?) \|", page, re.MULTILINE):
         names = re.findall(r"`([\w/]+\.py)`", row)
-        room = package / names[0].partition("/")[0]
+        room = package / names[0].rpartition("/")[0]
         there |= {room / name.rpartition("/")[2] for name in names}
     assert {path for path in there if not path.is_file()} == set()
     silent = {"__init__.py", "__main__.py"}
-    rooms = ("database", "memory", "bridge", "agentese", "storage", "services", "testing")
+    rooms = (
+        "database",
+        "memory",
+        "bridge",
+        "agentese",
+        "agents",
+        "optics",
+        "crystal",
+        "storage",
+        "services",
+        "testing",
+    )
     files = {path for room in rooms for path in (package / room).glob("*.py") if path.name not in silent}
     assert {str(path.relative_to(package)) for path in files - there} == set()
 

@@ -12,6 +12,7 @@ import pytest
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CausalCycle, DgentError
 from dgent.memory.volatile import MemoryBackend
+from dgent.protocol import TTL
 from dgent.query import Page, Query
 from dgent.testing import DgentContract
 from dgent.testing.base import _running as running
@@ -43,7 +44,7 @@ class PutsTwice(MemoryBackend):
 
 
 class SwapsWithoutComparing(MemoryBackend):
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         found = await self.get(datum.id)
         await asyncio.sleep(0)
         if expect is not None and expect != (found.version if found else 0):
@@ -52,7 +53,7 @@ class SwapsWithoutComparing(MemoryBackend):
 
 
 class PutsSome(MemoryBackend):
-    async def put_many(self, datums: Any, *, ttl: float | None = None) -> list[Datum]:
+    async def put_many(self, datums: Any, *, ttl: TTL = None) -> list[Datum]:
         return [await self.put(datum, ttl=ttl) for datum in datums]
 
 
@@ -83,8 +84,22 @@ class LetsCyclesIn(MemoryBackend):
 
 
 class ForgetsTheTimeToLive(MemoryBackend):
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         return await super().put(datum, expect=expect)
+
+
+class KeepsNoTimeToLive(MemoryBackend):
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
+        return await super().put(datum, expect=expect, ttl=None if ttl == "keep" else ttl)
+
+
+class KeepsWhatWasDeleted(MemoryBackend):
+    given: dict[str, TTL]
+
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
+        given = self.given = getattr(self, "given", {})
+        given[datum.id] = given.get(datum.id) if ttl == "keep" else ttl
+        return await super().put(datum, expect=expect, ttl=given[datum.id])
 
 
 class SharesNamespaces(MemoryBackend):
@@ -109,6 +124,8 @@ WRONG: list[tuple[type[MemoryBackend], str]] = [
     (LosesAChild, "test_d10_deleting_a_parent_changes_no_child"),
     (LetsCyclesIn, "test_d8_a_put_that_closes_a_cycle_is_refused"),
     (ForgetsTheTimeToLive, "test_ttl_what_has_expired_is_absent"),
+    (KeepsNoTimeToLive, "test_ttl_keep_moves_no_moment_of_expiry"),
+    (KeepsWhatWasDeleted, "test_ttl_keep_of_what_is_not_live_stays"),
     (SharesNamespaces, "test_d9_namespaces_never_see_each_other"),
     (PagesOverlap, "test_d7_narrow_and_wide_prefixes_have_pages"),
 ]
@@ -121,10 +138,11 @@ async def test_a_wrong_store_fails_its_law(wrong: type[MemoryBackend], law: str,
         await getattr(contract_of(wrong), law)(tmp_path)
 
 
-async def test_the_machine_tells_a_wrong_answer(tmp_path: Path) -> None:
-    contract = contract_of(ForgetsTheTimeToLive)
-    datum = contract.make_datum("a", 1)
-    expires = [Step("put", (datum,), {"ttl": 1.0}), Step("tick", (3.0,)), Step("get", ("a",))]
+@pytest.mark.parametrize("wrong", [ForgetsTheTimeToLive, KeepsNoTimeToLive])
+async def test_the_machine_tells_a_wrong_answer(wrong: type[MemoryBackend], tmp_path: Path) -> None:
+    contract = contract_of(wrong)
+    puts = [Step("put", (contract.make_datum("a", n),), {"ttl": ttl}) for n, ttl in ((1, 1.0), (2, "keep"))]
+    expires = [*puts, Step("tick", (3.0,)), Step("get", ("a",))]
     with pytest.raises(AssertionError, match="get"):
         await Machine(contract, tmp_path).run(expires)
     await Machine(contract_of(MemoryBackend), tmp_path).run(expires)

@@ -315,10 +315,14 @@ async def test_while_degraded_nothing_is_compared_or_erased(place: Place, at_sta
             place.first.on = False
             with pytest.raises(BackendUnavailable):  # it is not spilled
                 await router.put(datum("a", 9), expect=1)
+            with pytest.raises(BackendUnavailable):
+                await router.put(datum("a", 9), ttl="keep")
         with pytest.warns(DegradedWarning):
             await router.put(datum("a", 2))
         for refused in (
             lambda: router.put(datum("a", 3), expect=0),
+            lambda: router.put(datum("a", 3), ttl="keep"),
+            lambda: router.put_many([datum("a", 3)], ttl="keep"),
             lambda: router.delete("a", expect=1),
             lambda: router.purge("a"),
             router.compact,

@@ -85,7 +85,7 @@ async def story(store: PostgresBackend) -> list[Datum]:
 async def test_what_is_put_in_one_statement_is_what_was_put(postgres_url: str) -> None:
     clock = ManualClock()
     async with opened(postgres_url, clock=clock) as store:
-        for count, parent, tags, ttl in product([1, 3], [None, "parent"], [(), ("x", "y")], [None, 5.0]):
+        for count, parent, tags, ttl in product([1, 3], [None, "parent"], [(), ("x", "y")], [None, 5.0, "keep"]):
             datums = [Datum.create(b"%d" % n, causal_parent=parent, tags=tags) for n in range(2 * count)]
             last = (await store.put_many(datums[count:], ttl=ttl))[-1].seq  # and the driver learns the types
             async with watched(store) as sent:
@@ -97,8 +97,8 @@ async def test_what_is_put_in_one_statement_is_what_was_put(postgres_url: str) -
             assert {datum.id for datum in await store.query(Query(tags=["x"]))} == {d.id for d in datums if tags}
             assert [entry.stored_at for entry in await store.history(put[0].id)] == [clock.now]
             clock.advance(5)
-            assert (await store.get(put[0].id) is None) is (ttl is not None)
-            assert await store.delete_many([datum.id for datum in datums]) == (0 if ttl else 2 * count)
+            assert (await store.get(put[0].id) is None) is (ttl == 5.0)
+            assert await store.delete_many([datum.id for datum in datums]) == (0 if ttl == 5.0 else 2 * count)
 
 
 async def test_what_is_not_new_goes_the_long_way(postgres_url: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from dgent.settings import Settings
 from .models import MODELS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from dgent.protocol import DgentProtocol
@@ -40,11 +41,11 @@ async def table(kind: str, url: str) -> AsyncIterator[TableAdapter]:
 
 
 @asynccontextmanager
-async def memory(kind: str, folder: Path) -> AsyncIterator[DgentProtocol]:
+async def memory(kind: str, folder: Path, clock: Callable[[], float] = time.time) -> AsyncIterator[DgentProtocol]:
     makers = {
-        "memory": lambda: MemoryBackend("optics"),
-        "jsonl": lambda: JSONLBackend(folder / "memory.jsonl"),
-        "sqlite": lambda: SQLiteBackend(folder / "memory.db"),
+        "memory": lambda: MemoryBackend("optics", clock=clock),
+        "jsonl": lambda: JSONLBackend(folder / "memory.jsonl", clock=clock),
+        "sqlite": lambda: SQLiteBackend(folder / "memory.db", clock=clock),
     }
     store = makers[kind]()
     try:

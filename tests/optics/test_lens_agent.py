@@ -21,6 +21,7 @@ from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.optics import MISSING, Lens, LensAgent, as_json, at, each, filtered, identity, instance, key, path
 from dgent.testing.base import examples
+from dgent.testing.clock import ManualClock
 
 from .conftest import CONTENT, ID, memory, table
 
@@ -53,6 +54,23 @@ async def test_o3_only_the_focus_is_written(store: DgentProtocol, focus: str) ->
     assert {**after.metadata, "tags": None} == {**before.metadata, "tags": None}
     if store.capabilities.versioned:
         assert after.version == before.version + 1
+
+
+@pytest.mark.parametrize("kind", ["memory", "jsonl", "sqlite"])
+async def test_what_expires_is_written_and_expires_all_the_same(kind: str, tmp_path: Path) -> None:
+    clock = ManualClock()
+    async with memory(kind, tmp_path, clock) as store:
+        await store.put(Datum.create(data={"n": 0}, id=ID), ttl=10)
+        await store.put(Datum.create(data={"n": 0}, id="stays"))
+        clock.advance(9)
+        await LensAgent(store, ID, "n").set(1)
+        await LensAgent(store, "stays", "n").set(1)
+        assert await LensAgent(store, ID, "n").modify(lambda n: n + 1) == 2
+        clock.advance(1)
+        with pytest.raises(DatumNotFound):
+            await LensAgent(store, ID, "n").set(3)
+        clock.advance(1000)
+        assert [datum.id for datum in await store.list()] == ["stays"]
 
 
 async def add_one(agent: LensAgent, times: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dgent.agentese.defaults import AGENT_TABLES
+from dgent.agentese.defaults import AGENT_TABLES, promoted
 from dgent.agentese.resolver import Resolver
 from dgent.agentese.umwelt import Grant, Right, Umwelt
 
-__all__ = ["AGENT_TABLES", "Grant", "Resolver", "Right", "Umwelt"]
+__all__ = ["AGENT_TABLES", "Grant", "Resolver", "Right", "Umwelt", "promoted"]

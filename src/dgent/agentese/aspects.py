@@ -17,7 +17,7 @@ from dgent.query import Query
 
 if TYPE_CHECKING:
     from dgent.agentese.umwelt import Right
-    from dgent.protocol import DgentProtocol
+    from dgent.protocol import TTL, DgentProtocol
 
 Convert: TypeAlias = Callable[[Any], Any]
 """Reads one argument; raises ValueError (InvalidInput is one) with what it should be."""
@@ -71,6 +71,10 @@ def _number(value: Any) -> int | float:
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise InvalidInput(f"it is a number, not {type(found).__name__}")
     return found
+
+
+def _ttl(value: Any) -> TTL:
+    return "keep" if value == "keep" else _number(value)
 
 
 def _whole(value: Any) -> int:
@@ -157,8 +161,8 @@ _PAGE: Final[Mapping[str, Convert]] = {"prefix": _text, "limit": _whole, "cursor
 ASPECTS: Final[Mapping[str, Aspect]] = {
     aspect.name: aspect
     for aspect in (
-        Aspect("put", "write", lambda s: s.put, {"datum": _datum}, {"expect": _whole, "ttl": _number}),
-        Aspect("put_many", "write", lambda s: s.put_many, {"datums": _datums}, {"ttl": _number}),
+        Aspect("put", "write", lambda s: s.put, {"datum": _datum}, {"expect": _whole, "ttl": _ttl}),
+        Aspect("put_many", "write", lambda s: s.put_many, {"datums": _datums}, {"ttl": _ttl}),
         Aspect("get", "read", lambda s: s.get, {"id": _text}, {"version": _whole}),
         Aspect("get_many", "read", lambda s: s.get_many, {"ids": _ids}),
         Aspect("delete", "write", lambda s: s.delete, {"id": _text}, {"expect": _whole}),

@@ -70,11 +70,13 @@ class DataAgent(Generic[S]):
     async def save(self, state: S, *, expect: int | None = None) -> int:
         """Store a state and return its version; without `expect` the last writer wins.
 
+        A datum that expires does so when it would have.
+
         Raises:
             VersionConflict: another version than `expect` (0: none) is live. InvalidState: it cannot be stored.
         """
         live = await self.backend.get(self.id)
-        stored = await self.backend.put(self._codec.encode(state, live), expect=expect)
+        stored = await self.backend.put(self._codec.encode(state, live), expect=expect, ttl="keep")
         return stored.version
 
     async def history(self, limit: int = 1000) -> list[Saved[S]]:

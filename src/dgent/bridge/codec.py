@@ -42,7 +42,7 @@ from sqlalchemy import (
 
 from dgent.checks import canonical_json
 from dgent.exceptions import CapabilityMissing, InvalidDatum
-from dgent.models.base import UTCDateTime
+from dgent.models.base import UTCDateTime, digits
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -166,29 +166,22 @@ def _load_float(value: Any) -> float:
 def _numeric(kind: Numeric[Any] | Float[Any]) -> Form:
     if not kind.asdecimal:
         return _float(kind)
-    return Form(_dump_decimal, partial(_load_decimal, precision=kind.precision, scale=getattr(kind, "scale", None)))
-
-
-def _dump_decimal(value: Decimal) -> str:
-    if not value.is_finite():
-        raise ValueError(f"holds {value}, which JSON cannot")
-    return f"{value.normalize():f}" if value else "0"
+    return Form(digits, partial(_load_decimal, precision=kind.precision, scale=getattr(kind, "scale", None)))
 
 
 def _load_decimal(value: Any, precision: int | None, scale: int | None) -> Decimal:
     if type(value) not in {int, float, str}:
         _no('a number as text, like "1.5"', value)
     try:
-        number = Decimal(str(value)).normalize()
+        number = Decimal(str(value))
     except InvalidOperation:
         number = Decimal("nan")
-    if not number.is_finite() or abs(number.adjusted()) > 1000:
+    if not number.is_finite():
         raise ValueError("is no decimal number")
-    _, digits, exponent = number.as_tuple()
-    assert isinstance(exponent, int)  # noqa: S101  # it is finite
-    if scale is not None and -exponent > scale:
+    number = Decimal(digits(number))
+    if scale is not None and -int(number.as_tuple().exponent) > scale:
         raise ValueError(f"has more than {scale} digits after the point")
-    if precision is not None and len(digits) + exponent > precision - (scale or 0):
+    if precision is not None and number and number.adjusted() >= precision - (scale or 0):
         raise ValueError(f"has more than {precision - (scale or 0)} digits before the point")
     return number
 

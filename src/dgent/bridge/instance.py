@@ -10,7 +10,7 @@ from sqlalchemy import inspect
 from sqlalchemy.orm.attributes import set_committed_value
 
 from dgent.bridge.draft import given_by
-from dgent.bridge.fields import shown
+from dgent.bridge.fields import Field, shown
 from dgent.bridge.layout import CANONICAL, Layout, as_id, as_utc
 from dgent.datum import Datum
 from dgent.exceptions import InvalidRow
@@ -45,7 +45,7 @@ def datum_from(layout: Layout, instance: Any, *, created_at: float | None = None
             layout.name, None, f"a row is an instance of {layout.model.__name__}, not {type(instance).__name__}"
         )
     held = inspect(instance).dict
-    content = {field.name: _shown(layout, field, held[field.name]) for field in layout.fields if field.name in held}
+    content = {field.name: cell(layout, field, held[field.name]) for field in layout.fields if field.name in held}
     for field in layout.keys:
         if content.get(field.name) is None:
             raise InvalidRow(layout.name, field.name, "is not set, and it names the row")
@@ -59,7 +59,12 @@ def datum_from(layout: Layout, instance: Any, *, created_at: float | None = None
     )
 
 
-def _shown(layout: Layout, field: Any, value: Any) -> Any:
+def cell(layout: Layout, field: Field, value: Any) -> Any:
+    """Return the JSON form of a Python value in a column; datetimes stay as they are.
+
+    Raises:
+        InvalidRow: the column does not take it.
+    """
     try:
         return shown(field, value)
     except (ValueError, TypeError, AttributeError, ArithmeticError):

@@ -37,12 +37,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dgent.database import Database
-    from dgent.protocol import DgentProtocol
+    from dgent.protocol import TTL, DgentProtocol
 
 ATTEMPTS: Final = 16
 PAGE: Final = 100
 _LOCK: Final = 0x6F7574626F78  # "outbox"
 _AT_ONCE: Final = 1e-3
+_KEEP: Final = -1.0  # in the column: no number of seconds
 _log: Final = logging.getLogger("dgent.bridge")
 
 metadata = MetaData()
@@ -78,19 +79,24 @@ _TAKE_BACK = Statement(update(outbox).where(o.namespace == bindparam("ns")).valu
 
 
 class Entry(NamedTuple):
-    """One write: a put, or a delete where `datum` is None; `at` is Unix seconds, `ttl` seconds from then."""
+    """One write: a put, or a delete where `datum` is None; `at` is Unix seconds, `ttl` seconds from then, or "keep"."""
 
     namespace: str
     seq: int
     id: str
     datum: Datum | None
-    ttl: float | None
+    ttl: TTL
     at: float
     refusal: str | None = None
 
-    def rest_of_ttl(self, now: float) -> float | None:
-        """Return how much of its time to live is left; never 0, so that it still supersedes what was before."""
-        return None if self.ttl is None else max(_AT_ONCE, self.at + self.ttl - now)
+    def rest_of_ttl(self, now: float, live: Datum | None) -> TTL:
+        """Return how much of its time to live is left; never 0, so that it still supersedes what was before.
+
+        What keeps the time of a datum that was live when it was written, and is not any more, expires as that did.
+        """
+        if self.ttl is None or (self.ttl == "keep" and live is not None):
+            return self.ttl
+        return _AT_ONCE if self.ttl == "keep" else max(_AT_ONCE, self.at + self.ttl - now)
 
 
 class Reconciled(NamedTuple):
@@ -101,7 +107,7 @@ class Reconciled(NamedTuple):
     waiting: int
 
 
-def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datum | None, float | None]]) -> None:
+def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datum | None, TTL]]) -> None:
     """Append writes (id, datum or None to delete, ttl) in their order; the order of the commits, too."""
     _LOCK_SEQ.rows(connection, _LOCK)
     now = time.time()
@@ -109,7 +115,8 @@ def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datu
     # Above every time before now: a seq that was delivered and dropped is not given out again.
     first = max(last + 1, int(now * 1_000_000))
     for seq, (id, datum, ttl) in enumerate(writes, first):
-        _ADD.run(connection, namespace, seq, id, None if datum is None else datum.to_json(), ttl, now, None)
+        text, seconds = None if datum is None else datum.to_json(), _KEEP if ttl == "keep" else ttl
+        _ADD.run(connection, namespace, seq, id, text, seconds, now, None)
 
 
 def latest(connection: Connection, namespace: str, ids: list[str] | None) -> dict[str, Datum | None]:
@@ -198,7 +205,7 @@ class Outbox:
             expect = version if self.memory.capabilities.versioned else None
             try:
                 if entry.datum is not None:
-                    await self.memory.put(entry.datum, expect=expect, ttl=entry.rest_of_ttl(time.time()))
+                    await self.memory.put(entry.datum, expect=expect, ttl=entry.rest_of_ttl(time.time(), live))
                 elif live is not None:
                     await self.memory.delete(entry.id, expect=expect)
             except VersionConflict:
@@ -221,4 +228,5 @@ def _create(connection: Connection) -> None:
 
 def _entry(row: Any) -> Entry:
     namespace, seq, id, datum, ttl, at, refusal = row
-    return Entry(namespace, seq, id, None if datum is None else Datum.from_json(datum), ttl, at, refusal)
+    written = None if datum is None else Datum.from_json(datum)
+    return Entry(namespace, seq, id, written, "keep" if ttl == _KEEP else ttl, at, refusal)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.outbox import Outbox
     from dgent.database import Transaction
-    from dgent.protocol import Capabilities, Datums, Revisions
+    from dgent.protocol import TTL, Capabilities, Datums, Revisions
 
 
 class PendingMemory:
@@ -32,23 +32,24 @@ class PendingMemory:
         self.name = box.memory.name
         self.capabilities: Capabilities = replace(box.memory.capabilities, versioned=False)
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum when the transaction commits; it comes back without a version, which it gets on delivery."""
         _refuse_expect(expect)
         (stored,) = await self.put_many([datum], ttl=ttl)
         return stored
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums, in order, when the transaction commits."""
-        seconds, listed = check_ttl(ttl), [*datums]
+        life, listed = check_ttl(ttl), [*datums]
         for datum in listed:
             if not isinstance(datum, Datum):
                 raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
             self._limits.admit(datum)
-        if seconds is not None:
+        if isinstance(life, float):
             self.capabilities.require("ttl", self.name)
         await self._refuse_cycles(listed)
-        await self._add([(datum.id, datum, seconds) for datum in listed])
+        stays = await self._nothing_to_keep(listed) if life == "keep" else set()
+        await self._add([(datum.id, datum, None if datum.id in stays else life) for datum in listed])
         return listed
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
@@ -155,6 +156,11 @@ class PendingMemory:
         """
         raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
 
+    async def _nothing_to_keep(self, datums: Datums) -> set[str]:
+        """Return the ids that are not live now. Those that are live now and gone on delivery take the new one along."""
+        ids = [datum.id for datum in datums]
+        return {*ids} - (await self.get_many(ids)).keys() if self.capabilities.ttl else {*ids}
+
     async def _refuse_cycles(self, datums: Datums) -> None:
         """Refuse a parent below its child here, where it can still be rolled back."""
         given: dict[str, str | None] = {}
@@ -186,7 +192,7 @@ class PendingMemory:
         return await self._transaction.read(lambda connection: outbox.latest(connection, self._namespace, ids))
 
 
-_Writes = list[tuple[str, Datum | None, float | None]]
+_Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
 
 

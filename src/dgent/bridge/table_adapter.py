@@ -20,7 +20,7 @@ from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, InvalidDatum, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
-from dgent.protocol import Capabilities, Datums, Revisions
+from dgent.protocol import TTL, Capabilities, Datums, Revisions
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class TableAdapter:
     """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.layout` says.
 
     A put replaces the row, as `dgent.bridge.draft` says; it is one upsert, and `expect=` compares the version column in
-    the same statement. A table keeps one version of a row, so there is no history, no ttl and no seq.
+    the same statement. A table keeps one version of a row, so there is no history, no seq and no
+    ttl: `ttl="keep"` finds nothing to keep.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.codec`.
@@ -97,7 +98,7 @@ class TableAdapter:
         other._runner = runner  # a copy of this class
         return other
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Write the row that a datum describes and return it as it is stored.
 
         Raises:
@@ -106,13 +107,13 @@ class TableAdapter:
             CausalCycle: the parent descends from this row.
             IntegrityViolation: a key, a check or a reference refused it.
         """
-        self._refuse(ttl=ttl, expect=check_expect(expect))
+        self._refuse(ttl=None if ttl == "keep" else ttl, expect=check_expect(expect))
         (stored,) = await self._put([self._admitted(datum, expect)])
         return stored
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Write many rows in order, all or none."""
-        self._refuse(ttl=ttl)
+        self._refuse(ttl=None if ttl == "keep" else ttl)
         puts = [self._admitted(datum) for datum in datums]
         return await self._put(puts) if puts else []
 

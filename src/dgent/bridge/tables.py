@@ -39,7 +39,7 @@ class Tables:
             InvalidInput: another registered model has one of its names.
         """
         adapter = TableAdapter(model, self._database, **{"on_change": self._on_change, **options})
-        names = (_snake_case(model.__name__), model.__name__, adapter.table)
+        names = names_of(model.__name__, adapter.table)
         for name in names:
             if (taken := self._by_name.get(name)) is not None and taken.model is not model:
                 raise InvalidInput(
@@ -58,5 +58,6 @@ class Tables:
         return iter(dict.fromkeys(self._by_name.values()))
 
 
-def _snake_case(name: str) -> str:
-    return _WORD.sub("_", name).lower()
+def names_of(model: str, table: str) -> tuple[str, ...]:
+    """Return what a registered table can be called, from the names of its model and of itself."""
+    return _WORD.sub("_", model).lower(), model, table

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import db, functor, memory, tracks, transfer
+from dgent.cli import crystal, db, functor, memory, tracks, transfer
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -42,6 +42,10 @@ def options(
         str | None, typer.Option(help="The database. A URL with a password belongs into KGENTS_DATABASE_URL.")
     ] = None,
     namespace: Annotated[str | None, typer.Option(help="The namespace of agent memory.")] = None,
+    import_: Annotated[
+        list[str] | None,
+        typer.Option("--import", help="A Python module that declares schemas or tables; may be given again."),
+    ] = None,
     json: Json = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,
     version: Annotated[
@@ -49,7 +53,8 @@ def options(
     ] = False,
 ) -> None:
     """Keep the global options for the command that follows."""
-    overrides = {"data_dir": data_dir, "database_url": database_url, "namespace": namespace}
+    modules = tuple(import_) if import_ else None
+    overrides = {"data_dir": data_dir, "database_url": database_url, "namespace": namespace, "modules": modules}
     context.obj = Kg(overrides, json=json, traceback=traceback)
 
 
@@ -59,6 +64,7 @@ app.add_typer(memory.app, name="memory")
 app.command("data")(tracks.data)
 app.add_typer(tracks.town, name="town")
 app.add_typer(tracks.brain, name="brain")
+app.add_typer(crystal.app, name="crystal")
 app.add_typer(functor.app, name="functor")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)

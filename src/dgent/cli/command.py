@@ -51,11 +51,18 @@ class Kg:
         known = sys.stdout.isatty() or "COLUMNS" in os.environ
         return Console(highlight=False, width=None if known else 120)  # a pipe has no width of its own
 
+    def import_modules(self) -> None:
+        """Import what declares schemas and tables, before they are asked for."""
+        from dgent.cli.modules import import_modules
+
+        import_modules(self.settings.modules)
+
     @asynccontextmanager
     async def storage(self) -> AsyncIterator[StorageProvider]:
         """Open the storage, and close it at the end."""
         from dgent.storage import StorageProvider
 
+        self.import_modules()
         async with await StorageProvider.from_config(self.settings) as storage:
             yield storage
 

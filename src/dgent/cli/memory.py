@@ -27,7 +27,9 @@ async def put(
     parent: Annotated[str | None, typer.Option(help="The id of what caused it.")] = None,
     author: Annotated[str | None, typer.Option(help="Who made it.")] = None,
     expect: Expect = None,
-    ttl: Annotated[float | None, typer.Option(help="Seconds until it counts as absent.")] = None,
+    ttl: Annotated[
+        str | None, typer.Option(help="Seconds until it counts as absent; keep: when the live one would.")
+    ] = None,
 ) -> None:
     """Store a datum and show the id and the version that it got."""
     from dgent.cli import values
@@ -41,8 +43,9 @@ async def put(
         tags=tag or (),
         metadata=values.assignments(metadata or (), typed=True),
     )
+    life = values.life(ttl)
     async with kg.storage() as storage:
-        stored = await storage.memory.put(datum, expect=expect, ttl=ttl)
+        stored = await storage.memory.put(datum, expect=expect, ttl=life)
     kg.answer(stored, f"{stored.id}  version {stored.version}")
 
 

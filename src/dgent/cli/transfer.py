@@ -59,7 +59,7 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
             start = (await storage.memory.stats()).seq
             with progress("importing", size) as advance:
                 for batch, amount in _batches(lines, file, storage.settings.limits):
-                    stored = await storage.memory.put_many(batch)
+                    stored = await storage.memory.put_many(batch, ttl="keep")
                     read += len(batch)
                     new += sum(datum.seq > start for datum in stored)
                     advance(amount)

@@ -15,6 +15,8 @@ from dgent.exceptions import InvalidInput, NotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dgent.protocol import TTL
+
 
 def content(word: str, limit: int) -> bytes:
     """Return a content: `-` is stdin, `@file` is that file, anything else is the text itself.
@@ -81,6 +83,16 @@ def _json_or_text(value: str) -> Any:
         return orjson.loads(value)
     except (orjson.JSONDecodeError, UnicodeEncodeError):
         return value
+
+
+def life(word: str | None) -> TTL:
+    """Return a time to live: seconds, or keep."""
+    if word is None:
+        return None
+    try:
+        return "keep" if word == "keep" else float(word)
+    except ValueError:
+        misused(f"{word!r} is no time to live: write seconds, or keep")
 
 
 def moment(word: str | None) -> float | None:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from enum import Enum
 from math import isfinite
 from types import NoneType
-from typing import Any, Final, Generic, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, ValidationError
@@ -17,6 +17,9 @@ from typing_extensions import TypeAliasType
 
 from dgent.checks import wrong_at
 from dgent.exceptions import InvalidCrystal, InvalidSchema
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 T = TypeVar("T")
 
@@ -57,6 +60,8 @@ class Codec(Generic[T]):
             ) from None
         except NameError as error:
             raise InvalidSchema(f"{name}: {contract.__name__} names {error.name}, which is not defined") from None
+        # Past a wrapper that costs a fifth of it.
+        self._validate: Callable[[bytes], T] = self._adapter.validator.validate_json
         kinds = repr(self._adapter.core_schema)
         # What JSON takes and `encode` would refuse: a time without a zone, and NaN where anything goes.
         self._is_lax = "'type': 'datetime'" in kinds or "'type': 'any'" in kinds
@@ -72,7 +77,7 @@ class Codec(Generic[T]):
         try:
             plain = comparable(value)
             content = self._adapter.dump_json(value, by_alias=True, round_trip=True, warnings=False)
-            back = self._adapter.validate_json(content)
+            back = self._validate(content)
             if comparable(back) != plain:
                 _refuse(value, back)
         except _Refused as error:
@@ -90,7 +95,7 @@ class Codec(Generic[T]):
             InvalidCrystal: it does not fit the contract; the message names the field.
         """
         try:
-            value = self._adapter.validate_json(content)
+            value = self._validate(content)
             if self._is_lax:
                 comparable(value)
         except ValidationError as error:

@@ -6,8 +6,10 @@ index; the content is the value alone.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
@@ -60,11 +62,11 @@ class CrystalMeta:
 
 @dataclass(frozen=True, slots=True)
 class Crystal(Generic[T]):
-    """A typed, versioned datum: what is stored, and the value that it is."""
+    """A typed, versioned datum: what is stored, the value that it is, and the schema that says so."""
 
-    meta: CrystalMeta
+    schema: Schema[T] = field(repr=False)
     datum: Datum
-    value: T
+    value: T = field(hash=False)  # a contract may hold a dict
 
     @classmethod
     def from_datum(cls, datum: Datum, schema: Schema[T]) -> Crystal[T]:
@@ -82,9 +84,7 @@ class Crystal(Generic[T]):
             version = schema.version
         elif name != schema.name:
             raise InvalidCrystal(f"{datum.id!r} is of the schema {name}, not {schema.name}")
-        value = schema.decode(datum.content, version)
-        older = datum.id if version < schema.version else None
-        return cls(CrystalMeta(schema.name, schema.version, as_datetime(datum.created_at), older), datum, value)
+        return cls(schema, datum, schema.decode(datum.content, version))
 
     @classmethod
     def create(
@@ -114,12 +114,19 @@ class Crystal(Generic[T]):
         datum = Datum.create(
             content,
             id=id,
-            created_at=created_at,
+            created_at=round(time.time(), 6) if created_at is None else created_at,  # a table keeps no finer time
             causal_parent=parent,
             metadata={**metadata, **labels, SCHEMA: schema.name, VERSION: schema.version},
             source=source,
         )
-        return cls(CrystalMeta(schema.name, schema.version, as_datetime(datum.created_at)), datum, value)
+        return cls(schema, datum, value)
+
+    @property
+    def meta(self) -> CrystalMeta:
+        """The envelope."""
+        name, version = envelope(self.datum)
+        older = self.datum.id if name is not None and version < self.schema.version else None
+        return CrystalMeta(self.schema.name, self.schema.version, as_datetime(self.datum.created_at), older)
 
     @property
     def id(self) -> str:
@@ -138,14 +145,21 @@ def envelope(datum: Datum) -> tuple[str | None, int]:
     Raises:
         InvalidCrystal: the version is no whole number from 1.
     """
-    metadata = orjson.loads(datum.metadata_json)
-    name = metadata.get(SCHEMA)
+    name, version = names_in(datum.metadata_json)
+    if version < 0:
+        given = datum.metadata[VERSION]
+        raise InvalidCrystal(f"{datum.id!r} names {name} version {given!r:.80}: a version is a whole number from 1")
+    return name, version
+
+
+@lru_cache(maxsize=4096)  # many crystals have the same metadata
+def names_in(metadata_json: str) -> tuple[str | None, int]:
+    """Return the schema and the version that metadata name: 0 for no schema, -1 for a version that is none."""
+    metadata = orjson.loads(metadata_json)
+    name, version = metadata.get(SCHEMA), metadata.get(VERSION, 1)
     if not isinstance(name, str):
         return None, 0
-    version = metadata.get(VERSION, 1)
-    if type(version) is not int or version < 1:
-        raise InvalidCrystal(f"{datum.id!r} names {name} version {version!r:.80}: a version is a whole number from 1")
-    return name, version
+    return name, version if type(version) is int and version > 0 else -1
 
 
 def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:

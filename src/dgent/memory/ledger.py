@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from threading import Lock
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dgent.datum import Datum, Limits, stamped
 from dgent.exceptions import CausalCycle, VersionConflict
 from dgent.memory.change import Change
 from dgent.memory.shelf import Shelf, Stored
+
+if TYPE_CHECKING:
+    from dgent.protocol import TTL
 
 T = TypeVar("T")
 Clock = Callable[[], float]
@@ -84,19 +87,23 @@ class Draft:
             for namespace, stored in self.pending
         ]
 
-    def put(self, namespace: str, datum: Datum, expect: int | None = None, ttl: float | None = None) -> Datum:
+    def put(self, namespace: str, datum: Datum, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Decide a put: see `DgentProtocol.put`."""
         self._ledger.limits.admit(datum)
         now = self._now(namespace)
         live = self._live(namespace, datum.id, now)
         _expected(datum.id, expect, live)
-        if live is not None and live.datum == datum and ttl is None and live.expires_at is None:
+        if ttl == "keep":
+            expires_at = None if live is None else live.expires_at
+        else:
+            expires_at = None if ttl is None else now + ttl
+        if live is not None and live.datum == datum and ttl in {None, "keep"} and live.expires_at == expires_at:
             return live.datum
         if live is None or live.datum is None or live.datum.causal_parent != datum.causal_parent:
             self._refuse_cycle(namespace, datum, now)
         version, seq = self._next(namespace, datum.id)
         kept = stamped(datum, version, seq)
-        self._take(namespace, Stored(datum.id, version, seq, now, None if ttl is None else now + ttl, kept))
+        self._take(namespace, Stored(datum.id, version, seq, now, expires_at, kept))
         return kept
 
     def delete(self, namespace: str, id: str, expect: int | None = None) -> bool:

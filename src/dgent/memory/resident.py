@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dgent.memory.ledger import Draft, Ledger
     from dgent.memory.shelf import Shelf, Stored
-    from dgent.protocol import Capabilities, Revision, StoreStats
+    from dgent.protocol import TTL, Capabilities, Revision, StoreStats
 
 T = TypeVar("T")
 
@@ -54,14 +54,14 @@ class ResidentBackend(ABC):
     async def close(self) -> None:
         """Release what the store holds. May be called twice."""
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got."""
         _check_datum(datum)
         check_expect(expect)
         seconds = check_ttl(ttl)
         return await self._commit(lambda draft: draft.put(self.namespace, datum, expect, seconds))
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> list[Datum]:
+    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> list[Datum]:
         """Store many datums in order, all or none."""
         listed, seconds = list(datums), check_ttl(ttl)
         for datum in listed:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dgent.database import Database, Runner
     from dgent.memory.bus import DataBus, Event
-    from dgent.protocol import Backend, Capabilities, Datums, Revisions, StoreStats
+    from dgent.protocol import TTL, Backend, Capabilities, Datums, Revisions, StoreStats
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
@@ -42,7 +42,8 @@ class DgentRouter:
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are replayed when it is back. A
-    spilled put answers with version and seq 0, a spilled delete with True: what they will be is not known yet.
+    spilled put answers with version and seq 0, a spilled delete with True: what they will be is not known yet. What
+    depends on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
 
     Args:
         settings: where things lie, and the defaults of the other arguments.
@@ -161,11 +162,11 @@ class DgentRouter:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
         return await self._chain.settle(conflict.key)
 
-    def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Coroutine[Any, Any, Datum]:
+    def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Coroutine[Any, Any, Datum]:
         """Store a datum and return it with the version and seq that it got."""
         return self._write("put", datum, expect=expect, ttl=ttl)
 
-    def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Coroutine[Any, Any, list[Datum]]:
+    def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Coroutine[Any, Any, list[Datum]]:
         """Store many datums in order, all or none."""
         return self._write("put_many", [*datums], ttl=ttl)
 
@@ -280,13 +281,14 @@ class DgentRouter:
         return await self._read(verb, *args, **named)
 
     async def _write(self, verb: str, subject: Any, **named: Any) -> Any:
-        chain, expects = self._chain, named.get("expect") is not None
+        # By the time of a replay the live datum may have changed, or expired.
+        chain, needs_live = self._chain, named.get("expect") is not None or named.get("ttl") == "keep"
         while True:
             if chain.normal:
                 try:
                     answer = await getattr(self._first, verb)(subject, **named)
                 except (BackendUnavailable, StorageTimeout) as error:
-                    if not await chain.take_over(error, spill=chain.spilling and not expects):
+                    if not await chain.take_over(error, spill=chain.spilling and not needs_live):
                         raise
                     continue
                 chain.heard = time()
@@ -297,8 +299,8 @@ class DgentRouter:
                 return answer
             if not chain.opened:
                 await chain.open()
-            elif expects:
-                raise chain.refusal("only it can compare versions")
+            elif needs_live:
+                raise chain.refusal("only it can compare versions and keep a time to live")
             else:
                 operations, answer = self._spillable(verb, subject, named.get("ttl"))
                 if await chain.keep(self.namespace, operations):
@@ -306,7 +308,7 @@ class DgentRouter:
 
     def _spillable(self, verb: str, subject: Any, ttl: float | None) -> tuple[Sequence[Operation], Any]:
         """Check a write as a store would, and return what it does and what it answers while it waits."""
-        seconds = check_ttl(ttl)
+        check_ttl(ttl)
         if verb.startswith("delete"):
             ids = checked_ids(subject if verb == "delete_many" else [subject])
             return [Operation(id, None) for id in ids], len(ids) if verb == "delete_many" else True
@@ -316,7 +318,7 @@ class DgentRouter:
                 raise InvalidDatum(f"a store keeps Datum objects, not {type(datum).__name__}: use Datum.create(...)")
             self._limits.admit(datum)
         answers = [stamped(datum, 0, 0) for datum in datums]
-        return [Operation(one.id, one, seconds) for one in datums], answers if verb == "put_many" else answers[0]
+        return [Operation(one.id, one, ttl) for one in datums], answers if verb == "put_many" else answers[0]
 
     # The last one in the class: below it, `list` no longer means the type.
     def list(

@@ -26,7 +26,7 @@ from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
 from dgent.memory.tables import create
 from dgent.memory.terms import covers
-from dgent.protocol import Capabilities, Datums, Names, Revisions, StoreStats
+from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
@@ -100,13 +100,13 @@ class SqlBackend:
                     self._ready.store_id = await self.database.write(create)
         return self._ready.store_id
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got."""
         self._admit(datum)
         (outcome,) = await self._apply([Put(datum, check_expect(expect), check_ttl(ttl))])
         return _stored(outcome)
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> Datums:
+    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in order, all or none."""
         seconds = check_ttl(ttl)
         listed = [*datums]

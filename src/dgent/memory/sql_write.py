@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -23,15 +23,17 @@ from dgent.memory.terms import terms_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from dgent.protocol import TTL
+
 d, t, h = datums.c, terms.c, heads.c
 
 
 class Put(NamedTuple):
-    """A datum to append, the version that must be live, and the seconds until it expires."""
+    """A datum to append, the version that must be live, and how long it lives."""
 
     datum: Datum
     expect: int | None = None
-    ttl: float | None = None
+    ttl: TTL = None
 
 
 class Delete(NamedTuple):
@@ -207,13 +209,18 @@ class Flush:
         live = self._live(last) if last else None
         if expect is not None:
             _check_expected(id, expect, live)
-        if live is not None and ttl is None and live.expires_at is None and _same(live, datum):
+        expires_at = None if ttl is None else self._expiry(ttl, live)
+        if live is not None and ttl in {None, "keep"} and live.expires_at == expires_at and _same(live, datum):
             return Outcome(stamped(datum, live.version, live.seq), changed=False)
         if parent is not None and (live is None or live.parent != parent):
             self._check_acyclic(id, parent)
-        expires_at = None if ttl is None else self.now + ttl
         version, seq = self._append(last, id, datum.created_at, expires_at, parent, datum.metadata_json, datum.content)
         return Outcome(stamped(datum, version, seq), True, version, seq)
+
+    def _expiry(self, ttl: float | Literal["keep"], live: Row | None) -> float | None:
+        if ttl == "keep":
+            return None if live is None else live.expires_at
+        return self.now + ttl
 
     def _delete(self, operation: Delete) -> Outcome:
         last = self._last(operation.id)

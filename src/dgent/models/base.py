@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from decimal import Decimal
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON as SQLJSON
-from sqlalchemy import CheckConstraint, DateTime, Integer, MetaData, event, inspect, text
+from sqlalchemy import CheckConstraint, DateTime, Integer, MetaData, Numeric, event, inspect, text
 from sqlalchemy import Text as SQLText
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DontWrapMixin
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.operators import OperatorType
 
 _ISO = "%(year)04d-%(month)02d-%(day)02dT%(hour)02d:%(minute)02d:%(second)02d.%(microsecond)06dZ"
+_LARGEST, _SMALLEST = 131_071, -16_383
+"""The exponents of the first and of the last digit that a NUMERIC of PostgreSQL can have."""
 
 
 class InvalidValue(InvalidRow, DontWrapMixin):
@@ -147,9 +150,67 @@ JSONDict = MutableDict.as_mutable(JSON())
 """A JSON object whose changes in place are noticed and saved, one level deep: `citizen.traits["age"] = 3`."""
 
 
-def length(column: str, most: int = ID_LENGTH) -> CheckConstraint:
-    """Return a check that a text has 1 to `most` code points: what is longer fits no index of Postgres."""
-    return CheckConstraint(f"length({column}) BETWEEN 1 AND {most}", name=f"{column}_length")
+def digits(number: Decimal) -> str:
+    """Return the digits of a number, without an exponent and without zeros at the end: numbers that are equal have one.
+
+    Raises:
+        ValueError: it is not finite, or no NUMERIC of PostgreSQL can hold it; the reason, without the subject.
+    """
+    if not number.is_finite():
+        raise ValueError(f"holds {number}, which JSON cannot")
+    if number and not (number.adjusted() <= _LARGEST and int(number.as_tuple().exponent) >= _SMALLEST):
+        raise ValueError("has more digits than PostgreSQL can keep")
+    text = f"{number:f}" if number else "0"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+class _DecimalText(TypeDecorator[Decimal]):
+    """A decimal number as the text of its digits."""
+
+    impl = SQLText
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> str | None:
+        """Return the digits."""
+        return None if value is None else digits(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        """Return the number."""
+        return None if value is None else Decimal(value)
+
+
+class ExactDecimal(TypeDecorator[Decimal]):
+    """A decimal number with all of its digits: NUMERIC on PostgreSQL, TEXT on SQLite, whose numbers are floats.
+
+    Zeros at the end are no digits: 1.50 is given back as 1.5. On SQLite it is equal to itself, and sorts as text.
+    """
+
+    impl = Numeric().with_variant(_DecimalText(), "sqlite")
+    cache_ok = True
+
+    def process_bind_param(self, value: object, dialect: Dialect) -> Decimal | None:
+        """Return the number in its shortest form.
+
+        Raises:
+            InvalidValue: it is no decimal number, or one that PostgreSQL cannot keep.
+        """
+        if value is None:
+            return None
+        if type(value) is not int and not isinstance(value, Decimal):
+            raise InvalidValue(f'a number with exact digits is a Decimal, not {type(value).__name__}: Decimal("1.5")')
+        try:
+            return Decimal(digits(Decimal(value)))
+        except ValueError as error:
+            raise InvalidValue(f"the number {error}") from None
+
+
+def length(column: str, most: int = ID_LENGTH, *, least: int = 1, quoted: bool = False) -> CheckConstraint:
+    """Return a check that a text has `least` to `most` code points: what is longer fits no index of Postgres.
+
+    `quoted` is for a column whose name means something in SQL, like `user`.
+    """
+    name = f'"{column}"' if quoted else column
+    return CheckConstraint(f"length({name}) BETWEEN {least} AND {most}", name=f"{column}_length")
 
 
 def utcnow() -> datetime:
@@ -249,3 +310,14 @@ class VersionMixin:
     @classmethod
     def __mapper_args__(cls) -> dict[str, Any]:
         return {"version_id_col": cls.version}
+
+
+class CrystalMixin(IdMixin, CausalMixin, VersionMixin):
+    """What a crystal that became a row keeps of its datum: id, cause, time, tags, and in `about` the other metadata.
+
+    The version is that of the row: 1 is the first.
+    """
+
+    created_at: Mapped[datetime] = mapped_column(default=utcnow)
+    tags: Mapped[list[str]] = mapped_column(JSONList, default=list)
+    about: Mapped[dict[str, Any]] = mapped_column(JSONDict, default=dict)

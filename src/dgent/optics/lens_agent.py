@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dgent.datum import Datum
-    from dgent.protocol import StateBackend
+    from dgent.protocol import TTL, StateBackend
 
 _LONG: Final = re.compile(rb"\d{19}")
 
@@ -28,8 +28,8 @@ class LensAgent:
     """An optic over the JSON content of one datum or row of a store.
 
     A write is a compare-and-swap that is tried again when somebody else was first, so writers of different foci both
-    survive, and so do two of the same. A datum keeps its time, its cause and its metadata; one that would expire stays
-    from then on. Of a typed row only the columns that change are written. Writing what is there writes nothing.
+    survive, and so do two of the same. A datum keeps its time, its cause and its metadata, and still expires when it
+    would have. Of a typed row only the columns that change are written. Writing what is there writes nothing.
 
     Args:
         store: a `DgentProtocol`: agent memory, or a typed table.
@@ -125,7 +125,7 @@ class _Row:
         self._read = await self._table.get(id)
         return self._read
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
+    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Write the columns that differ from what was read."""
         assert self._read is not None  # noqa: S101  # there is no change of an absent row
         before, after = self._read.data, datum.data

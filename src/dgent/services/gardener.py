@@ -259,7 +259,7 @@ async def _write_session(tx: UnitOfWork, session: GardenerSession) -> None:
 
 async def _write(tx: UnitOfWork, row: GardenPlot | GardenerSession, schema: str, data: dict[str, Any]) -> None:
     datum = Datum.create(data=data, id=row.datum_id, created_at=row.created_at.timestamp(), schema=schema)
-    await tx.memory.put(datum)
+    await tx.memory.put(datum, ttl="keep")
 
 
 async def _write_idea(tx: UnitOfWork, idea: GardenIdea, labels: dict[str, Any] | None = None) -> None:
@@ -276,4 +276,4 @@ async def _write_idea(tx: UnitOfWork, idea: GardenIdea, labels: dict[str, Any] |
         causal_parent=idea.causal_parent,
         metadata={**labels, **stands, **facts(session=idea.session_id, plot=idea.plot_id)},
     )
-    await tx.memory.put(datum)
+    await tx.memory.put(datum, ttl="keep")

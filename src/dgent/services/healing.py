@@ -82,7 +82,7 @@ async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
         if _agree(row, live):
             outcome = None if row.datum_id else report.restored
         elif (described := await _described(tx, row, datum_id)) and _is_no_shorter(described, live):
-            await tx.memory.put(described)
+            await tx.memory.put(described, ttl="keep")
             outcome = report.restored
         elif live is None:
             return report.lost

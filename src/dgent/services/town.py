@@ -246,7 +246,7 @@ async def _citizen(tx: UnitOfWork, name: str, given: Mapping[str, Any]) -> Citiz
     datum = Datum.create(
         data=described, id=citizen.datum_id, created_at=citizen.created_at.timestamp(), author=name, schema=CITIZEN
     )
-    await tx.memory.put(datum)
+    await tx.memory.put(datum, ttl="keep")
     return citizen
 
 

@@ -7,8 +7,9 @@ import tempfile
 from typing import TYPE_CHECKING, Any, Self
 
 from dgent import migrations
-from dgent.agentese import AGENT_TABLES, Resolver, Umwelt
+from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.memory.bus import DataBus
@@ -32,6 +33,7 @@ class StorageProvider:
         relational: plain SQL.
         tables: the typed tables that are registered, and by that readable for agents.
         bus: tells of what was put, deleted, degraded and recovered, after the fact.
+        universe: the crystals of agent memory: values under the schemas that `@schema` declared.
     """
 
     def __init__(self, settings: Settings, database: Database, memory: DgentRouter, bus: DataBus) -> None:
@@ -40,9 +42,10 @@ class StorageProvider:
         self.memory = memory
         self.relational = RelationalStore(database)
         self.tables = Tables(database, bus.publish)
-        for model in AGENT_TABLES:
+        for model in (*AGENT_TABLES, *promoted()):
             self.tables.register(model)
         self.bus = bus
+        self.universe = Universe(self.memory)
         self._resolver = Resolver(self.memory, self.tables)
         self._scratch: str | None = None
 

@@ -40,7 +40,7 @@ def _writes(contract: ContractBase) -> st.SearchStrategy[Step]:
     can, id = contract.capabilities, st.sampled_from(contract.few_ids())
     parent = st.none() | id if can.causal else st.none()
     datum = st.builds(contract.make_datum, id, st.integers(0, 6), parent)
-    ttl = {"ttl": st.sampled_from([1.0, 4.0])} if can.ttl else {}
+    ttl = {"ttl": st.sampled_from([1.0, 4.0, "keep"] if can.ttl else ["keep"])}
     expect = {"expect": st.sampled_from([-1, 0, 0, 1])} if can.versioned else {}
     return st.one_of(
         _step("put", datum, **expect, **ttl),

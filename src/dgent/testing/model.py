@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, VersionConflict
-from dgent.protocol import Revision, StoreStats
+from dgent.protocol import TTL, Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -47,21 +47,23 @@ class Model:
         """What is live now, by id."""
         return self.at(self.clock())
 
-    def put(self, datum: Datum, *, expect: int | None = None, ttl: float | None = None) -> Datum:
-        """Append, unless an equal datum that stays is live."""
+    def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
+        """Append, unless an equal datum is live and its time to live is to be as it is."""
         live = self.live
         self._expect(datum.id, expect)
         kept = live.get(datum.id)
-        if kept == datum and kept is not None and ttl is None and self.versions(datum.id)[-1].expires_at is None:
+        rest = self.versions(datum.id)[-1].expires_at if kept is not None else None
+        if kept == datum and kept is not None and (ttl == "keep" or (ttl is None and rest is None)):
             return kept
         above = datum.causal_parent
         while above is not None and (kept is None or kept.causal_parent != datum.causal_parent):
             if above == datum.id:
                 raise CausalCycle(datum.id)
             above = live[above].causal_parent if above in live else None
-        return self._append(datum.id, datum, None if ttl is None else self.clock() + ttl).datum  # type: ignore[return-value]
+        expires_at = rest if ttl == "keep" else None if ttl is None else self.clock() + ttl
+        return self._append(datum.id, datum, expires_at).datum  # type: ignore[return-value]
 
-    def put_many(self, datums: Iterable[Datum], *, ttl: float | None = None) -> list[Datum]:
+    def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> list[Datum]:
         """Put all or none."""
         before = self.log[:], self.seq
         try:

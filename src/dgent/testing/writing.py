@@ -221,6 +221,59 @@ class WritingLaws(ContractBase):
             assert await store.count() == 2
 
     @pytest.mark.requires("ttl")
+    async def test_ttl_keep_moves_no_moment_of_expiry(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            await store.put_many([self.make_datum(id, 1) for id in "ab"], ttl=10)
+            await store.put(self.make_datum("stays", 1))
+            clock.advance(4)
+            assert (await store.put(self.make_datum("a", 1), ttl="keep")).version == 1  # equal: nothing changes
+            assert (await store.put(self.make_datum("a", 2), ttl="keep")).version == 2
+            put = await store.put_many(
+                [self.make_datum(id, n) for n in (2, 3) for id in ("b", "new", "stays")], ttl="keep"
+            )
+            assert [datum.version for datum in put] == [2, 1, 2, 3, 2, 3]
+            clock.advance(5.5)
+            assert await store.get_many("ab") == {"a": self.make_datum("a", 2), "b": self.make_datum("b", 3)}
+            clock.advance(0.5)
+            assert await store.get_many("ab") == {}
+            clock.advance(1000)
+            assert {datum.id for datum in await store.list()} == {"new", "stays"}
+
+    @pytest.mark.requires("ttl")
+    async def test_ttl_keep_of_what_is_not_live_stays(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            for id in ("expired", "deleted", "purged"):
+                await store.put(self.make_datum(id, 1), ttl=10)
+            await store.delete("deleted")
+            await store.purge("purged")
+            clock.advance(10)
+            for id in ("absent", "expired", "deleted", "purged"):
+                assert await store.put(self.make_datum(id, 1), ttl="keep") == self.expected(self.make_datum(id, 1))
+            clock.advance(1000)
+            assert await store.count() == 4
+
+    @pytest.mark.requires("ttl", "versioned")
+    async def test_ttl_keep_goes_with_compare_and_swap(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            await store.put(self.make_datum("a", 1), expect=0, ttl=10)
+            with pytest.raises(VersionConflict):
+                await store.put(self.make_datum("a", 2), expect=0, ttl="keep")
+            await store.put(self.make_datum("a", 2), expect=1, ttl="keep")
+            clock.advance(10)
+            assert not await store.exists("a")
+
+    async def test_ttl_keep_is_taken_where_nothing_expires(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            for n in (1, 1, 2):
+                wanted = self.expected(self.make_datum("a", n))
+                assert await store.put(self.make_datum("a", n), ttl="keep") == wanted
+                assert await store.put_many([self.make_datum("a", n)], ttl="keep") == [wanted]
+                assert await store.get("a") == wanted
+
+    @pytest.mark.requires("ttl")
     async def test_ttl_ends_with_a_purge(self, place: Any) -> None:
         """What is put under a purged id has its versions from 1 on again, and nothing of the old one's time."""
         clock = ManualClock()
@@ -233,7 +286,7 @@ class WritingLaws(ContractBase):
             assert {datum.id for datum in await store.list()} == {"a"}
 
     @pytest.mark.requires("ttl")
-    @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, "1", True])
+    @pytest.mark.parametrize("ttl", [0, -1, math.nan, math.inf, "1", "kept", True])
     async def test_ttl_is_a_positive_number_of_seconds(self, place: Any, ttl: Any) -> None:
         async with self.opened(place) as store:
             with pytest.raises(InvalidInput):

@@ -1,4 +1,4 @@
-"""The Brain's tables as crystals: a row becomes one, and one becomes a row, with nothing lost."""
+"""The Brain's tables as crystals: a row becomes one, and one becomes a row, but for the row's own version and stamp."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ class BrainCrystal(Contract):
     access_count: int = 0
     last_accessed: datetime | None = None
     datum_id: str | None = None
-    updated_at: datetime | None = None
 
 
 @schema("brain.setting", version=1)
@@ -31,4 +30,3 @@ class BrainSetting(Contract):
 
     key: str
     value: Any
-    updated_at: datetime | None = None

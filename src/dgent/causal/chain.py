@@ -1,0 +1,97 @@
+"""An entry of a log, and the two ways in which its hash covers what came before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from blake3 import blake3
+
+from dgent.causal.tables import crate_log, own_log
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Table
+
+HASH_SIZE: Final = 32
+"""Bytes of a BLAKE3 hash."""
+_CONTEXT: Final = "dgent 2026-11 writer log v1"
+
+Hasher: TypeAlias = "Callable[[int, bytes | None, bytes], bytes]"
+"""Makes the hash of an entry from its seq, the hash before it, and its payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of a log: `seq` counts from 1 for each stream and writer; hashes have 32 bytes.
+
+    `prev_hash` is the hash of the entry before it, None for the first. `format` names how `content_hash` was made.
+    """
+
+    stream: str
+    writer: str
+    seq: int
+    prev_hash: bytes | None
+    content_hash: bytes
+    payload: bytes
+    format: str
+
+
+class Format(NamedTuple):
+    """A kind of chain: where its entries lie, and what makes the hashes of one stream and writer."""
+
+    name: str
+    table: Table
+    hasher: Callable[[str, str], Hasher]
+
+
+def _own(stream: str, writer: str) -> Hasher:
+    """Cover stream, writer and seq as well, each preceded by its length, so that an entry cannot be moved."""
+    start = blake3(derive_key_context=_CONTEXT)
+    for text in (stream.encode(), writer.encode()):
+        start.update(len(text).to_bytes(8, "big") + text)
+
+    def hash_of(seq: int, prev: bytes | None, payload: bytes) -> bytes:
+        before = b"" if prev is None else prev
+        digest = start.copy()
+        digest.update(b"".join((_EIGHT, seq.to_bytes(8, "big"), _SIZES[len(before)], before, _size(payload), payload)))
+        return digest.digest()
+
+    return hash_of
+
+
+_EIGHT: Final = (8).to_bytes(8, "big")
+_SIZES: Final = {size: size.to_bytes(8, "big") for size in (0, HASH_SIZE)}
+
+
+def _size(payload: bytes) -> bytes:
+    return len(payload).to_bytes(8, "big")
+
+
+def _crate(stream: str, writer: str) -> Hasher:
+    """Cover the hash before, or nothing, and the payload: after `agent-store`, whose entries can change their log."""
+
+    def hash_of(seq: int, prev: bytes | None, payload: bytes) -> bytes:
+        return blake3(payload if prev is None else prev + payload).digest()
+
+    return hash_of
+
+
+OWN: Final = Format("dgent/1", own_log, _own)
+AGENT_STORE: Final = Format("agent-store/1", crate_log, _crate)
+FORMATS: Final = {each.name: each for each in (OWN, AGENT_STORE)}
+
+
+def chained(
+    format: Format, stream: str, writer: str, seq: int, prev: bytes | None, payloads: Iterable[bytes]
+) -> list[Entry]:
+    """Return the entries that payloads become behind one, given by its seq and its hash: 0 and None for the start."""
+    hash_of = format.hasher(stream, writer)
+    found = []
+    for payload in payloads:
+        seq += 1
+        own = hash_of(seq, prev, payload)
+        found.append(Entry(stream, writer, seq, prev, own, payload, format.name))
+        prev = own
+    return found

@@ -1,0 +1,70 @@
+"""Named counters that only move forward: an order that no wall clock can disturb. After `agent-store`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import bindparam, literal_column, select
+from sqlalchemy.dialects.postgresql import insert
+
+from dgent.causal.tables import generations
+from dgent.checks import check_id
+from dgent.database.statement import Statement
+from dgent.exceptions import InvalidInput, NonMonotonicGeneration
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_g = generations.c
+_LARGEST: Final = 2**63 - 1
+
+_CURRENT = Statement(select(_g.ival).where(_g.key == bindparam("of_key")), "of_key")
+_bump = insert(generations).values(key=bindparam("key"), ival=literal_column("1"))
+_BUMP = Statement(
+    _bump.on_conflict_do_update(index_elements=[_g.key], set_={"ival": _g.ival + literal_column("1")}).returning(
+        _g.ival
+    ),
+    "key",
+)
+_set = insert(generations).values(key=bindparam("key"), ival=bindparam("ival"))
+_SET = Statement(
+    _set.on_conflict_do_update(
+        index_elements=[_g.key], set_={"ival": _set.excluded.ival}, where=_g.ival <= _set.excluded.ival
+    ).returning(_g.ival),
+    "key ival",
+)
+
+
+class Generation:
+    """One counter, over a SQLAlchemy `Connection` in a transaction of the caller's; 0 before its first bump.
+
+    Each verb is one statement, so that it is atomic between processes. The tables are those of `tables.create`.
+
+    Raises:
+        InvalidDatum: the key is no text of 1 to 512 characters.
+    """
+
+    def __init__(self, key: str) -> None:
+        check_id(key, "the key of a generation")
+        self.key = key
+
+    def current(self, connection: Connection) -> int:
+        """Return the value."""
+        row = _CURRENT.row(connection, self.key)
+        return 0 if row is None else int(row[0])
+
+    def bump(self, connection: Connection) -> int:
+        """Add one and return the new value; the first is 1."""
+        return int(_BUMP.rows(connection, self.key)[0][0])
+
+    def set(self, connection: Connection, value: int) -> int:
+        """Move forward to a value, or stay, and return it.
+
+        Raises:
+            NonMonotonicGeneration: it is beyond that value already. InvalidInput: the value is no number from 0.
+        """
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            raise InvalidInput(f"a generation is a whole number from 0 to 2**63 - 1, not {value!r:.80}")
+        if not _SET.rows(connection, self.key, value):
+            raise NonMonotonicGeneration(self.key, self.current(connection), value)
+        return value

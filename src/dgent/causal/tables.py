@@ -1,0 +1,50 @@
+"""The tables of the causal substrate. Alembic leaves them alone: code here makes them on first use.
+
+Two of them are those of the `agent-store` crate, column by column, so that either program opens the other's file.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, select
+
+from dgent.database.constructs import BYTEWISE, transaction_lock
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+_LOCK: Final = 0x6467656E74  # "dgent"
+
+metadata = MetaData()
+
+
+def _log(name: str, *, rowid: bool) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("stream", BYTEWISE, primary_key=True),
+        Column("writer", BYTEWISE, primary_key=True),
+        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        Column("prev_hash", LargeBinary),
+        Column("content_hash", LargeBinary, nullable=False),
+        Column("payload", LargeBinary, nullable=False),
+        sqlite_with_rowid=rowid,
+    )
+
+
+own_log = _log("dgent_log", rowid=False)
+crate_log = _log("_agent_store_log", rowid=True)
+
+generations = Table(
+    "_agent_store_meta",
+    metadata,
+    Column("key", BYTEWISE, primary_key=True),
+    Column("ival", BigInteger, nullable=False),
+)
+
+
+def create(connection: Connection) -> None:
+    """Make the tables that are not there."""
+    connection.execute(select(transaction_lock(_LOCK)))
+    metadata.create_all(connection)

@@ -1,0 +1,7 @@
+"""Promotion: a schema that has settled becomes a typed table, as a person would have written it."""
+
+from __future__ import annotations
+
+from dgent.crystal.promotion.promote import Promoted, promote
+
+__all__ = ["Promoted", "promote"]
