@@ -373,6 +373,19 @@ def test_c2_python_data_that_does_not_fit_is_refused(data: Any) -> None:
         Schema("loose", 1, Loose).parse(data)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """Has nothing but a number."""
+
+    x: float
+
+
+@pytest.mark.parametrize("spelling", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b'"NaN"', b"null"])
+def test_c2_a_float_is_a_finite_number(spelling: bytes) -> None:
+    with pytest.raises(InvalidCrystal, match="measure: the data"):
+        Schema("measure", 1, Measure).decode(b'{"x": ' + spelling + b"}")
+
+
 def test_the_message_names_the_field() -> None:
     known = Schema("tree", 1, Tree)
     with pytest.raises(

@@ -174,8 +174,8 @@ REFUSED: list[tuple[str, dict[int, Any], int, bytes, type[DgentError], type[Exce
     ("no UTF-8", {1: dict, 2: dict}, 1, b'{"x": "\xff"}', InvalidCrystal, None),
     ("deep", {1: dict, 2: dict}, 1, b'{"x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", InvalidCrystal, None),
     *(
-        (f"made {shown!r:.30}", {2: lambda _, made=shown: made}, 2, b'{"x": 1}', UpgradeFailed, None)
-        for shown in NOT_OBJECTS
+        (f"made {at}", {2: lambda _, made=shown: made}, 2, b'{"x": 1}', UpgradeFailed, None)
+        for at, shown in enumerate(NOT_OBJECTS)
     ),
 ]
 

@@ -145,11 +145,13 @@ class Universe:
         Every one of them is tried before the first is written. A run that was killed goes on where it ended.
 
         With `dry_run` it only counts and tries, and the report names what cannot be upgraded. `batch` are written
-        together; `progress` is told how many more were tried or written.
+        together; `progress` is told how many more were tried or written. One that was stored with a `ttl` stays for
+        good once it is rewritten: no store tells how long it had.
 
         Raises:
             SchemaNotFound: no schema has that name.
-            InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: one cannot be upgraded; nothing was written.
+            InvalidCrystal, InvalidDatum, UpgradeError: one cannot be upgraded; nothing was written.
+            InvalidQuery: `batch` is no number from 1.
         """
         known = self.schemas.named(schema) if isinstance(schema, str) else schema
         return await upgrade(await self.backend(), known, dry_run=dry_run, batch=batch, progress=progress)
