@@ -186,6 +186,20 @@ async def test_store_compares_and_swaps(store: Backend) -> None:
     assert sorted(type(end).__name__ for end in ends) == ["VersionConflict"] * 7 + ["str"]
 
 
+async def test_another_value_takes_the_place_of_one(store: Backend) -> None:
+    universe = universe_of(store)
+    crystal = await universe.remember(Note("one"), id="n", parent="p", source="here", tags=["kept"], created_at=5.0)
+    await universe.store(crystal.replace(Note("two")), expect=crystal.datum.version)
+    found: Any = await universe.get("n")
+    assert (found.value, found.datum.version) == (Note("two"), 2)
+    assert dict(found.datum.metadata) == dict(crystal.datum.metadata)
+    assert (found.datum.causal_parent, found.datum.created_at) == ("p", 5.0)
+    with pytest.raises(VersionConflict):
+        await universe.store(crystal.replace(Note("three")), expect=crystal.datum.version)
+    with pytest.raises(InvalidCrystal):
+        crystal.replace(Labelled())  # type: ignore[arg-type]
+
+
 async def test_what_was_stored_to_live_for_a_while_goes() -> None:
     now = 1000.0
     store = MemoryBackend(clock=lambda: now)

@@ -299,3 +299,16 @@ async def test_a_cancelled_upgrade_goes_on_where_it_ended(store: Backend) -> Non
         await asyncio.gather(task, return_exceptions=True)
     await universe.upgrade("law.mark")
     await check(universe)
+
+
+async def test_what_expires_is_upgraded_and_expires_all_the_same() -> None:
+    now = 1000.0
+    store = MemoryBackend(clock=lambda: now)
+    await store.put(datum(0, 1), ttl=60)
+    universe = Universe(store, schemas=KNOWN)
+    assert (await universe.upgrade(MARK)).upgraded == 1
+    found = await store.get("m0000")
+    assert found is not None
+    assert found.version == 2
+    now += 61
+    assert await store.get("m0000") is None

@@ -128,6 +128,21 @@ class Crystal(Generic[T]):
         older = self.datum.id if name is not None and version < self.schema.version else None
         return CrystalMeta(self.schema.name, self.schema.version, as_datetime(self.datum.created_at), older)
 
+    def replace(self, value: T) -> Crystal[T]:
+        """Return a crystal of another value in the place of this one: with its id, time, cause and other metadata.
+
+        Store it with `expect=crystal.datum.version`, so that no other change is lost.
+
+        Raises:
+            InvalidCrystal: the value does not fit the contract, or would not come back as it was.
+        """
+        schema, own, before = self.schema, labels_of(value, self.schema), self.datum.data
+        # A label that was the value's own follows it, even to nothing; one that was given beside it stays.
+        gone = {name for name in LABELS if name in schema.fields and name not in own and before.get(name)}
+        kept = {name: label for name, label in self.datum.metadata.items() if name not in gone}
+        metadata = {**kept, **own, SCHEMA: schema.name, VERSION: schema.version}
+        return Crystal(schema, self.datum.replace(content=schema.encode(value), metadata=metadata), value)
+
     @property
     def id(self) -> str:
         """The id of the datum."""
@@ -168,14 +183,8 @@ def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:
     Raises:
         InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: as for `Crystal.from_datum`.
     """
-    value = Crystal.from_datum(datum, schema).value
-    own, before = labels_of(value, schema), datum.data
-    # A label that was the value's own follows it, even to nothing; one that was given beside it stays.
-    gone = {name for name in LABELS if name in schema.fields and name not in own and before.get(name)}
-    kept = {name: label for name, label in datum.metadata.items() if name not in gone}
-    return datum.replace(
-        content=schema.encode(value), metadata={**kept, **own, SCHEMA: schema.name, VERSION: schema.version}
-    )
+    crystal = Crystal.from_datum(datum, schema)
+    return crystal.replace(crystal.value).datum
 
 
 def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from dgent.crystal.crystal import Ref
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
-    from dgent.protocol import Backend
+    from dgent.protocol import TTL, Backend
     from dgent.query import Query
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class Universe:
         """
         return Crystal.create(value, self.schema_for(type(value)), **about)
 
-    async def store(self, crystal: Crystal[Any], *, expect: int | None = None, ttl: float | None = None) -> str:
+    async def store(self, crystal: Crystal[Any], *, expect: int | None = None, ttl: TTL = None) -> str:
         """Store a crystal and return its id; `expect` and `ttl` are as for `DgentProtocol.put`.
 
         Raises:
@@ -145,8 +145,7 @@ class Universe:
         Every one of them is tried before the first is written. A run that was killed goes on where it ended.
 
         With `dry_run` it only counts and tries, and the report names what cannot be upgraded. `batch` are written
-        together; `progress` is told how many more were tried or written. One that was stored with a `ttl` stays for
-        good once it is rewritten: no store tells how long it had.
+        together; `progress` is told how many more were tried or written. What expires does so when it would have.
 
         Raises:
             SchemaNotFound: no schema has that name.
