@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Symbiont,
     )
     from dgent.bridge import TableAdapter
+    from dgent.causal import CommitEvent, Doorbell, Generation, WriterLog
     from dgent.crystal import Crystal, DataMixin, Ref, Schema, Universe, get_universe, schema, set_universe
     from dgent.memory.bus import DataBus
     from dgent.memory.jsonl import JSONLBackend
@@ -45,6 +46,7 @@ __all__ = [
     "Agent",
     "Backend",
     "Capabilities",
+    "CommitEvent",
     "Crystal",
     "DataAgent",
     "DataBus",
@@ -53,10 +55,12 @@ __all__ = [
     "DgentError",
     "DgentProtocol",
     "DgentRouter",
+    "Doorbell",
     "Flux",
     "FluxAgent",
     "Functor",
     "FunctorRegistry",
+    "Generation",
     "Id",
     "JSONLBackend",
     "Lens",
@@ -81,6 +85,7 @@ __all__ = [
     "Traversal",
     "Umwelt",
     "Universe",
+    "WriterLog",
     "get_universe",
     "schema",
     "set_universe",
@@ -89,15 +94,18 @@ __all__ = [
 # What needs SQLAlchemy or pydantic is loaded when it is first asked for, so that `import dgent` stays quick.
 _LATER = {
     "Agent": "dgent.agents",
+    "CommitEvent": "dgent.causal",
     "Crystal": "dgent.crystal",
     "DataAgent": "dgent.agents",
     "DataBus": "dgent.memory.bus",
     "DataMixin": "dgent.crystal",
     "DgentRouter": "dgent.memory.router",
+    "Doorbell": "dgent.causal",
     "Flux": "dgent.agents",
     "FluxAgent": "dgent.agents",
     "Functor": "dgent.agents",
     "FunctorRegistry": "dgent.agents",
+    "Generation": "dgent.causal",
     "Id": "dgent.agents",
     "JSONLBackend": "dgent.memory.jsonl",
     "Lens": "dgent.optics",
@@ -117,6 +125,7 @@ _LATER = {
     "Traversal": "dgent.optics",
     "Umwelt": "dgent.agentese",
     "Universe": "dgent.crystal",
+    "WriterLog": "dgent.causal",
     "get_universe": "dgent.crystal",
     "schema": "dgent.crystal",
     "set_universe": "dgent.crystal",

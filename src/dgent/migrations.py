@@ -167,7 +167,7 @@ def include_name(name: str | None, type_: str, parent_names: object = None) -> b
     """Tell a host application's autogenerate to leave D-gent's tables alone: `context.configure(include_name=...)`."""
     if type_ != "table" or name is None:
         return True
-    return not (name in TABLES or name == VERSION_TABLE or name.startswith("dgent_"))
+    return not (name in TABLES or name == VERSION_TABLE or name.startswith(("dgent_", "_agent_store_")))
 
 
 def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDirectory | None = None) -> T:

@@ -1,4 +1,4 @@
-"""One transaction over both tracks: typed rows and agent memory are committed together, or neither is."""
+"""One transaction over both tracks: typed rows, agent memory and logs are committed together, or none of them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
 from dgent.bridge.outbox import Outbox
 from dgent.bridge.pending import PendingMemory
 from dgent.bridge.tables import Tables
+from dgent.causal import AsyncGeneration, Log
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,10 +39,19 @@ class UnitOfWork:
         session: for the ORM. memory: agent memory, under the namespace of the storage.
     """
 
-    def __init__(self, transaction: Transaction, memory: DgentProtocol, tables: Tables) -> None:
+    def __init__(self, transaction: Transaction, memory: DgentProtocol, tables: Tables, log: Log) -> None:
         self.session: AsyncSession = transaction.session
         self.memory = memory
-        self._transaction, self._tables = transaction, tables
+        self._transaction, self._tables, self._log = transaction, tables, log
+
+    @property
+    def log(self) -> Log:
+        """The logs inside of this transaction; the doorbell rings after the commit."""
+        return self._log.joined(self._transaction)
+
+    def generation(self, key: str) -> AsyncGeneration:
+        """Return a counter inside of this transaction."""
+        return AsyncGeneration(self._log.database, key).joined(self._transaction)
 
     def table(self, model: type[Any]) -> TableAdapter:
         """Return a typed table as a `DgentProtocol` inside of this transaction."""
@@ -50,7 +60,7 @@ class UnitOfWork:
 
 @asynccontextmanager
 async def unit_of_work(
-    database: Database, memory: DgentProtocol, tables: Tables | None = None
+    database: Database, memory: DgentProtocol, tables: Tables | None = None, log: Log | None = None
 ) -> AsyncIterator[UnitOfWork]:
     """Open a transaction over the tables of a database and an agent memory; commit at the end, roll back on any error.
 
@@ -62,17 +72,18 @@ async def unit_of_work(
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
     """
     registered = Tables(database) if tables is None else tables
+    logs = Log(database) if log is None else log
     if _is_joinable(memory, database):
         await memory.prepare()
         async with database.transaction() as transaction:
-            yield UnitOfWork(transaction, memory.joined(transaction), registered)
+            yield UnitOfWork(transaction, memory.joined(transaction), registered, logs)
         return
     box = Outbox(database, memory)
     outermost = database.current() is None
     await box.prepare()
     async with database.transaction() as transaction:
         pending = PendingMemory(box, transaction)
-        yield UnitOfWork(transaction, pending, registered)
+        yield UnitOfWork(transaction, pending, registered, logs)
     if outermost:
         await box.deliver()
 

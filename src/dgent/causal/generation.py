@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import copy
+from typing import TYPE_CHECKING, Final, Self
 
 from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
+from dgent.causal.ground import Ground
 from dgent.causal.tables import generations
 from dgent.checks import check_id
 from dgent.database.statement import Statement
@@ -14,6 +16,8 @@ from dgent.exceptions import InvalidInput, NonMonotonicGeneration
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from dgent.database import Database, Runner
 
 _g = generations.c
 _LARGEST: Final = 2**63 - 1
@@ -68,3 +72,42 @@ class Generation:
         if not _SET.rows(connection, self.key, value):
             raise NonMonotonicGeneration(self.key, self.current(connection), value)
         return value
+
+
+class AsyncGeneration:
+    """One counter for a program with an event loop: in a database, or in one transaction of it. See `Generation`.
+
+    Raises:
+        InvalidDatum: the key is no text of 1 to 512 characters.
+    """
+
+    def __init__(self, database: Database, key: str) -> None:
+        self._counter = Generation(key)
+        self._ground = Ground(database)
+
+    @property
+    def key(self) -> str:
+        """Its name."""
+        return self._counter.key
+
+    def joined(self, transaction: Runner) -> Self:
+        """Return the same counter as part of an open transaction."""
+        other = copy.copy(self)
+        other._ground = self._ground.joined(transaction)  # a copy of this class
+        return other
+
+    async def current(self) -> int:
+        """Return the value."""
+        return await (await self._ground.runner()).read(self._counter.current, short=True)
+
+    async def bump(self) -> int:
+        """Add one and return the new value; the first is 1."""
+        return await (await self._ground.runner()).write(self._counter.bump)
+
+    async def set(self, value: int) -> int:
+        """Move forward to a value, or stay, and return it.
+
+        Raises:
+            NonMonotonicGeneration: it is beyond that value already. InvalidInput: the value is no number from 0.
+        """
+        return await (await self._ground.runner()).write(lambda connection: self._counter.set(connection, value))

@@ -5,19 +5,22 @@ Plain functions over a SQLAlchemy `Connection`, for programs with and without an
 
 from __future__ import annotations
 
+import copy
 from functools import cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Integer, bindparam, select
+from sqlalchemy import CTE, Column, ColumnElement, Integer, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.chain import HASH_SIZE, OWN, Entry, Format, chained
 from dgent.checks import check_id, check_limit, check_version
+from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
-from dgent.exceptions import ChainBroken, InvalidDatum, MalformedRow
+from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, MalformedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Connection
 
@@ -31,6 +34,14 @@ class Head(NamedTuple):
 
     seq: int
     hash: bytes | None
+
+
+class Batch(NamedTuple):
+    """Payloads for one log, in order."""
+
+    stream: str
+    writer: str
+    payloads: list[bytes]
 
 
 class WriterLog:
@@ -67,15 +78,60 @@ class WriterLog:
         while listed:
             entries = chained(self.format, stream, writer, *self.head(connection, stream, writer), listed)
             rows = [_row(entry) for entry in entries]
-            if self._sql.claim.run(connection, *rows[0]):  # else another transaction took that seq and has committed
+            if self._sql.claim.run(
+                connection, *rows[0], topic(self.format, stream)
+            ):  # else another transaction took that seq and has committed
                 self._sql.insert.run(connection, rows[1:])
                 return entries
         return []
 
+    def append_each(self, connection: Connection, batches: list[Batch]) -> list[list[Entry] | Exception]:
+        """Append batches that came together; each is answered with its entries, or with an error of its own.
+
+        The logs come in the order of their names, so that no two transactions wait for each other.
+        """
+        found: list[list[Entry] | Exception] = [[] for _ in batches]
+        together: dict[tuple[str, str], list[int]] = {}
+        for at, batch in enumerate(batches):
+            together.setdefault((batch.stream, batch.writer), []).append(at)
+        for (stream, writer), places in sorted(together.items()):
+            payloads = chain.from_iterable(batches[at].payloads for at in places)
+            try:
+                entries = iter(self.append_many(connection, stream, writer, payloads))
+            except DgentError as error:  # before it wrote anything
+                for at in places:
+                    found[at] = copy.copy(error)
+            else:
+                for at in places:
+                    found[at] = [*islice(entries, len(batches[at].payloads))]
+        return found
+
     def head(self, connection: Connection, stream: str, writer: str) -> Head:
-        """Return where the log of a writer in a stream ends."""
+        """Return where the log of a writer in a stream ends.
+
+        Raises:
+            MalformedRow: what stands there is no entry of a log.
+        """
         row = self._sql.head.row(connection, stream, writer)
-        return Head(0, None) if row is None else Head(row[0], row[1])
+        if row is None:
+            return Head(0, None)
+        seq, own = row
+        if type(seq) is not int or not _is_hash(own):
+            raise _malformed(stream, writer, seq)
+        return Head(seq, own)
+
+    def heads(self, connection: Connection, stream: str) -> dict[str, int]:
+        """Return the last seq of each writer of a stream, by writer, sorted.
+
+        Raises:
+            MalformedRow: as for `head`.
+        """
+        found = {}
+        for writer, seq in self._sql.heads.rows(connection, stream):
+            if type(seq) is not int:
+                raise _malformed(stream, writer, seq)
+            found[writer] = seq
+        return found
 
     def entries(
         self, connection: Connection, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT
@@ -125,23 +181,23 @@ class WriterLog:
             ChainBroken: names the first seq that is not what was written.
         """
         head = Head(0, None)
-        for page in self._pages(connection, stream, writer):
-            head = self._verify(stream, writer, head, page)
+        while rows := self.page(connection, stream, writer, head):
+            head = self.verify_page(stream, writer, head, rows)
             if progress is not None:
-                progress(len(page))
+                progress(len(rows))
         return head
 
-    def _pages(self, connection: Connection, stream: str, writer: str) -> Iterator[list[Any]]:
-        """Read rows in the order of seq; whatever stands there, also what no seq can be."""
+    def page(self, connection: Connection, stream: str, writer: str, head: Head) -> list[Any]:
+        """Return the next rows behind a head that was verified: whatever stands there, also what no seq can be."""
         check_place(stream, writer)
-        last = -(2**63)
-        while page := self._sql.entries.rows(connection, stream, writer, last, PAGE):
-            yield page
-            last = page[-1][0]
-            if len(page) < PAGE or type(last) is not int:
-                return
+        return self._sql.entries.rows(connection, stream, writer, head.seq or -(2**63), PAGE)
 
-    def _verify(self, stream: str, writer: str, head: Head, page: list[Any]) -> Head:
+    def verify_page(self, stream: str, writer: str, head: Head, page: list[Any]) -> Head:
+        """Recompute the chain over the rows of a `page` behind a head, and return where they end.
+
+        Raises:
+            ChainBroken: as for `verify`.
+        """
         hash_of = self.format.hasher(stream, writer)
         expected, prev = head
         for seq, prev_hash, content_hash, payload in page:
@@ -159,7 +215,7 @@ class WriterLog:
         seq, prev, own, payload = row
         fits = isinstance(payload, bytes) and _is_hash(own) and (prev is None or _is_hash(prev))
         if type(seq) is not int or not fits:
-            raise MalformedRow(f"the row {seq!r:.80} of {writer!r} in {stream!r} is no entry of a log: verify it")
+            raise _malformed(stream, writer, seq)
         return Entry(stream, writer, seq, prev, own, payload, self.format.name)
 
 
@@ -175,6 +231,15 @@ def check_payload(payload: object) -> None:
         raise InvalidDatum(f"a payload is bytes, not {type(payload).__name__}: encode it")
 
 
+def topic(format: Format, stream: str) -> str:
+    """Return what an append to a stream announces to those who watch the database."""
+    return f"{format.name} {stream}"
+
+
+def _malformed(stream: str, writer: str, seq: object) -> MalformedRow:
+    return MalformedRow(f"the row {seq!r:.80} of {writer!r} in {stream!r} is no entry of a log: verify it")
+
+
 def _is_hash(value: object) -> bool:
     return isinstance(value, bytes) and len(value) == HASH_SIZE
 
@@ -188,6 +253,7 @@ class _Statements(NamedTuple):
     claim: Statement
     insert: BulkInsert
     entries: Statement
+    heads: Statement
     streams: Statement
     writers: Statement
 
@@ -197,20 +263,35 @@ def _statements(format: Format) -> _Statements:
     log = format.table
     c = log.c
     here = (c.stream == bindparam("in_stream"), c.writer == bindparam("of_writer"))
-    claim = insert(log).values({column.name: bindparam(column.name, type_=column.type) for column in c})
+    values: dict[str, Any] = {column.name: bindparam(column.name, type_=column.type) for column in c}
+    claim = insert(log).values({**values, "stream": announcing("stream", "topic")})
+    streams, writers = _names(c.stream), _names(c.writer, here[0])
+    last = select(func.max(c.seq)).where(here[0], c.writer == writers.c.name).scalar_subquery()
     behind = select(c.seq, c.prev_hash, c.content_hash, c.payload).where(*here, c.seq > bindparam("after"))
     return _Statements(
         Statement(
             select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc()).limit(1).offset(0), "in_stream of_writer"
         ),
         Statement(
-            claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join(each.name for each in c)
+            claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join([*values, "topic"])
         ),
         BulkInsert(log),
         Statement(behind.order_by(c.seq).limit(bindparam("most", type_=Integer)), "in_stream of_writer after most"),
-        Statement(select(c.stream).distinct().order_by(c.stream)),
-        Statement(
-            select(c.writer).where(c.stream == bindparam("in_stream")).group_by(c.writer).order_by(c.writer),
-            "in_stream",
-        ),
+        Statement(_sorted(writers, last), "in_stream"),
+        Statement(_sorted(streams)),
+        Statement(_sorted(writers), "in_stream"),
     )
+
+
+def _sorted(names: CTE, *more: ColumnElement[Any]) -> Select[Any]:
+    return select(names.c.name, *more).where(names.c.name.is_not(None)).order_by(names.c.name)
+
+
+def _names(column: Column[Any], *where: ColumnElement[bool]) -> CTE:
+    """Return the distinct values of a column, sorted, and a null at their end: one step of the index for each.
+
+    To group them would read every entry.
+    """
+    found = select(func.min(column).label("name")).where(*where).cte(f"{column.name}s", recursive=True)
+    following = select(func.min(column)).where(*where, column > found.c.name).scalar_subquery()
+    return found.union_all(select(following).where(found.c.name.is_not(None)))

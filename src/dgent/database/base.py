@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.watch import Watch
+
 T = TypeVar("T")
 A = TypeVar("A")
 Work: TypeAlias = "Callable[[Connection], T]"
@@ -161,7 +163,12 @@ class Database(ABC):
     """One database, shared by both tracks: all SQL of this library passes here.
 
     Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
+
+    Attributes:
+        look_every: seconds between two looks at whether another process has changed something, while anybody watches.
     """
+
+    look_every: float
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url
@@ -189,6 +196,15 @@ class Database(ABC):
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back at once: `write` has answered, so it is committed."""
         callback()
+
+    @abstractmethod
+    def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
+        """Call back on this event loop whenever the database may have changed, until the watch is closed.
+
+        It may be for nothing, and it may come late by `look_every`, but it comes: also for what other processes commit,
+        and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
+        (see `constructs.announcing`).
+        """
 
     @property
     def forked(self) -> bool:

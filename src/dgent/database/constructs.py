@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, and_, bindparam
 from sqlalchemy.ext.compiler import compiles
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
 """Text that compares by its UTF-8 bytes: the same order and the same prefixes everywhere."""
+CHANNEL: Final = "dgent"
+"""Where PostgreSQL announces what `announcing` says."""
 
 
 class one_of(FunctionElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
@@ -147,3 +149,28 @@ def _bytewise_sqlite(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str
 @compiles(bytewise, "postgresql")
 def _bytewise_postgresql(element: bytewise, compiler: SQLCompiler, **kw: Any) -> str:
     return f'({compiler.process(element.inner, **kw)} COLLATE "C")'
+
+
+class announcing(FunctionElement[str]):  # noqa: N801  # reads as a function in SQL expressions
+    """A text that is passed as one parameter. Whoever watches the topic, another parameter, hears of it at the commit.
+
+    It comes with a statement that runs anyhow: no round trip is added. On SQLite who watches sees it by itself.
+    """
+
+    type = Text()
+    name = "announcing"
+    inherit_cache = True
+
+    def __init__(self, text: str, topic: str) -> None:
+        super().__init__(bindparam(text, type_=Text()), bindparam(topic, type_=Text()))
+
+
+@compiles(announcing, "sqlite")
+def _announcing_sqlite(element: announcing, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(next(iter(element.clauses)), **kw)
+
+
+@compiles(announcing, "postgresql")
+def _announcing_postgresql(element: announcing, compiler: SQLCompiler, **kw: Any) -> str:
+    text, topic = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"(SELECT {text} FROM pg_notify('{CHANNEL}', {topic}))"  # noqa: S608  # our names, parameters bound

@@ -10,17 +10,19 @@ from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
-from dgent.database.postgres_engine import Strays, create_engine, load_driver
+from dgent.database.postgres_engine import Strays, create_engine, creator, load_driver
 from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
+from dgent.database.postgres_watch import PostgresWatches
 from dgent.exceptions import StoreClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Hashable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.watch import Watch
     from dgent.settings import Settings
 
 READ_TOGETHER: Final = 256
@@ -32,6 +34,8 @@ class PostgresDatabase(Database):
 
     Usable from one event loop at a time.
     """
+
+    look_every = 5.0
 
     def __init__(self, url: URL, settings: Settings) -> None:
         super().__init__(url, settings)
@@ -69,6 +73,10 @@ class PostgresDatabase(Database):
         home = self._here()
         self._check_not_nested()
         return await home.writing.put(work, item, lane)
+
+    def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
+        """Call back when a unit of work announced the topic, after each poll, and after a lost connection."""
+        return self._here().watches.add(topic, wake)
 
     async def is_available(self) -> bool:
         """Tell whether the database answers a real statement now, within `connect_timeout`."""
@@ -117,7 +125,7 @@ class PostgresDatabase(Database):
             home.forget()
             home = None
         if home is None:
-            home = self._home = _Home(self.url, self.settings, self.what)
+            home = self._home = _Home(self.url, self.settings, self.what, self.look_every)
         self._check_loop(home)
         return home
 
@@ -131,7 +139,7 @@ class PostgresDatabase(Database):
 class _Home:
     """What belongs to one event loop. It is closed with that loop, or when nobody refers to it any more."""
 
-    def __init__(self, url: URL, settings: Settings, what: str) -> None:
+    def __init__(self, url: URL, settings: Settings, what: str, look_every: float) -> None:
         self.loop = asyncio.get_running_loop()
         strays, engine = Strays(), create_engine(url, settings)
 
@@ -146,12 +154,14 @@ class _Home:
         self.readers, self.writers = pool(), pool()
         self.reading = Lanes(self.readers, Link.read_each, READ_TOGETHER)
         self.writing = Lanes(self.writers, Link.write_each, WRITE_TOGETHER)
-        self._guard = _until_the_end([self.readers, self.writers], strays)
+        self.watches = PostgresWatches(look_every, creator(url, settings, plans=0), strays, what)
+        self._guard = _until_the_end([self.readers, self.writers], self.watches, strays)
         with suppress(StopIteration):
             self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it
 
     async def close(self) -> None:
         """Wait for what was accepted, then close every connection."""
+        self.watches.wake()
         await self.writing.landed()
         await self.readers.returned()
         await uninterrupted(self._guard.aclose())
@@ -160,13 +170,15 @@ class _Home:
         """Let go of connections whose loop was closed over them."""
         for links in (self.readers, self.writers):
             links.forget()
+        self.watches.forget()
 
 
-async def _until_the_end(pools: list[Links], strays: Strays) -> AsyncGenerator[None, None]:
+async def _until_the_end(pools: list[Links], watches: PostgresWatches, strays: Strays) -> AsyncGenerator[None, None]:
     """Close the connections when this is closed, as `asyncio.run` does with asynchronous generators at its end."""
     try:
         yield
     finally:
+        watches.end()
         for links in pools:
             links.drop()
         await strays.settle()

@@ -17,6 +17,7 @@ from dgent.exceptions import BackendUnavailable, InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
+    from contextvars import Context
 
     from sqlalchemy import URL, Connection
 
@@ -112,7 +113,7 @@ class Strays:
 
     def close(self, driver: Any) -> None:
         """Cancel what runs on an asyncpg connection and close it; one that does not answer is cut off."""
-        task = self._start(driver.close(timeout=GRACE))
+        task = self.start(driver.close(timeout=GRACE))
         task.add_done_callback(lambda _: driver.terminate())  # the task may have been cancelled before it began
 
     def close_late(self, opening: asyncio.Task[Opened]) -> None:
@@ -121,15 +122,16 @@ class Strays:
         async def wait() -> None:
             self.close((await opening).driver)
 
-        self._start(wait())
+        self.start(wait())
 
     async def settle(self) -> None:
         """Wait until all are gone."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def start(self, coroutine: Coroutine[Any, Any, None], context: Context | None = None) -> asyncio.Task[None]:
+        """Run what `settle` waits for."""
+        task = asyncio.get_running_loop().create_task(coroutine, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._end)
         return task

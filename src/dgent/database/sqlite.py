@@ -25,6 +25,8 @@ from itertools import chain, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sqlalchemy import text
+
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.errors import raise_ours, translate, translated
 from dgent.database.file_lock import FileLock
@@ -32,25 +34,31 @@ from dgent.database.sqlite_engine import close, is_in_transaction, lock_path, pr
 from dgent.database.sqlite_orm import Orm
 from dgent.database.sqlite_readers import STEPS, Readers, open_readers
 from dgent.database.sqlite_turn import Gate, Turn
+from dgent.database.sqlite_watch import SQLiteWatches
+from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, DgentError, NestedWrite, StorageTimeout
 
 if TYPE_CHECKING:
     from asyncio import Future
-    from collections.abc import AsyncIterator, Hashable
+    from collections.abc import AsyncIterator, Callable, Hashable
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.database.sqlite_orm import OrmSession
+    from dgent.database.watch import Watch
     from dgent.settings import Settings
 
 _LOOK: Final = 0.01  # seconds between two looks at the name of the file: one takes a tenth of a short read
+_DATA_VERSION: Final = Statement(text("PRAGMA data_version"))
 _GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
 
 
 class SQLiteDatabase(Database):
     """A SQLite file in WAL mode, created privately (0600) on first use."""
+
+    look_every = 0.25
 
     def __init__(self, url: URL, settings: Settings) -> None:
         super().__init__(url, settings)
@@ -65,6 +73,7 @@ class SQLiteDatabase(Database):
         self._readers: Readers | None = None
         self._orm: Orm | None = None
         self._gate = Gate()
+        self._watches: dict[asyncio.AbstractEventLoop, SQLiteWatches] = {}
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads: on the caller's thread if it is short, else in a snapshot on a reader thread."""
@@ -112,6 +121,24 @@ class SQLiteDatabase(Database):
         """Write an item together with those of its lane that wait, in the writer's next group commit."""
         return await self._write(work, item, lane)  # type: ignore[no-any-return]
 
+    def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
+        """Call back when the file may have changed, whatever the topic."""
+        self._check_usable()
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            self._watches = {other: watches for other, watches in self._watches.items() if not other.is_closed()}
+            watches = self._watches.setdefault(loop, SQLiteWatches(self.look_every, self._data_version))
+        return watches.add(topic, wake)
+
+    def _data_version(self) -> int | None:
+        """Return SQLite's count of the commits of other connections; None where it cannot be had at once."""
+        with suppress(Exception):  # who watches reads then, and hears of it
+            readers = self._usable_readers()
+            _, rows = readers.inline.try_run(_DATA_VERSION.rows) if readers is not None else (False, None)
+            if rows:
+                return int(rows[0][0])
+        return None
+
     async def close(self) -> None:
         """Finish what waits, open transactions too, then close every connection, the writer's last: it checkpoints.
 
@@ -121,6 +148,8 @@ class SQLiteDatabase(Database):
         if self.current() is not None:
             raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
         self._closed = True
+        for watches in [*self._watches.values()]:
+            watches.wake_soon()
         if not self.forked:  # a forked child has none of the threads, and the files are its parent's
             await uninterrupted(self._release())
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.causal import AsyncGeneration, Doorbell, Log
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
@@ -33,6 +34,7 @@ class StorageProvider:
         relational: plain SQL.
         tables: the typed tables that are registered, and by that readable for agents.
         bus: tells of what was put, deleted, degraded and recovered, after the fact.
+        log: chained logs, which nobody can edit unseen. doorbell: rings when one of them got an entry.
         universe: the crystals of agent memory: values under the schemas that `@schema` declared.
     """
 
@@ -45,6 +47,8 @@ class StorageProvider:
         for model in (*AGENT_TABLES, *promoted()):
             self.tables.register(model)
         self.bus = bus
+        self.doorbell = Doorbell()
+        self.log = Log(database, self.doorbell)
         self.universe = Universe(self.memory)
         self._resolver = Resolver(self.memory, self.tables)
         self._scratch: str | None = None
@@ -97,13 +101,21 @@ class StorageProvider:
         """Return a typed table as a `DgentProtocol`. Agents reach it only after `tables.register(model)`."""
         return self.tables.adapter(model)
 
+    def generation(self, key: str) -> AsyncGeneration:
+        """Return the counter of that name, which only moves forward.
+
+        Raises:
+            InvalidDatum: the key is no text of 1 to 512 characters.
+        """
+        return AsyncGeneration(self.database, key)
+
     def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
-        """Open one transaction over both tracks: `tx.session`, `tx.memory`, `tx.table(Model)`; all or none.
+        """Open one transaction: `tx.session`, `tx.memory`, `tx.table(Model)`, `tx.log`, `tx.generation`; all or none.
 
         Raises:
             StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
         """
-        return unit_of_work(self.database, self.memory.serving, self.tables)
+        return unit_of_work(self.database, self.memory.serving, self.tables, self.log)
 
     async def resolve(self, path: str, umwelt: Umwelt | None = None, /, **arguments: Any) -> Any:
         """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.

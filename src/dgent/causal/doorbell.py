@@ -1,0 +1,79 @@
+"""A bell that rings when something was committed, so that nobody has to poll for it. After `agent-store`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dgent.causal.chain import Entry
+
+    Callback: TypeAlias = Callable[["CommitEvent"], object]
+
+_log: Final = logging.getLogger("dgent.causal")
+
+
+@dataclass(frozen=True, slots=True)
+class CommitEvent:
+    """Where a commit landed, and the 32 bytes of its hash: enough to fetch the entry, and never the payload."""
+
+    stream: str
+    writer: str
+    seq: int
+    content_hash: bytes
+
+    @classmethod
+    def of(cls, entry: Entry) -> Self:
+        """Return the event that announces an entry."""
+        return cls(entry.stream, entry.writer, entry.seq, entry.content_hash)
+
+
+class Subscription:
+    """A callback that a doorbell calls until it is cancelled. Also a context manager, which cancels it."""
+
+    def __init__(self, bell: Doorbell, callback: Callback) -> None:
+        self._bell, self.callback = bell, callback
+
+    def cancel(self) -> None:
+        """End it. May be called twice, and from any thread."""
+        self._bell._forget(self)  # the two are one thing
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cancel()
+
+
+class Doorbell:
+    """Tells whoever subscribed, in this process, of what was committed. Needs no event loop; any thread may ring it.
+
+    It is a hint: who was away misses it, and catches up from the last seq it saw, as `Log.follow` does.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._subscriptions: tuple[Subscription, ...] = ()
+
+    def subscribe(self, callback: Callback) -> Subscription:
+        """Call a function with each event from now on, on the thread that rings: it must be quick."""
+        subscription = Subscription(self, callback)
+        with self._lock:
+            self._subscriptions += (subscription,)
+        return subscription
+
+    def ring(self, event: CommitEvent) -> None:
+        """Tell every subscriber; what one of them raises is logged, and the others hear of the event all the same."""
+        for subscription in self._subscriptions:
+            try:
+                subscription.callback(event)
+            except Exception:
+                _log.exception("a subscriber failed on seq %d of %r in %r", event.seq, event.writer, event.stream)
+
+    def _forget(self, subscription: Subscription) -> None:
+        with self._lock:
+            self._subscriptions = tuple(each for each in self._subscriptions if each is not subscription)

@@ -1,0 +1,201 @@
+"""The logs of a database for a program with an event loop: the verbs of `WriterLog`, awaited; and `follow`."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+
+from dgent.causal.chain import FORMATS, OWN, Entry
+from dgent.causal.doorbell import CommitEvent, Doorbell
+from dgent.causal.follow import Place, follow
+from dgent.causal.ground import Ground
+from dgent.causal.writer_log import LIMIT, Batch, Head, WriterLog, check_payload, check_place
+from dgent.checks import check_id, check_version
+from dgent.database.base import FEW
+from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery, LimitExceeded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterable
+
+    from sqlalchemy import Connection
+
+    from dgent.database import Database, Runner
+
+P = ParamSpec("P")
+T = TypeVar("T")
+After: TypeAlias = "Mapping[str, int] | int | None"
+
+SHORT: Final = 200
+"""Reads of no more entries than this may run on the caller's own thread."""
+
+_logs: Final = {name: WriterLog(format) for name, format in FORMATS.items()}
+
+
+class Log:
+    """The logs of one format in a database, or in one transaction of it: see `joined`.
+
+    Appends that wait at the same time go in one call. What was appended rings the doorbell once it is committed; an
+    append whose caller was cancelled may be in without a ring. Errors are those of the same verbs of `WriterLog`.
+    """
+
+    def __init__(self, database: Database, doorbell: Doorbell | None = None) -> None:
+        self.database = database
+        self.doorbell = doorbell or Doorbell()
+        self._ground = Ground(database)
+        self._log = _logs[OWN.name]
+
+    @property
+    def format(self) -> str:
+        """How entries are chained: "dgent/1", or that of the crate, "agent-store/1"."""
+        return self._log.format.name
+
+    def within(self, format: str) -> Self:
+        """Return the logs of another format, which have tables of their own.
+
+        Raises:
+            InvalidInput: there is no such format.
+        """
+        if format not in _logs:
+            raise InvalidInput(f"no log has the format {format!r:.80}: use {' or '.join(_logs)}")
+        other = copy.copy(self)
+        other._log = _logs[format]  # a copy of this class
+        return other
+
+    def joined(self, transaction: Runner) -> Self:
+        """Return the same logs as part of an open transaction."""
+        other = copy.copy(self)
+        other._ground = self._ground.joined(transaction)  # a copy of this class
+        return other
+
+    async def append(self, stream: str, writer: str, payload: bytes) -> Entry:
+        """Add an entry behind the last one of a writer in a stream, and return it.
+
+        Raises:
+            InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            LimitExceeded: the payload is larger than the setting `max_content`.
+            OutcomeUnknown: the answer to the commit was lost: look whether the entry is in.
+        """
+        return (await self._append(Batch(stream, writer, [payload])))[0]
+
+    async def append_many(self, stream: str, writer: str, payloads: Iterable[bytes]) -> list[Entry]:
+        """Add entries in order, next to each other, all or none, and return them.
+
+        Raises:
+            InvalidDatum, LimitExceeded, OutcomeUnknown: as for `append`.
+        """
+        return await self._append(Batch(stream, writer, [*payloads]))
+
+    async def head(self, stream: str, writer: str) -> Head:
+        """Return where the log of a writer in a stream ends."""
+        check_place(stream, writer)
+        return await self._read(True, self._log.head, stream, writer)
+
+    async def entries(self, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT) -> list[Entry]:
+        """Return the entries behind a seq, in order."""
+        self._check_page(limit)
+        return await self._read(_is_short(limit), self._log.entries, stream, writer, after=after, limit=limit)
+
+    async def merged(self, stream: str, *, after: Mapping[str, int] | None = None, limit: int = LIMIT) -> list[Entry]:
+        """Return entries of all writers behind a position: each writer's in order, the writers' by turns."""
+        self._check_page(limit)
+        return await self._read(False, self._log.merged, stream, after=after, limit=limit)
+
+    async def streams(self) -> list[str]:
+        """Return the streams that have an entry, sorted."""
+        return await self._read(False, self._log.streams)
+
+    async def writers(self, stream: str) -> list[str]:
+        """Return the writers that have an entry in a stream, sorted."""
+        return await self._read(False, self._log.writers, stream)
+
+    async def verify(self, stream: str, writer: str, *, progress: Callable[[int], None] | None = None) -> Head:
+        """Recompute the chain of a writer in a stream, and return where it ends.
+
+        It reads page after page, each for itself, and computes on another thread. `progress` gets the number of entries
+        of each page, on the event loop.
+
+        Raises:
+            ChainBroken: names the first seq that is not what was written.
+        """
+        head = Head(0, None)
+        while rows := await self._read(False, self._log.page, stream, writer, head):
+            head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
+            if progress is not None:
+                progress(len(rows))
+        return head
+
+    def follow(self, stream: str, *, writer: str | None = None, after: After = None) -> AsyncGenerator[Entry, None]:
+        """Iterate over the entries of a stream: those that are there, then those that come, without an end.
+
+        Each entry comes once, each writer's in order, also those of writers that are new and of other processes. Who
+        leaves goes on from the last seq of each writer: nothing is missed. Where the database goes out of reach, it
+        waits, with a warning in the log, until it is back.
+
+        Args:
+            stream: whose entries.
+            writer: only this one's.
+            after: behind which seq to begin: a number, if a writer is named; else by writer, and the others at 1.
+
+        Raises:
+            InvalidDatum, InvalidQuery: an argument means nothing.
+            CapabilityMissing: this is a transaction, which would have to stay open.
+            BackendUnavailable, StorageTimeout: the database did not answer the first time.
+            ChainBroken: an entry was taken out. MalformedRow: what stands there is no entry.
+            StoreClosed: the database was closed meanwhile.
+        """
+        if self._ground.is_joined:
+            raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
+        check_id(stream, "a stream")
+        return follow(self._ground, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
+
+    async def _append(self, batch: Batch) -> list[Entry]:
+        check_place(batch.stream, batch.writer)
+        for payload in batch.payloads:
+            self._admit(payload)
+        runner = await self._ground.runner()
+        if len(batch.payloads) <= FEW:
+            entries = await runner.write_each(self._log.append_each, batch, ("log", self._log.format.name))
+        else:
+            entries = await runner.write(lambda connection: self._log.append_many(connection, *batch))
+        runner.after_commit(lambda: self._ring(entries))
+        return entries
+
+    def _ring(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self.doorbell.ring(CommitEvent.of(entry))
+
+    async def _read(
+        self, short: bool, work: Callable[Concatenate[Connection, P], T], *values: P.args, **named: P.kwargs
+    ) -> T:
+        runner = await self._ground.runner()
+        return await runner.read(lambda connection: work(connection, *values, **named), short=short)
+
+    def _check_page(self, limit: int) -> None:
+        self.database.settings.limits.page(limit)
+
+    def _admit(self, payload: bytes) -> None:
+        check_payload(payload)
+        most = self.database.settings.max_content
+        if len(payload) > most:
+            raise LimitExceeded(
+                f"the payload has {len(payload):,} bytes, the limit is {most:,}: raise the setting max_content, or "
+                "append a reference to it"
+            )
+
+
+def _is_short(limit: int) -> bool:
+    return limit <= SHORT
+
+
+def _position(writer: str | None, after: After) -> dict[str, int]:
+    if writer is not None:
+        check_id(writer, "a writer")
+    if isinstance(after, Mapping):
+        return {each: check_version(seq, "after") or 0 for each, seq in after.items()}
+    if after is None:
+        return {}
+    if writer is None:
+        raise InvalidQuery("after is a number for one writer: name it, or give a mapping from writers to numbers")
+    return {writer: check_version(after, "after") or 0}
