@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agents, bridge, crystals, growth, peers, postgres_memory, sqlite_memory, start
+from benchmarks import agents, bridge, causal, crystals, growth, peers, postgres_memory, sqlite_memory, start
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
 SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
@@ -24,6 +24,7 @@ SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "growth": growth.cases,
     "peers": peers.cases,
     "agents": agents.cases,
+    "causal": causal.cases,
     "crystals": crystals.cases,
     "bridge": bridge.cases,
     "postgres": postgres_memory.cases,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from blake3 import blake3
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 HASH_SIZE: Final = 32
 """Bytes of a BLAKE3 hash."""
 _CONTEXT: Final = "dgent 2026-11 writer log v1"
+_NONE: Final = bytes(HASH_SIZE)
 
 Hasher: TypeAlias = "Callable[[int, bytes | None, bytes], bytes]"
 """Makes the hash of an entry from its seq, the hash before it, and its payload."""
@@ -46,27 +48,18 @@ class Format(NamedTuple):
     hasher: Callable[[str, str], Hasher]
 
 
+@lru_cache(1024)  # a key costs as much as the hash of a short entry
 def _own(stream: str, writer: str) -> Hasher:
-    """Cover stream, writer and seq as well, each preceded by its length, so that an entry cannot be moved."""
+    """Cover stream and writer, each after its length, as the key, and the seq, so that an entry cannot be moved."""
     start = blake3(derive_key_context=_CONTEXT)
     for text in (stream.encode(), writer.encode()):
         start.update(len(text).to_bytes(8, "big") + text)
+    key = start.digest()
 
     def hash_of(seq: int, prev: bytes | None, payload: bytes) -> bytes:
-        before = b"" if prev is None else prev
-        digest = start.copy()
-        digest.update(b"".join((_EIGHT, seq.to_bytes(8, "big"), _SIZES[len(before)], before, _size(payload), payload)))
-        return digest.digest()
+        return blake3(b"".join((seq.to_bytes(8, "big"), prev or _NONE, payload)), key=key).digest()
 
     return hash_of
-
-
-_EIGHT: Final = (8).to_bytes(8, "big")
-_SIZES: Final = {size: size.to_bytes(8, "big") for size in (0, HASH_SIZE)}
-
-
-def _size(payload: bytes) -> bytes:
-    return len(payload).to_bytes(8, "big")
 
 
 def _crate(stream: str, writer: str) -> Hasher:

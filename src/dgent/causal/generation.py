@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
@@ -12,7 +12,7 @@ from dgent.causal.ground import Ground
 from dgent.causal.tables import generations
 from dgent.checks import check_id
 from dgent.database.statement import Statement
-from dgent.exceptions import InvalidInput, NonMonotonicGeneration
+from dgent.exceptions import InvalidInput, MalformedRow, NonMonotonicGeneration, StoreError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -25,9 +25,11 @@ _LARGEST: Final = 2**63 - 1
 _CURRENT = Statement(select(_g.ival).where(_g.key == bindparam("of_key")), "of_key")
 _bump = insert(generations).values(key=bindparam("key"), ival=literal_column("1"))
 _BUMP = Statement(
-    _bump.on_conflict_do_update(index_elements=[_g.key], set_={"ival": _g.ival + literal_column("1")}).returning(
-        _g.ival
-    ),
+    _bump.on_conflict_do_update(
+        index_elements=[_g.key],
+        set_={"ival": _g.ival + literal_column("1")},
+        where=_g.ival < literal_column(str(_LARGEST)),  # SQLite would go on with a float, which one does not change
+    ).returning(_g.ival),
     "key",
 )
 _set = insert(generations).values(key=bindparam("key"), ival=bindparam("ival"))
@@ -53,13 +55,24 @@ class Generation:
         self.key = key
 
     def current(self, connection: Connection) -> int:
-        """Return the value."""
+        """Return the value.
+
+        Raises:
+            MalformedRow: what is stored is no whole number.
+        """
         row = _CURRENT.row(connection, self.key)
-        return 0 if row is None else int(row[0])
+        return 0 if row is None else self._whole(row[0])
 
     def bump(self, connection: Connection) -> int:
-        """Add one and return the new value; the first is 1."""
-        return int(_BUMP.rows(connection, self.key)[0][0])
+        """Add one and return the new value; the first is 1.
+
+        Raises:
+            StoreError: it is at 2**63 - 1, the last one. MalformedRow: what is stored is no whole number.
+        """
+        row = _BUMP.row(connection, self.key)
+        if row is None:
+            raise StoreError(f"the generation {self.key!r} is at {self.current(connection)}, which is the last")
+        return self._whole(row[0])
 
     def set(self, connection: Connection, value: int) -> int:
         """Move forward to a value, or stay, and return it.
@@ -71,6 +84,11 @@ class Generation:
             raise InvalidInput(f"a generation is a whole number from 0 to 2**63 - 1, not {value!r:.80}")
         if not _SET.rows(connection, self.key, value):
             raise NonMonotonicGeneration(self.key, self.current(connection), value)
+        return value
+
+    def _whole(self, value: Any) -> int:
+        if type(value) is not int:
+            raise MalformedRow(f"the generation {self.key!r} is stored as {type(value).__name__}: set it by hand")
         return value
 
 

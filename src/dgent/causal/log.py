@@ -11,8 +11,8 @@ from dgent.causal.chain import FORMATS, OWN, Entry
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
-from dgent.causal.writer_log import LIMIT, Batch, Head, WriterLog, check_payload, check_place
-from dgent.checks import check_id, check_version
+from dgent.causal.writer_log import LIMIT, Batch, Head, WriterLog, check_names, check_payload, check_place
+from dgent.checks import check_limit
 from dgent.database.base import FEW
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery, LimitExceeded
 
@@ -89,7 +89,6 @@ class Log:
 
     async def head(self, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""
-        check_place(stream, writer)
         return await self._read(True, self._log.head, stream, writer)
 
     async def entries(self, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT) -> list[Entry]:
@@ -119,6 +118,7 @@ class Log:
         Raises:
             ChainBroken: names the first seq that is not what was written.
         """
+        check_names(stream, writer)
         head = Head(0, None)
         while rows := await self._read(False, self._log.page, stream, writer, head):
             head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
@@ -147,7 +147,7 @@ class Log:
         """
         if self._ground.is_joined:
             raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
-        check_id(stream, "a stream")
+        check_names(stream)
         return follow(self._ground, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
 
     async def _append(self, batch: Batch) -> list[Entry]:
@@ -191,11 +191,11 @@ def _is_short(limit: int) -> bool:
 
 def _position(writer: str | None, after: After) -> dict[str, int]:
     if writer is not None:
-        check_id(writer, "a writer")
+        check_names(writer)
     if isinstance(after, Mapping):
-        return {each: check_version(seq, "after") or 0 for each, seq in after.items()}
+        return {each: check_limit(seq, "after") for each, seq in after.items()}
     if after is None:
         return {}
     if writer is None:
         raise InvalidQuery("after is a number for one writer: name it, or give a mapping from writers to numbers")
-    return {writer: check_version(after, "after") or 0}
+    return {writer: check_limit(after, "after")}

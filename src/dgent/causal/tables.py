@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, Table, select
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, select
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 _LOCK: Final = 0x6467656E74  # "dgent"
+
+_NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which says INTEGER, as the crate does
 
 metadata = MetaData()
 
@@ -25,7 +27,7 @@ def _log(name: str, *, rowid: bool) -> Table:
         metadata,
         Column("stream", BYTEWISE, primary_key=True),
         Column("writer", BYTEWISE, primary_key=True),
-        Column("seq", BigInteger, primary_key=True, autoincrement=False),
+        Column("seq", _NUMBER, primary_key=True, autoincrement=False),
         Column("prev_hash", LargeBinary),
         Column("content_hash", LargeBinary, nullable=False),
         Column("payload", LargeBinary, nullable=False),
@@ -40,7 +42,7 @@ generations = Table(
     "_agent_store_meta",
     metadata,
     Column("key", BYTEWISE, primary_key=True),
-    Column("ival", BigInteger, nullable=False),
+    Column("ival", _NUMBER, nullable=False),
 )
 
 

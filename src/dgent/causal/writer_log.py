@@ -6,15 +6,17 @@ Plain functions over a SQLAlchemy `Connection`, for programs with and without an
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from functools import cache
-from itertools import chain, islice
+from heapq import merge
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import CTE, Column, ColumnElement, Integer, Select, bindparam, func, select
+from sqlalchemy import BigInteger, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.chain import HASH_SIZE, OWN, Entry, Format, chained
-from dgent.checks import check_id, check_limit, check_version
+from dgent.checks import check_id, check_limit
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, MalformedRow
@@ -22,11 +24,12 @@ from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, MalformedRow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from sqlalchemy import Connection
+    from sqlalchemy import ColumnElement, Connection, Select
 
-PAGE: Final = 2000
+PAGE: Final = 500
 """Entries that `verify` reads at a time."""
 LIMIT: Final = 1000
+_LARGEST: Final = 2**63 - 1
 
 
 class Head(NamedTuple):
@@ -62,6 +65,7 @@ class WriterLog:
 
         Raises:
             InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            MalformedRow: the last entry has a form that it cannot have, and nothing can follow it.
         """
         return self.append_many(connection, stream, writer, [payload])[0]
 
@@ -69,7 +73,7 @@ class WriterLog:
         """Add entries in order, next to each other, and return them.
 
         Raises:
-            InvalidDatum: as for `append`; nothing was written.
+            InvalidDatum, MalformedRow: as for `append`; nothing was written.
         """
         listed = [*payloads]
         check_place(stream, writer)
@@ -110,28 +114,15 @@ class WriterLog:
         """Return where the log of a writer in a stream ends.
 
         Raises:
-            MalformedRow: what stands there is no entry of a log.
+            MalformedRow: what stands there has a form that no entry can have.
         """
+        check_names(stream, writer)
         row = self._sql.head.row(connection, stream, writer)
         if row is None:
             return Head(0, None)
-        seq, own = row
-        if type(seq) is not int or not _is_hash(own):
-            raise _malformed(stream, writer, seq)
-        return Head(seq, own)
-
-    def heads(self, connection: Connection, stream: str) -> dict[str, int]:
-        """Return the last seq of each writer of a stream, by writer, sorted.
-
-        Raises:
-            MalformedRow: as for `head`.
-        """
-        found = {}
-        for writer, seq in self._sql.heads.rows(connection, stream):
-            if type(seq) is not int:
-                raise _malformed(stream, writer, seq)
-            found[writer] = seq
-        return found
+        if type(row[0]) is not int or not 1 <= row[0] < _LARGEST or not _is_hash(row[1]):
+            raise _malformed(stream, writer, row[0])
+        return Head(row[0], row[1])
 
     def entries(
         self, connection: Connection, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT
@@ -141,34 +132,64 @@ class WriterLog:
         Raises:
             MalformedRow: a stored value has a form that it cannot have. InvalidQuery: `after` or `limit` mean nothing.
         """
-        check_place(stream, writer)
-        check_limit(limit)
-        rows = self._sql.entries.rows(connection, stream, writer, check_version(after, "after"), min(limit, 2**31))
+        check_names(stream, writer)
+        check_limit(after, "after")
+        rows = self._sql.entries.rows(connection, stream, writer, after, check_limit(limit))
         return [self._entry(stream, writer, row) for row in rows]
 
     def merged(
         self, connection: Connection, stream: str, *, after: Mapping[str, int] | None = None, limit: int = LIMIT
     ) -> list[Entry]:
-        """Return entries of all writers of a stream: each writer's in order, the writers' by turns.
+        """Return entries of all writers of a stream by seq, those of one seq by writer: so each writer's in order.
 
-        `after` says for each writer behind which seq to go on; a writer that it does not name begins at 1.
+        `after` says for each writer behind which seq to go on; a writer that it does not name begins at 1. Only the
+        entries that are returned are read.
 
         Raises:
             MalformedRow, InvalidQuery: as for `entries`.
         """
         check_limit(limit)
+        behind = {} if after is None else {name: check_limit(seq, "after") for name, seq in after.items()}
+        turns = merge(
+            *(
+                zip(range(behind.get(writer, 0) + 1, last + 1), repeat(writer))
+                for writer, last in self.heads(connection, stream).items()
+            )
+        )
         found: list[Entry] = []
-        for writer in self.writers(connection, stream):
-            found += self.entries(connection, stream, writer, after=(after or {}).get(writer, 0), limit=limit)
-        return sorted(found, key=lambda entry: (entry.seq, entry.writer))[:limit]
+        for writer, count in Counter(writer for _, writer in islice(turns, limit)).items():
+            found += self.entries(connection, stream, writer, after=behind.get(writer, 0), limit=count)
+        return sorted(found, key=lambda entry: (entry.seq, entry.writer))
+
+    def heads(self, connection: Connection, stream: str) -> dict[str, int]:
+        """Return the last seq of each writer of a stream.
+
+        Raises:
+            MalformedRow: what stands there has a form that no entry can have.
+        """
+        check_names(stream)
+        rows = self._sql.ends.rows(connection, stream)
+        for writer, last in rows:
+            if type(writer) is not str or type(last) is not int:
+                raise _malformed(stream, writer, last)
+        return dict(map(tuple, rows))
 
     def streams(self, connection: Connection) -> list[str]:
-        """Return the streams that have an entry, sorted."""
-        return [row[0] for row in self._sql.streams.rows(connection)]
+        """Return the streams that have an entry, sorted by their UTF-8 bytes.
+
+        Raises:
+            MalformedRow: one of them is no text.
+        """
+        return _texts(self._sql.streams.rows(connection))
 
     def writers(self, connection: Connection, stream: str) -> list[str]:
-        """Return the writers that have an entry in a stream, sorted."""
-        return [row[0] for row in self._sql.writers.rows(connection, stream)]
+        """Return the writers that have an entry in a stream, sorted by their UTF-8 bytes.
+
+        Raises:
+            MalformedRow: one of them is no text.
+        """
+        check_names(stream)
+        return _texts(self._sql.writers.rows(connection, stream))
 
     def verify(
         self, connection: Connection, stream: str, writer: str, *, progress: Callable[[int], None] | None = None
@@ -180,6 +201,7 @@ class WriterLog:
         Raises:
             ChainBroken: names the first seq that is not what was written.
         """
+        check_names(stream, writer)
         head = Head(0, None)
         while rows := self.page(connection, stream, writer, head):
             head = self.verify_page(stream, writer, head, rows)
@@ -189,8 +211,9 @@ class WriterLog:
 
     def page(self, connection: Connection, stream: str, writer: str, head: Head) -> list[Any]:
         """Return the next rows behind a head that was verified: whatever stands there, also what no seq can be."""
-        check_place(stream, writer)
-        return self._sql.entries.rows(connection, stream, writer, head.seq or -(2**63), PAGE)
+        if not head.seq:
+            return self._sql.start.rows(connection, stream, writer, PAGE)
+        return self._sql.entries.rows(connection, stream, writer, head.seq, PAGE)
 
     def verify_page(self, stream: str, writer: str, head: Head, page: list[Any]) -> Head:
         """Recompute the chain over the rows of a `page` behind a head, and return where they end.
@@ -200,15 +223,15 @@ class WriterLog:
         """
         hash_of = self.format.hasher(stream, writer)
         expected, prev = head
-        for seq, prev_hash, content_hash, payload in page:
+        for seq, before, own, payload in page:
             expected += 1
             if type(seq) is not int or seq != expected:
-                raise ChainBroken(stream, writer, expected, f"{seq!r} stands in its place: it was taken out or moved")
-            if prev_hash != prev:
+                raise ChainBroken(stream, writer, expected, f"{seq!r:.80} stands there: it was taken out or moved")
+            if before != prev:
                 raise ChainBroken(stream, writer, seq, "it does not follow the entry before it")
-            if type(payload) is not bytes or hash_of(seq, prev, payload) != content_hash:
+            if type(payload) is not bytes or hash_of(seq, prev, payload) != own:
                 raise ChainBroken(stream, writer, seq, "its hash is not that of what it holds: it was changed or moved")
-            prev = content_hash
+            prev = own
         return Head(expected, prev)
 
     def _entry(self, stream: str, writer: str, row: Any) -> Entry:
@@ -225,6 +248,17 @@ def check_place(stream: str, writer: str) -> None:
     check_id(writer, "a writer")
 
 
+def check_names(*names: object) -> None:
+    """Refuse what is no Unicode text, with InvalidDatum; another program may have names that `append` does not take."""
+    for name in names:
+        if not isinstance(name, str):
+            raise InvalidDatum(f"streams and writers are text, not {type(name).__name__}")
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise InvalidDatum("the name of a stream or writer holds a lone surrogate") from None
+
+
 def check_payload(payload: object) -> None:
     """Refuse a payload that is not bytes, with InvalidDatum."""
     if type(payload) is not bytes:
@@ -236,12 +270,20 @@ def topic(format: Format, stream: str) -> str:
     return f"{format.name} {stream}"
 
 
-def _malformed(stream: str, writer: str, seq: object) -> MalformedRow:
-    return MalformedRow(f"the row {seq!r:.80} of {writer!r} in {stream!r} is no entry of a log: verify it")
-
-
 def _is_hash(value: object) -> bool:
     return isinstance(value, bytes) and len(value) == HASH_SIZE
+
+
+def _malformed(stream: str, writer: object, seq: object) -> MalformedRow:
+    where = f"{writer!r:.80} in {stream!r:.80}"
+    return MalformedRow(f"the row {seq!r:.80} of {where} is no entry of a log: verify it, and restore it from a backup")
+
+
+def _texts(rows: list[Any]) -> list[str]:
+    for (name,) in rows:
+        if type(name) is not str:
+            raise MalformedRow(f"a log has the name {name!r:.80}, which is no text: restore it from a backup")
+    return [name for (name,) in rows]
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:
@@ -252,10 +294,11 @@ class _Statements(NamedTuple):
     head: Statement
     claim: Statement
     insert: BulkInsert
+    start: Statement
     entries: Statement
-    heads: Statement
     streams: Statement
     writers: Statement
+    ends: Statement
 
 
 @cache
@@ -265,33 +308,28 @@ def _statements(format: Format) -> _Statements:
     here = (c.stream == bindparam("in_stream"), c.writer == bindparam("of_writer"))
     values: dict[str, Any] = {column.name: bindparam(column.name, type_=column.type) for column in c}
     claim = insert(log).values({**values, "stream": announcing("stream", "topic")})
-    streams, writers = _names(c.stream), _names(c.writer, here[0])
-    last = select(func.max(c.seq)).where(here[0], c.writer == writers.c.name).scalar_subquery()
-    behind = select(c.seq, c.prev_hash, c.content_hash, c.payload).where(*here, c.seq > bindparam("after"))
+    rows = select(c.seq, c.prev_hash, c.content_hash, c.payload).where(*here).order_by(c.seq)
+    rows = rows.limit(bindparam("most", type_=BigInteger)).offset(literal_column("0"))  # else OFFSET ? has to be bound
+    head = select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc())
+    streams, writers = _each(c.stream), _each(c.writer, c.stream == bindparam("in_stream"))
+    last = select(func.max(c.seq)).where(c.stream == bindparam("in_stream"), c.writer == writers.selected_columns.name)
     return _Statements(
-        Statement(
-            select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc()).limit(1).offset(0), "in_stream of_writer"
-        ),
+        Statement(head.limit(literal_column("1")).offset(literal_column("0")), "in_stream of_writer"),
         Statement(
             claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join([*values, "topic"])
         ),
         BulkInsert(log),
-        Statement(behind.order_by(c.seq).limit(bindparam("most", type_=Integer)), "in_stream of_writer after most"),
-        Statement(_sorted(writers, last), "in_stream"),
-        Statement(_sorted(streams)),
-        Statement(_sorted(writers), "in_stream"),
+        Statement(rows, "in_stream of_writer most"),
+        Statement(rows.where(c.seq > bindparam("after")), "in_stream of_writer after most"),
+        Statement(streams),
+        Statement(writers, "in_stream"),
+        Statement(writers.add_columns(last.scalar_subquery()), "in_stream"),
     )
 
 
-def _sorted(names: CTE, *more: ColumnElement[Any]) -> Select[Any]:
-    return select(names.c.name, *more).where(names.c.name.is_not(None)).order_by(names.c.name)
-
-
-def _names(column: Column[Any], *where: ColumnElement[bool]) -> CTE:
-    """Return the distinct values of a column, sorted, and a null at their end: one step of the index for each.
-
-    To group them would read every entry.
-    """
-    found = select(func.min(column).label("name")).where(*where).cte(f"{column.name}s", recursive=True)
-    following = select(func.min(column)).where(*where, column > found.c.name).scalar_subquery()
-    return found.union_all(select(following).where(found.c.name.is_not(None)))
+def _each(column: ColumnElement[str], *where: ColumnElement[bool]) -> Select[str]:
+    """Step from one value of the key to the next: DISTINCT reads every row, and on SQLite every payload with it."""
+    found = select(func.min(column).label("name")).where(*where).cte("found", recursive=True)
+    further = select(func.min(column)).where(*where, column > found.c.name).scalar_subquery()
+    found = found.union_all(select(further).where(found.c.name.is_not(None)))
+    return select(found.c.name).where(found.c.name.is_not(None)).order_by(found.c.name)
