@@ -33,6 +33,9 @@ class Head(NamedTuple):
     hash: bytes | None
 
 
+START: Final = Head(0, None)
+
+
 class WriterLog:
     """The logs of one format. The tables are those of `tables.create`; each verb runs in a transaction of the caller's.
 
@@ -75,7 +78,12 @@ class WriterLog:
     def head(self, connection: Connection, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""
         row = self._sql.head.row(connection, stream, writer)
-        return Head(0, None) if row is None else Head(row[0], row[1])
+        return START if row is None else Head(row[0], row[1])
+
+    def at(self, connection: Connection, stream: str, writer: str, seq: int) -> Head:
+        """Return where the log ended when it had no more than so many entries; nothing is recomputed."""
+        row = self._sql.at.row(connection, stream, writer, seq)
+        return START if row is None else Head(row[0], row[1])
 
     def entries(
         self, connection: Connection, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT
@@ -115,26 +123,39 @@ class WriterLog:
         return [row[0] for row in self._sql.writers.rows(connection, stream)]
 
     def verify(
-        self, connection: Connection, stream: str, writer: str, *, progress: Callable[[int], None] | None = None
+        self,
+        connection: Connection,
+        stream: str,
+        writer: str,
+        *,
+        since: Head = START,
+        until: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Head:
         """Recompute the chain of a writer in a stream, and return where it ends.
 
-        A tail that was cut off leaves no trace in the chain itself: compare with a checkpoint.
+        A tail that was cut off leaves no trace in the chain itself: compare with a checkpoint (`checkpoint.verify`).
+
+        Only the entries behind `since`, a head that is known to be good, are recomputed, and none behind the seq
+        `until`. `progress` is told how many were, page by page.
 
         Raises:
             ChainBroken: names the first seq that is not what was written.
         """
-        head = Head(0, None)
-        for page in self._pages(connection, stream, writer):
-            head = self._verify(stream, writer, head, page)
+        head = since
+        for page in self._pages(connection, stream, writer, since.seq):
+            rows = page if until is None else page[: max(0, until - head.seq)]
+            head = self._verify(stream, writer, head, rows)
             if progress is not None:
-                progress(len(page))
+                progress(len(rows))
+            if len(rows) < len(page):
+                break
         return head
 
-    def _pages(self, connection: Connection, stream: str, writer: str) -> Iterator[list[Any]]:
+    def _pages(self, connection: Connection, stream: str, writer: str, after: int) -> Iterator[list[Any]]:
         """Read rows in the order of seq; whatever stands there, also what no seq can be."""
         check_place(stream, writer)
-        last = -(2**63)
+        last = after or -(2**63)
         while page := self._sql.entries.rows(connection, stream, writer, last, PAGE):
             yield page
             last = page[-1][0]
@@ -185,6 +206,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 class _Statements(NamedTuple):
     head: Statement
+    at: Statement
     claim: Statement
     insert: BulkInsert
     entries: Statement
@@ -202,6 +224,14 @@ def _statements(format: Format) -> _Statements:
     return _Statements(
         Statement(
             select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc()).limit(1).offset(0), "in_stream of_writer"
+        ),
+        Statement(
+            select(c.seq, c.content_hash)
+            .where(*here, c.seq <= bindparam("until"))
+            .order_by(c.seq.desc())
+            .limit(1)
+            .offset(0),
+            "in_stream of_writer until",
         ),
         Statement(
             claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join(each.name for each in c)
