@@ -144,15 +144,17 @@ def _read(path: Path, *, private: bool) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or "no name of a file"
         raise InvalidKey(f"the key {str(path)!r} cannot be read ({reason}); a link is not followed") from None
-    with open(fd, "rb") as file:  # noqa: PTH123  # what was looked at is what is read
-        found = os.fstat(fd)
+    try:
+        found = os.fstat(fd)  # what is looked at is what is read
         if not stat.S_ISREG(found.st_mode):
             raise InvalidKey(f"{path} is not a regular file, so it is no key")
         if private and found.st_uid != os.geteuid():
             raise InvalidKey(f"the key {path} belongs to another user, who can read it: make one of your own")
         if private and found.st_mode & 0o077:
             raise InvalidKey(f"the key {path} can be read by other users: run `chmod 600 {path}`, or make a new one")
-        return file.read(_LARGEST)
+        return os.read(fd, _LARGEST)
+    finally:
+        os.close(fd)
 
 
 def _parse(path: Path, read: Any, kind: Any, pem: bytes) -> Any:
