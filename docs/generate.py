@@ -11,8 +11,11 @@ import inspect
 import re
 import sys
 import types
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from dgent import exceptions
 from dgent.settings import Settings
@@ -41,6 +44,8 @@ def _default(value: Any) -> str:
         return "none"
     if isinstance(value, tuple):
         value = ",".join(value)
+    if isinstance(value, BaseModel):
+        value = value.model_dump_json()
     return f"`{str(value).lower() if isinstance(value, bool) else value}`"
 
 
@@ -57,6 +62,11 @@ def _kind(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
+    if inspect.isclass(annotation) and issubclass(annotation, BaseModel):
+        fields = (f"`{name}`, which is {_kind(field.annotation)}" for name, field in annotation.model_fields.items())
+        return f"a mapping: {'; '.join(fields)}"
+    if inspect.isclass(annotation) and issubclass(annotation, Enum):
+        return " or ".join(f"`{choice.value}`" for choice in annotation)
     if origin is tuple:
         return f"a list of {_kind(arguments[0])}"
     if origin in {Union, types.UnionType}:

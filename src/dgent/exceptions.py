@@ -14,6 +14,7 @@
     │   ├── InvalidFocus (TypeError)        an optic that does not fit the value
     │   ├── InvalidSchema                   a contract, a version or a migration that cannot be one
     │   ├── InvalidCheckpoint               a checkpoint that is not signed by whom it should be, or of another log
+    │   ├── InvalidKey                      a key file that others can read, or that holds no ed25519 key
     │   ├── InvalidCrystal                  a value or data that does not fit the contract of its schema
     │   ├── LimitExceeded                   larger, deeper or longer than the settings allow
     │   └── CausalCycle                     a parent that descends from its own child
@@ -136,6 +137,10 @@ class InvalidCrystal(InvalidInput):
 
 class InvalidCheckpoint(InvalidInput):
     """A checkpoint whose signature does not hold, or that is of another log."""
+
+
+class InvalidKey(InvalidInput):
+    """A key file that others can read, that is there already, or that holds no ed25519 key."""
 
 
 class LimitExceeded(InvalidInput):

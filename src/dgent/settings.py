@@ -17,13 +17,14 @@ from typing import Annotated, Any, Literal, Self
 import platformdirs
 import yaml
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from dgent.checks import check_namespace
 from dgent.datum import Limits
 from dgent.exceptions import DgentError, InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
+from dgent.policy import BackendKind, StorePolicy
 
 APP = "kgents"
 BackendName = Literal["postgres", "sqlite", "jsonl", "memory"]
@@ -76,6 +77,7 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="KGENTS_",
+        env_nested_delimiter="__",
         env_ignore_empty=True,
         frozen=True,
         extra="forbid",
@@ -88,6 +90,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: _xdg("cache"), description="Where what can be made again lies.")
     database_url: DatabaseURL | None = Field(
         default=None, description="The database of both tracks. Default: membrane.db in data_dir.", repr=False
+    )
+    store: StorePolicy = Field(
+        default=StorePolicy(),
+        description="Which database serves. Left out it is what database_url names; stated, the two must agree. "
+        "KGENTS_STORE__BACKEND sets its one field.",
     )
     environment: Literal["production", "development"] = Field(
         default="production", description="Downgrades are refused in production."
@@ -176,11 +183,26 @@ class Settings(BaseSettings):
             base = cls(**given)
             filed = {**_from_file(base.config_dir / "config.yaml", cls), **_from_project(cls)}
             stated = base.model_fields_set
-            return cls(**{name: value for name, value in filed.items() if name not in stated}, **given)
+            return cls(**{name: value for name, value in filed.items() if name not in stated}, **given)._agreed()
         except ValidationError as error:
             raise InvalidSettings(_explain(error)) from None
+        except SettingsError:  # of the fields that pydantic-settings decodes there is this one
+            raise InvalidSettings('store (or KGENTS_STORE): it is no JSON object like {"backend": "sqlite"}') from None
         except DgentError as error:
             raise InvalidSettings(str(error)) from None
+
+    def _agreed(self) -> Self:
+        """Return settings whose policy is what serves; InvalidSettings where one was stated that cannot be."""
+        serving = BackendKind.SQLITE if self.url.get_backend_name() == "sqlite" else BackendKind.POSTGRES
+        if self.store.backend == serving:
+            return self
+        if "backend" not in self.store.model_fields_set:
+            return self.model_copy(update={"store": StorePolicy(backend=serving)})
+        if serving == BackendKind.SQLITE:
+            how = "set database_url (or KGENTS_DATABASE_URL) to postgresql://user@host/name"
+        else:
+            how = "database_url (or KGENTS_DATABASE_URL) names PostgreSQL: leave out one of the two"
+        raise InvalidSettings(f"store (or KGENTS_STORE__BACKEND) is {self.store.backend}: {how}")
 
     @property
     def url(self) -> URL:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 from dgent.causal.chain import AGENT_STORE, OWN, Entry, Format
+from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
+from dgent.causal.fingerprint import Fingerprint
 from dgent.causal.generation import AsyncGeneration, Generation
+from dgent.causal.keys import SigningKey
 from dgent.causal.log import Log
 from dgent.causal.writer_log import Head, WriterLog
+from dgent.policy import BackendKind, Dialect, StorePolicy, Value
 
 __all__ = [
     "AGENT_STORE",
     "OWN",
     "AsyncGeneration",
+    "BackendKind",
+    "Checkpoint",
     "CommitEvent",
+    "Dialect",
     "Doorbell",
     "Entry",
+    "Fingerprint",
     "Format",
     "Generation",
     "Head",
     "Log",
+    "SigningKey",
+    "StorePolicy",
+    "Value",
     "WriterLog",
 ]

@@ -11,7 +11,7 @@ from dgent.causal.chain import FORMATS, OWN, Entry
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
-from dgent.causal.writer_log import LIMIT, Batch, Head, WriterLog, check_names, check_payload, check_place
+from dgent.causal.writer_log import LIMIT, START, Batch, Head, WriterLog, check_names, check_payload, check_place
 from dgent.checks import check_limit
 from dgent.database.base import FEW
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery, LimitExceeded
@@ -119,7 +119,7 @@ class Log:
             ChainBroken: names the first seq that is not what was written.
         """
         check_names(stream, writer)
-        head = Head(0, None)
+        head = START
         while rows := await self._read(False, self._log.page, stream, writer, head):
             head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
             if progress is not None:

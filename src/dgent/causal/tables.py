@@ -46,6 +46,21 @@ generations = Table(
 )
 
 
+checkpoints = Table(
+    "dgent_checkpoints",
+    metadata,
+    Column("stream", BYTEWISE, primary_key=True),
+    Column("writer", BYTEWISE, primary_key=True),
+    Column("format", BYTEWISE, primary_key=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("signer", BYTEWISE, primary_key=True),
+    Column("hash", LargeBinary, nullable=False),
+    Column("public_key", LargeBinary, nullable=False),
+    Column("signature", LargeBinary, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+
 def create(connection: Connection) -> None:
     """Make the tables that are not there."""
     connection.execute(select(transaction_lock(_LOCK)))

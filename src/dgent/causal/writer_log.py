@@ -39,6 +39,9 @@ class Head(NamedTuple):
     hash: bytes | None
 
 
+START: Final = Head(0, None)
+
+
 class Batch(NamedTuple):
     """Payloads for one log, in order."""
 
@@ -118,11 +121,16 @@ class WriterLog:
         """
         check_names(stream, writer)
         row = self._sql.head.row(connection, stream, writer)
-        if row is None:
-            return Head(0, None)
-        if type(row[0]) is not int or not 1 <= row[0] < _LARGEST or not _is_hash(row[1]):
-            raise _malformed(stream, writer, row[0])
-        return Head(row[0], row[1])
+        return _head_of(stream, writer, row)
+
+    def at(self, connection: Connection, stream: str, writer: str, seq: int) -> Head:
+        """Return where the log ended when it had no more than so many entries; nothing is recomputed.
+
+        Raises:
+            MalformedRow: as for `head`.
+        """
+        check_names(stream, writer)
+        return _head_of(stream, writer, self._sql.at.row(connection, stream, writer, seq))
 
     def entries(
         self, connection: Connection, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT
@@ -192,18 +200,29 @@ class WriterLog:
         return _texts(self._sql.writers.rows(connection, stream))
 
     def verify(
-        self, connection: Connection, stream: str, writer: str, *, progress: Callable[[int], None] | None = None
+        self,
+        connection: Connection,
+        stream: str,
+        writer: str,
+        *,
+        since: Head = START,
+        until: int | None = None,
+        progress: Callable[[int], None] | None = None,
     ) -> Head:
         """Recompute the chain of a writer in a stream, and return where it ends.
 
-        A tail that was cut off leaves no trace in the chain itself: compare with a checkpoint.
+        A tail that was cut off leaves no trace in the chain itself: compare with a checkpoint (`checkpoint.verify`).
+
+        Only the entries behind `since`, a head that is known to be good, are recomputed, and none behind the seq
+        `until`. `progress` is told how many were, page by page.
 
         Raises:
             ChainBroken: names the first seq that is not what was written.
         """
         check_names(stream, writer)
-        head = Head(0, None)
-        while rows := self.page(connection, stream, writer, head):
+        head = since
+        while (until is None or head.seq < until) and (rows := self.page(connection, stream, writer, head)):
+            rows = rows if until is None else rows[: until - head.seq]
             head = self.verify_page(stream, writer, head, rows)
             if progress is not None:
                 progress(len(rows))
@@ -270,6 +289,15 @@ def topic(format: Format, stream: str) -> str:
     return f"{format.name} {stream}"
 
 
+def _head_of(stream: str, writer: str, row: Any | None) -> Head:
+    if row is None:
+        return START
+    seq, own = row
+    if type(seq) is not int or not 1 <= seq < _LARGEST or not _is_hash(own):
+        raise _malformed(stream, writer, seq)
+    return Head(seq, own)
+
+
 def _is_hash(value: object) -> bool:
     return isinstance(value, bytes) and len(value) == HASH_SIZE
 
@@ -292,6 +320,7 @@ def _row(entry: Entry) -> tuple[Any, ...]:
 
 class _Statements(NamedTuple):
     head: Statement
+    at: Statement
     claim: Statement
     insert: BulkInsert
     start: Statement
@@ -311,10 +340,12 @@ def _statements(format: Format) -> _Statements:
     rows = select(c.seq, c.prev_hash, c.content_hash, c.payload).where(*here).order_by(c.seq)
     rows = rows.limit(bindparam("most", type_=BigInteger)).offset(literal_column("0"))  # else OFFSET ? has to be bound
     head = select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc())
+    head = head.limit(literal_column("1")).offset(literal_column("0"))
     streams, writers = _each(c.stream), _each(c.writer, c.stream == bindparam("in_stream"))
     last = select(func.max(c.seq)).where(c.stream == bindparam("in_stream"), c.writer == writers.selected_columns.name)
     return _Statements(
-        Statement(head.limit(literal_column("1")).offset(literal_column("0")), "in_stream of_writer"),
+        Statement(head, "in_stream of_writer"),
+        Statement(head.where(c.seq <= bindparam("until")), "in_stream of_writer until"),
         Statement(
             claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join([*values, "topic"])
         ),
