@@ -108,10 +108,14 @@ class Checkpoint:
         if not is_signed(self.public_key, self.signature, self.message):
             raise InvalidCheckpoint(f"the signature of {self._what} does not hold: it was changed")
 
-    def to_json(self) -> str:
-        """Return it as a line of JSON, bytes in lower-case hex."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object, bytes in lower-case hex."""
         fields = {name: value.hex() if type(value) is bytes else value for name, value in asdict(self).items()}
-        return json.dumps({"version": VERSION, **fields}, ensure_ascii=False)
+        return {"version": VERSION, **fields}
+
+    def to_json(self) -> str:
+        """Return it as a line of JSON."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -156,17 +160,28 @@ def sign(
         ChainBroken: the log is damaged, or is not the one that was signed before; nothing is signed.
         InvalidCheckpoint: the log is empty, or only another key may sign it.
     """
-    _check_signer(writer, key.fingerprint, [key.fingerprint])
-    mine = latest(log, connection, stream, writer, key.fingerprint)
-    if mine is not None and since is not None and mine.seq < since.seq:
-        mine = None  # what was signed since then is checked
+    check_signer(writer, key.fingerprint, [key.fingerprint])
+    mine = newest(since, latest(log, connection, stream, writer, key.fingerprint))
     whom = [key.fingerprint, *trusted]
     head = verify(log, connection, stream, writer, against=mine, since=since, trusted=whom, progress=progress)
+    return signed(log.format.name, stream, writer, head, key)
+
+
+def signed(format: str, stream: str, writer: str, head: Head, key: SigningKey) -> Checkpoint:
+    """Return the checkpoint of a head that was verified.
+
+    Raises:
+        InvalidCheckpoint: the log is empty.
+    """
     if head.hash is None:
         raise InvalidCheckpoint(f"the log of {writer!r} in {stream!r} is empty: there is nothing to sign")
-    blank = bytes(_SIGNATURE_SIZE)
-    unsigned = Checkpoint(log.format.name, stream, writer, head.seq, head.hash, head.seq, key.public, blank)
+    unsigned = Checkpoint(format, stream, writer, head.seq, head.hash, head.seq, key.public, bytes(_SIGNATURE_SIZE))
     return replace(unsigned, signature=key.sign(unsigned.message))
+
+
+def newest(since: Checkpoint | None, kept: Checkpoint | None) -> Checkpoint | None:
+    """Return a checkpoint that is kept, unless it is older than where the verification begins."""
+    return None if kept is not None and since is not None and kept.seq < since.seq else kept
 
 
 def verify(
@@ -191,16 +206,11 @@ def verify(
         ChainBroken: names the first seq that is wrong: changed, moved, cut off, or forked.
         InvalidCheckpoint: a checkpoint is of another log, or was not signed by whom it should be; nothing was read.
     """
-    whom = list(trusted)
-    for each in (since, against):
-        if each is not None:
-            _check(each, log, stream, writer, whom)
-    if since is not None and against is not None and against.seq < since.seq:
-        raise InvalidCheckpoint("the checkpoint to compare with is older than the one to begin at: see `consistent`")
-    head = START if since is None else _agree(log.at(connection, stream, writer, since.seq), since)
+    check_both(since, against, log, stream, writer, trusted)
+    head = START if since is None else agree(log.at(connection, stream, writer, since.seq), since)
     if against is not None:
         found = log.verify(connection, stream, writer, since=head, until=against.seq, progress=progress)
-        head = _agree(found, against)
+        head = agree(found, against)
     return log.verify(connection, stream, writer, since=head, progress=progress)
 
 
@@ -224,8 +234,8 @@ def consistent(
         _check(each, log, stream, writer, whom)
     if newer.seq < older.seq:
         raise InvalidCheckpoint(f"the newer checkpoint is at seq {newer.seq}, the older one at {older.seq}: exchange")
-    head = _agree(log.at(connection, stream, writer, older.seq), older)
-    _agree(log.verify(connection, stream, writer, since=head, until=newer.seq, progress=progress), newer)
+    head = agree(log.at(connection, stream, writer, older.seq), older)
+    agree(log.verify(connection, stream, writer, since=head, until=newer.seq, progress=progress), newer)
 
 
 def save(connection: Connection, checkpoint: Checkpoint) -> None:
@@ -271,16 +281,39 @@ def checkpoints(
     return [_checkpoint(log, stream, writer, row) for row in rows]
 
 
+def places(log: WriterLog, connection: Connection) -> list[tuple[str, str]]:
+    """Return the stream and the writer of each log that has a checkpoint here, even if nothing is left of it."""
+    return [(row[0], row[1]) for row in _PLACES.rows(connection, log.format.name)]
+
+
+def check_both(
+    since: Checkpoint | None,
+    against: Checkpoint | None,
+    log: WriterLog,
+    stream: str,
+    writer: str,
+    trusted: Iterable[Fingerprint],
+) -> None:
+    """Refuse checkpoints by which a log cannot be verified, with InvalidCheckpoint."""
+    whom = list(trusted)
+    for each in (since, against):
+        if each is not None:
+            _check(each, log, stream, writer, whom)
+    if since is not None and against is not None and against.seq < since.seq:
+        raise InvalidCheckpoint("the checkpoint to compare with is older than the one to begin at: see `consistent`")
+
+
 def _check(checkpoint: Checkpoint, log: WriterLog, stream: str, writer: str, trusted: list[Fingerprint]) -> None:
     """Refuse a checkpoint of another log, or of who may not sign this one."""
     if (checkpoint.format, checkpoint.stream, checkpoint.writer) != (log.format.name, stream, writer):
         what = f"{checkpoint.writer!r} in {checkpoint.stream!r}, {checkpoint.format}"
         raise InvalidCheckpoint(f"a checkpoint of another log ({what}) says nothing of {writer!r} in {stream!r}")
-    _check_signer(writer, checkpoint.signer, trusted)
+    check_signer(writer, checkpoint.signer, trusted)
     checkpoint.check_signature()
 
 
-def _check_signer(writer: str, signer: Fingerprint, trusted: list[Fingerprint]) -> None:
+def check_signer(writer: str, signer: Fingerprint, trusted: list[Fingerprint]) -> None:
+    """Refuse who may not sign the log of a writer, with InvalidCheckpoint."""
     own = Fingerprint.from_hex(writer)
     if own is not None and signer != own:
         raise InvalidCheckpoint(f"{signer} may not sign the log of {writer}: its writer is who does")
@@ -288,8 +321,12 @@ def _check_signer(writer: str, signer: Fingerprint, trusted: list[Fingerprint]) 
         raise InvalidCheckpoint(f"nobody said that {signer} is trusted with the log of {writer!r}: pass `trusted`")
 
 
-def _agree(found: Head, signed: Checkpoint) -> Head:
-    """Return where a log stood, if that is what was signed."""
+def agree(found: Head, signed: Checkpoint) -> Head:
+    """Return where a log stood, if that is what was signed.
+
+    Raises:
+        ChainBroken: it is not.
+    """
     if found.seq < signed.seq:
         reason = f"the tail was cut off: the log ends before it, and {signed.signer} signed it up to seq {signed.seq}"
         raise ChainBroken(signed.stream, signed.writer, found.seq + 1, reason)
@@ -337,6 +374,9 @@ _LATEST: Final = Statement(
 _BEHIND: Final = Statement(
     _of.where(_c.seq > bindparam("after")).order_by(_c.seq, _c.signer).limit(bindparam("most", type_=Integer)),
     "in_stream of_writer form after most",
+)
+_PLACES: Final = Statement(
+    select(_c.stream, _c.writer).where(_c.format == bindparam("form")).distinct().order_by(_c.stream, _c.writer), "form"
 )
 _SAVE: Final = Statement(
     insert(table)

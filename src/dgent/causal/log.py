@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from dgent.causal.chain import FORMATS, OWN, Entry
+from dgent.causal.checkpoint import agree, check_both, check_signer, latest, newest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from dgent.causal.checkpoint import Checkpoint
+    from dgent.causal.fingerprint import Fingerprint
+    from dgent.causal.keys import SigningKey
     from dgent.database import Database, Runner
 
 P = ParamSpec("P")
@@ -109,22 +114,66 @@ class Log:
         """Return the writers that have an entry in a stream, sorted."""
         return await self._read(False, self._log.writers, stream)
 
-    async def verify(self, stream: str, writer: str, *, progress: Callable[[int], None] | None = None) -> Head:
-        """Recompute the chain of a writer in a stream, and return where it ends.
+    async def verify(
+        self,
+        stream: str,
+        writer: str,
+        *,
+        against: Checkpoint | None = None,
+        since: Checkpoint | None = None,
+        trusted: Iterable[Fingerprint] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> Head:
+        """Recompute the chain of a writer in a stream, see that it holds what was signed, and return where it ends.
 
         It reads page after page, each for itself, and computes on another thread. `progress` gets the number of entries
-        of each page, on the event loop.
+        of each page, on the event loop. Checkpoints are as for `checkpoint.verify`.
 
         Raises:
-            ChainBroken: names the first seq that is not what was written.
+            ChainBroken: names the first seq that is not what was written, or signed.
+            InvalidCheckpoint: a checkpoint is of another log, or was not signed by whom it should be.
         """
-        check_names(stream, writer)
+        check_both(since, against, self._log, stream, writer, trusted)
         head = START
-        while rows := await self._read(False, self._log.page, stream, writer, head):
-            head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
-            if progress is not None:
-                progress(len(rows))
-        return head
+        if since is not None:
+            head = agree(await self._read(True, self._log.at, stream, writer, since.seq), since)
+        if against is not None:
+            head = agree(await self._verify(stream, writer, head, against.seq, progress), against)
+        return await self._verify(stream, writer, head, None, progress)
+
+    async def sign(
+        self,
+        stream: str,
+        writer: str,
+        key: SigningKey,
+        *,
+        since: Checkpoint | None = None,
+        trusted: Iterable[Fingerprint] = (),
+        progress: Callable[[int], None] | None = None,
+    ) -> Checkpoint:
+        """Verify a log, sign where it ends, and keep the checkpoint here: see `checkpoint.sign`.
+
+        Keep its JSON elsewhere as well: who can change this database can take it out.
+
+        Raises:
+            ChainBroken, InvalidCheckpoint: as for `checkpoint.sign`; nothing is signed.
+        """
+        check_signer(writer, key.fingerprint, [key.fingerprint])
+        mine = newest(since, await self.latest(stream, writer, key.fingerprint))
+        whom = [key.fingerprint, *trusted]
+        head = await self.verify(stream, writer, against=mine, since=since, trusted=whom, progress=progress)
+        made = signed(self.format, stream, writer, head, key)
+        await (await self._ground.runner()).write(lambda connection: save(connection, made))
+        return made
+
+    async def latest(self, stream: str, writer: str, signer: Fingerprint | None = None) -> Checkpoint | None:
+        """Return the last checkpoint that is kept here, of one signer or of any; its signature is not checked."""
+        runner = await self._ground.runner()
+        return await runner.read(lambda connection: latest(self._log, connection, stream, writer, signer), short=True)
+
+    async def signed_places(self) -> list[tuple[str, str]]:
+        """Return the stream and the writer of each log that has a checkpoint here, whether anything is left of it."""
+        return await self._read(False, partial(places, self._log))
 
     def follow(self, stream: str, *, writer: str | None = None, after: After = None) -> AsyncGenerator[Entry, None]:
         """Iterate over the entries of a stream: those that are there, then those that come, without an end.
@@ -149,6 +198,19 @@ class Log:
             raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
         check_names(stream)
         return follow(self._ground, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
+
+    async def _verify(
+        self, stream: str, writer: str, head: Head, until: int | None, progress: Callable[[int], None] | None
+    ) -> Head:
+        while until is None or head.seq < until:
+            rows = await self._read(False, self._log.page, stream, writer, head)
+            rows = rows if until is None else rows[: until - head.seq]
+            if not rows:
+                break
+            head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
+            if progress is not None:
+                progress(len(rows))
+        return head
 
     async def _append(self, batch: Batch) -> list[Entry]:
         check_place(batch.stream, batch.writer)

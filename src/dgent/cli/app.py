@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import crystal, db, functor, memory, tracks, transfer
+from dgent.cli import crystal, db, functor, log, memory, tracks, transfer
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -65,6 +65,7 @@ app.command("data")(tracks.data)
 app.add_typer(tracks.town, name="town")
 app.add_typer(tracks.brain, name="brain")
 app.add_typer(crystal.app, name="crystal")
+app.add_typer(log.app, name="log")
 app.add_typer(functor.app, name="functor")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)

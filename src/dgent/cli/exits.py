@@ -6,9 +6,11 @@ from enum import IntEnum
 
 from dgent.exceptions import (
     BackendUnavailable,
+    ChainBroken,
     Conflict,
     Corrupt,
     DgentError,
+    MalformedRow,
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
@@ -40,6 +42,8 @@ _CODES: tuple[tuple[type[DgentError], ExitCode], ...] = (
     (StorageTimeout, ExitCode.UNAVAILABLE),
     (OutcomeUnknown, ExitCode.UNAVAILABLE),
     (Corrupt, ExitCode.CORRUPT),
+    (ChainBroken, ExitCode.CORRUPT),
+    (MalformedRow, ExitCode.CORRUPT),
     (DgentError, ExitCode.FAILED),
 )
 
