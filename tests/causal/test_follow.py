@@ -289,12 +289,12 @@ async def test_an_idle_follower_looks_four_times_a_second(sqlite_path: Path) -> 
         assert readers is not None
         driver = readers.inline._connection.connection.dbapi_connection
         assert driver is not None
-        driver.set_trace_callback(statements.append)  # type: ignore[attr-defined]  # sqlite3's
+        driver.set_trace_callback(statements.append)
         clock = asyncio.get_running_loop().time
         start = clock()
         await asyncio.sleep(1)
         spent = clock() - start
-        driver.set_trace_callback(None)  # type: ignore[attr-defined]
+        driver.set_trace_callback(None)
         assert {*statements} == {"PRAGMA data_version"}, "nothing but the look, one for all followers"
         assert 1 <= len(statements) <= 4 * spent + 1
         await log.append("s", "w", b"")

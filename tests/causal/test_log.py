@@ -15,6 +15,8 @@ from tests.faults.processes import started
 
 from dgent import Datum, StorageProvider
 from dgent.causal import AsyncGeneration, ground
+from dgent.causal.chain import FORMATS, Format
+from dgent.causal.tables import generations
 from dgent.exceptions import (
     CapabilityMissing,
     ChainBroken,
@@ -26,6 +28,7 @@ from dgent.exceptions import (
     NestedWrite,
     NonMonotonicGeneration,
 )
+from dgent.migrations import include_name
 from dgent.models import Crystal
 
 if TYPE_CHECKING:
@@ -338,3 +341,9 @@ async def test_malformed_rows_are_told_of(log: Log) -> None:
         await log.entries("s", "w")
     with pytest.raises(MalformedRow):
         await anext(log.follow("s"))
+
+
+@pytest.mark.parametrize("format", FORMATS.values(), ids=FORMATS)
+def test_a_host_application_leaves_the_tables_alone(format: Format) -> None:
+    assert not any(include_name(table, "table") for table in (format.table.name, generations.name))
+    assert include_name("agent_store_log", "table")
