@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dgent.database.postgres_engine import Strays
 
 _FIRST_PAUSE: Final = 0.1  # seconds before another connection; doubled each time, up to the time between two polls
+_MOST_DOUBLINGS: Final = 20
 _log: Final = logging.getLogger("dgent.database")
 
 
@@ -60,13 +61,13 @@ class PostgresWatches(Watches):
     async def _listen(self) -> None:
         failures = 0
         while True:
+            start = self._loop.time()
             try:
                 await self._listen_once()
-                failures = 0
             except Exception as error:  # whatever it is, the poll goes on meanwhile
-                failures += 1
-                if failures == 1:
+                if not failures:
                     _log.warning("%s is polled: nothing can be heard of it (%s)", self._what, type(error).__name__)
+            failures = min(failures + 1, _MOST_DOUBLINGS) if self._loop.time() - start < self._every else 0
             await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, self._every))
 
     async def _listen_once(self) -> None:

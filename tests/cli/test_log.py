@@ -1,0 +1,121 @@
+"""`kg log`: what it appends and shows, that it finds what was edited, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.cli.running import spawned
+
+from dgent.settings import Settings
+
+if TYPE_CHECKING:
+    from tests.cli.running import Runner
+
+
+def edit(statement: str) -> None:
+    """Change the database past the library."""
+    connection = sqlite3.connect(Settings.load().sqlite_path)
+    with connection:
+        assert connection.execute(statement).rowcount
+    connection.close()
+
+
+@pytest.fixture
+def filled(kg: Runner) -> Runner:
+    for number in range(4):
+        kg("log", "append", "talk", f"turn {number}", "--writer", "alice")
+    kg("log", "append", "talk", "-", "--writer", "bob", stdin=b"\xff\x00")
+    return kg
+
+
+def test_entries_are_appended_and_shown(filled: Runner) -> None:
+    entry = filled.json("log", "append", "talk", "more", "--writer", "alice")
+    assert (entry["seq"], entry["text"], entry["format"], len(entry["content_hash"])) == (5, "more", "dgent/1", 64)
+    shown = filled.json("log", "show", "talk", "--writer", "alice", "--after", "3")
+    assert [(each["seq"], each["text"]) for each in shown] == [(4, "turn 3"), (5, "more")]
+    assert shown[1]["prev_hash"] == shown[0]["content_hash"]
+    assert [each["writer"] for each in filled.json("log", "show", "talk", "--limit", 3)] == ["alice", "bob", "alice"]
+    assert filled.json("log", "show", "talk", "--writer", "bob")[0]["base64"] == "/wA="
+    heads = {each["writer"]: each["seq"] for each in filled.json("log", "show")}
+    assert heads == {"alice": 5, "bob": 1}
+    told = filled("log", "show", "talk").text
+    assert "turn 2" in told
+    assert "2 bytes" in told
+    assert filled.json("log", "show", "talk", "--format", "agent-store/1") == []
+    assert "say who writes" in filled("log", "append", "talk", "x", code=2).err
+    assert "no log has the format 'x'" in filled("log", "show", "--format", "x", code=1).err
+
+
+def test_an_edited_entry_is_found(filled: Runner) -> None:
+    assert "intact" in filled("log", "verify").text
+    edit("UPDATE dgent_log SET payload = x'00' WHERE writer = 'alice' AND seq = 3")
+    found = {each["writer"]: each for each in json.loads(filled("log", "verify", "--json", code=7).out)}
+    assert (found["alice"]["ok"], found["alice"]["seq"], found["bob"]["ok"]) == (False, 3, True)
+    assert "BROKEN at seq 3" in filled("log", "verify", "talk", code=7).text
+    assert filled("log", "verify", "talk", "--writer", "bob").code == 0
+
+
+def test_a_tail_that_was_cut_off_shows_against_a_checkpoint(filled: Runner, clean_room: Path) -> None:
+    made = filled.json("log", "keygen", "keys/ada")
+    assert Path("keys/ada").stat().st_mode & 0o777 == 0o600
+    assert "is there already" in filled("log", "keygen", "keys/ada", code=1).err
+    own = filled.json("log", "append", "talk", "mine", "--key", "keys/ada")
+    assert own["writer"] == made["fingerprint"]
+
+    for writer in ("alice", None):
+        option = ["--writer", writer] if writer else []
+        signed = filled.json("log", "checkpoint", "talk", "--key", "keys/ada", "--out", f"{writer}.json", *option)
+        assert json.loads(Path(f"{writer}.json").read_text()) == signed
+    assert (
+        "not overwritten" in filled("log", "checkpoint", "talk", "--key", "keys/ada", "--out", "None.json", code=2).err
+    )
+
+    intact = {each["writer"]: each for each in filled.json("log", "verify", "--trust", "keys/ada.pub")}
+    assert (intact["alice"]["checkpoint"], intact[own["writer"]]["checkpoint"], intact["bob"]["checkpoint"]) == (
+        4,
+        1,
+        None,
+    )
+
+    edit("DELETE FROM dgent_log WHERE writer = 'alice' AND seq = 4")
+    assert filled("log", "verify", "talk", "--writer", "alice").code == 0  # nobody was trusted, so nothing is compared
+    cut = filled("log", "verify", "talk", "--writer", "alice", "--trust", made["fingerprint"], code=7)
+    assert "BROKEN at seq 4" in cut.text
+    elsewhere = ("--against", "alice.json", "--trust", "keys/ada.pub")
+    assert "cut off" in filled("log", "verify", "talk", "--writer", "alice", *elsewhere, code=7).text
+    assert "nobody said" in filled("log", "verify", "talk", "--writer", "alice", "--against", "alice.json", code=1).err
+    assert "of one log" in filled("log", "verify", "talk", "--against", "alice.json", code=2).err
+
+    edit(f"DELETE FROM dgent_log WHERE writer = '{own['writer']}'")
+    gone = {each["writer"]: each["ok"] for each in json.loads(filled("log", "verify", "--json", code=7).out)}
+    assert gone == {"alice": True, "bob": True, own["writer"]: False}  # a log of which nothing is left
+
+
+def test_a_follower_shows_what_is_there_and_what_comes(filled: Runner) -> None:
+    lines = filled("log", "follow", "talk", "--writer", "alice", "--after", 2, "--limit", 2, "--json").text.splitlines()
+    assert [json.loads(line)["text"] for line in lines] == ["turn 2", "turn 3"]
+    process = spawned("log", "follow", "talk", "--json")
+    assert process.stdout is not None
+    try:
+        seen = [json.loads(process.stdout.readline()) for _ in range(5)]
+        assert {(each["writer"], each["seq"]) for each in seen} == {("alice", n) for n in range(1, 5)} | {("bob", 1)}
+        filled("log", "append", "talk", "late", "--writer", "carol")
+        assert json.loads(process.stdout.readline())["text"] == "late"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def test_a_key_that_others_can_read_is_refused(filled: Runner, clean_room: Path) -> None:
+    filled("log", "keygen", "key")
+    os.chmod("key", 0o644)  # noqa: PTH101  # as a person does
+    assert "chmod 600" in filled("log", "append", "talk", "x", "--key", "key", code=1).err
