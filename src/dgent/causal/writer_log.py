@@ -53,6 +53,9 @@ class Batch(NamedTuple):
 class WriterLog:
     """The logs of one format. The tables are those of `tables.create`; each verb runs in a transaction of the caller's.
 
+    It must have begun, as in `with engine.begin() as connection`: the verbs go past SQLAlchemy, which begins none for
+    them.
+
     Args:
         format: how entries are chained: ours, or `AGENT_STORE`, which the crate of that name reads and writes.
     """
