@@ -16,7 +16,7 @@ from dgent.database import open_database
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator, Callable, Iterable
     from multiprocessing.connection import Connection
 
 HANG = 30.0
@@ -34,6 +34,13 @@ async def opened(url: str, *, look_every: float | None = None, **settings: Any) 
             yield Log(database, Doorbell())
     finally:
         await database.close()
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait until something holds, bounded in time."""
+    async with asyncio.timeout(HANG):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 def committed(url: str, sql: str) -> list[Any]:

@@ -19,6 +19,7 @@ from tests.causal.logs import (
     by_writer,
     follow_for_ever,
     opened,
+    until,
     whole,
 )
 from tests.database.proxy import Proxy
@@ -50,9 +51,9 @@ async def log(url: str) -> AsyncIterator[Log]:
 
 
 async def take(source: AsyncGenerator[Entry, None], many: int) -> list[Entry]:
-    """Return so many entries and leave."""
+    """Return so many entries and leave, bounded in time."""
     found: list[Entry] = []
-    async with aclosing(source):
+    async with asyncio.timeout(HANG), aclosing(source):
         async for entry in source:
             found.append(entry)
             if len(found) == many:
@@ -157,8 +158,7 @@ async def test_processes_append_and_one_is_killed(log: Log, url: str) -> None:
         said = await asyncio.to_thread(endless.kill)
     await log.append("stream", "end", b"")
     stored = await log.merged("stream", limit=10_000)
-    while len(seen) < len(stored):
-        await asyncio.sleep(0.01)
+    await until(lambda: len(seen) >= len(stored))
     follower.cancel()
     seqs = by_writer(seen)
     assert all(map(whole, seqs.values()))
@@ -202,8 +202,7 @@ async def test_cut_connections(postgres_url: str, mode: str) -> None:
         async with opened(proxy.url, look_every=FREQUENT, **limits) as log:
             follower = asyncio.create_task(collect(log.follow("s"), seen))
             for number in range(2, 5):
-                while len(seen) < number - 1:
-                    await asyncio.sleep(0.01)
+                await until(lambda number=number: len(seen) >= number - 1)
                 if mode == "refuse":
                     proxy.refuse()
                 if mode == "silent":
@@ -213,8 +212,7 @@ async def test_cut_connections(postgres_url: str, mode: str) -> None:
                 await direct.append("s", "w", b"x")
                 await asyncio.sleep(0.1)
                 proxy.recover()
-            while len(seen) < 4:
-                await asyncio.sleep(0.01)
+            await until(lambda: len(seen) >= 4)
             follower.cancel()
             with suppress(asyncio.CancelledError):
                 await follower
@@ -227,17 +225,14 @@ async def test_a_restarted_server(postgres_server: PostgresServer, caplog: pytes
 
         await log.append("s", "w", b"before")
         follower = asyncio.create_task(collect(log.follow("s"), seen))
-        while not seen:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(seen))
         await asyncio.to_thread(postgres_server.stop, "immediate")
         log.doorbell.ring(CommitEvent("s", "w", 2, bytes(32)))  # it looks, and the server is not there
-        while "waits" not in caplog.text:
-            await asyncio.sleep(0.01)
+        await until(lambda: "waits" in caplog.text)
         await asyncio.to_thread(postgres_server.start)
         async with opened(postgres_server.url()) as other:
             await other.append("s", "w", b"after")
-        while len(seen) < 2:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(seen) >= 2)
         follower.cancel()
     assert [entry.payload for entry in seen] == [b"before", b"after"]
 
@@ -249,11 +244,9 @@ async def test_a_notification_comes_before_the_poll(postgres_url: str) -> None:
 
         follower = asyncio.create_task(collect(log.follow("s"), seen))
         for number in range(2, 6):
-            while len(seen) < number - 1 or not _listens(log):
-                await asyncio.sleep(0.01)
+            await until(lambda number=number: len(seen) >= number - 1 and _listens(log))
             await elsewhere.append("s", "w", b"x")
-        while len(seen) < 5:
-            await asyncio.sleep(0.01)
+        await until(lambda: len(seen) >= 5)
         follower.cancel()
 
 
@@ -322,10 +315,7 @@ async def test_a_follower_that_leaves_leaves_nothing(log: Log) -> None:
         await waiting
     unbegun = log.follow("s")
     del unbegun
-    deadline = asyncio.get_running_loop().time() + HANG
-    while len(asyncio.all_tasks()) > 1:
-        assert asyncio.get_running_loop().time() < deadline, asyncio.all_tasks()
-        await asyncio.sleep(0.01)
+    await until(lambda: len(asyncio.all_tasks()) == 1)
     assert log.doorbell._subscriptions == ()
 
 

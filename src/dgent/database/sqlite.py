@@ -148,8 +148,6 @@ class SQLiteDatabase(Database):
         if self.current() is not None:
             raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
         self._closed = True
-        for watches in [*self._watches.values()]:
-            watches.wake_soon()
         if not self.forked:  # a forked child has none of the threads, and the files are its parent's
             await uninterrupted(self._release())
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from contextlib import suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Self
 
@@ -64,11 +63,6 @@ class Watches(ABC):
         for watch in [*self._watching]:
             if topic is None or watch.topic == topic:
                 watch.wake()
-
-    def wake_soon(self) -> None:
-        """Call back all watches, from whatever thread: what they watch was closed."""
-        with suppress(RuntimeError):  # the loop was closed, and who watched with it
-            self._loop.call_soon_threadsafe(self.wake)
 
     @abstractmethod
     def changed(self) -> bool:
