@@ -13,9 +13,9 @@ from blake3 import blake3
 from sqlalchemy import Connection
 
 from benchmarks.measure import Case
+from dgent.causal import Log, WriterLog
 from dgent.causal.tables import create
-from dgent.causal.writer_log import WriterLog
-from dgent.database import Database, open_database
+from dgent.database import open_database
 from dgent.database.sqlite_engine import create_sync_engine
 from dgent.settings import Settings
 
@@ -78,7 +78,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     floor.fill()
     log = WriterLog()
     await database.write(lambda connection: log.append_many(connection, "long", PLACE[1], [b"x" * size] * LONG))
-    for case in _asynchronous(database, log, floor, size):
+    for case in _asynchronous(Log(database), floor, size):
         yield case
     await database.close()
     with _inline(folder / "ours.db", settings) as do:
@@ -87,21 +87,21 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     floor.db.close()
 
 
-def _asynchronous(database: Database, log: WriterLog, floor: Floor, size: int) -> Iterator[Case]:
+def _asynchronous(log: Log, floor: Floor, size: int) -> Iterator[Case]:
     payload = b"x" * size
 
     async def append() -> int:
         for _ in range(APPENDS):
-            await database.write(lambda connection: log.append(connection, *PLACE, payload))
+            await log.append(*PLACE, payload)
         return APPENDS
 
     async def append_many() -> int:
         for _ in range(BATCHES):
-            await database.write(lambda connection: log.append_many(connection, *PLACE, [payload] * MANY))
+            await log.append_many(*PLACE, [payload] * MANY)
         return BATCHES * MANY
 
     async def verify() -> int:
-        return (await database.read(lambda connection: log.verify(connection, "long", PLACE[1]))).seq
+        return (await log.verify("long", PLACE[1])).seq
 
     yield from _named(size, "async", append, append_many, verify, floor)
 

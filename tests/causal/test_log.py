@@ -159,7 +159,8 @@ async def test_the_formats_have_tables_of_their_own(log: Log) -> None:
     assert (entry.format, entry.payload) == ("agent-store/1", b"theirs")
 
 
-async def test_verify_reads_page_after_page(log: Log) -> None:
+async def test_verify_reads_some_at_a_time(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgent.causal.log.AT_ONCE", 500)
     await log.append_many("s", "w", [b"%d" % number for number in range(1200)])
     pages: list[int] = []
     appends: list[asyncio.Task[object]] = []

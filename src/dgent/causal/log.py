@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 from collections.abc import Mapping
 from functools import partial
@@ -34,6 +33,9 @@ After: TypeAlias = "Mapping[str, int] | int | None"
 
 SHORT: Final = 200
 """Reads of no more entries than this may run on the caller's own thread."""
+
+AT_ONCE: Final = 4000
+"""Entries that `verify` recomputes in one call: a few milliseconds."""
 
 _logs: Final = {name: WriterLog(format) for name, format in FORMATS.items()}
 
@@ -126,8 +128,8 @@ class Log:
     ) -> Head:
         """Recompute the chain of a writer in a stream, see that it holds what was signed, and return where it ends.
 
-        It reads page after page, each for itself, and computes on another thread. `progress` gets the number of entries
-        of each page, on the event loop. Checkpoints are as for `checkpoint.verify`.
+        It reads some at a time, each time for itself, so that no long transaction holds up others. `progress` gets how
+        many they were, on the event loop. Checkpoints are as for `checkpoint.verify`.
 
         Raises:
             ChainBroken: names the first seq that is not what was written, or signed.
@@ -203,13 +205,13 @@ class Log:
         self, stream: str, writer: str, head: Head, until: int | None, progress: Callable[[int], None] | None
     ) -> Head:
         while until is None or head.seq < until:
-            rows = await self._read(False, self._log.page, stream, writer, head)
-            rows = rows if until is None else rows[: until - head.seq]
-            if not rows:
+            bound = head.seq + AT_ONCE if until is None else min(until, head.seq + AT_ONCE)
+            found = await self._read(False, self._log.verify, stream, writer, since=head, until=bound)
+            if progress is not None and found != head:
+                progress(found.seq - head.seq)
+            head = found
+            if head.seq < bound:
                 break
-            head = await asyncio.to_thread(self._log.verify_page, stream, writer, head, rows)
-            if progress is not None:
-                progress(len(rows))
         return head
 
     async def _append(self, batch: Batch) -> list[Entry]:
