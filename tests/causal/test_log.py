@@ -14,12 +14,13 @@ from tests.causal.logs import append_some, by_writer, committed, opened, whole
 from tests.faults.processes import started
 
 from dgent import Datum, StorageProvider
-from dgent.causal import AsyncGeneration, ground
+from dgent.causal import AsyncGeneration, ground, keys
 from dgent.causal.chain import FORMATS, Format
 from dgent.causal.tables import generations
 from dgent.exceptions import (
     CapabilityMissing,
     ChainBroken,
+    InvalidCheckpoint,
     InvalidDatum,
     InvalidInput,
     InvalidQuery,
@@ -348,3 +349,40 @@ async def test_malformed_rows_are_told_of(log: Log) -> None:
 def test_a_host_application_leaves_the_tables_alone(format: Format) -> None:
     assert not any(include_name(table, "table") for table in (format.table.name, generations.name))
     assert include_name("agent_store_log", "table")
+
+
+async def test_a_log_is_signed_and_compared(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dgent.causal.log.AT_ONCE", 3)
+    key = keys.generate(tmp_path / "key")
+    own = str(key.fingerprint)
+    with pytest.raises(InvalidCheckpoint, match="empty"):
+        await log.sign("s", own, key)
+    await log.append_many("s", own, [b"%d" % number for number in range(7)])
+    first = await log.sign("s", own, key)
+    assert (first.seq, await log.latest("s", own), await log.signed_places()) == (7, first, [("s", own)])
+    await log.append_many("s", own, [b"more"] * 4)
+    seen: list[int] = []
+    second = await log.sign("s", own, key, since=first, progress=seen.append)
+    assert (second.seq, sum(seen)) == (11, 4)  # only what came since is recomputed
+    for named in ({"against": first}, {"against": second}, {"since": first, "against": second}, {"since": second}):
+        assert await log.verify("s", own, **named) == second.head
+    with pytest.raises(InvalidCheckpoint, match="older"):
+        await log.verify("s", own, since=second, against=first)
+
+    table = log._log.format.table
+    await log.database.write(lambda connection: connection.execute(table.delete().where(table.c.seq > 9)) and None)
+    assert (await log.verify("s", own, against=first)).seq == 9
+    for named in ({"against": second}, {"since": second}):
+        with pytest.raises(ChainBroken, match="cut off") as cut:
+            await log.verify("s", own, **named)
+        assert cut.value.seq == 10
+    with pytest.raises(ChainBroken, match="cut off"):
+        await log.sign("s", own, key)  # nobody signs what contradicts his last signature
+
+    await log.append("s", "alice", b"x")
+    with pytest.raises(InvalidCheckpoint, match="its writer is who does"):
+        await log.sign("s", own, keys.generate(tmp_path / "other"))
+    seal = await log.sign("s", "alice", key)
+    with pytest.raises(InvalidCheckpoint, match="trusted"):
+        await log.verify("s", "alice", against=seal)
+    assert (await log.verify("s", "alice", against=seal, trusted=[key.fingerprint])).seq == 1
