@@ -86,7 +86,7 @@ def renumbered(rows: list[Row], i: int, change: Any) -> list[Row]:
 
 
 def last_of(rows: list[Row], j: int) -> Row:
-    return max(row for row in rows if row[:2] == rows[j][:2])
+    return max((row for row in rows if row[:2] == rows[j][:2]), key=lambda row: row[2])
 
 
 def with_column(rows: list[Row], i: int, column: int, value: Any) -> list[Row]:
