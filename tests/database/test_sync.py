@@ -300,3 +300,17 @@ async def test_what_one_side_wrote_the_other_side_reads(engine: Engine, place: s
             assert answers(connection, ids) == theirs
     finally:
         await store.close()
+
+
+def test_a_program_that_commits_as_it_goes_loses_nothing(engine: Engine) -> None:
+    """SQLAlchemy begins by itself, and so do our statements, which go past it."""
+    with engine.connect() as connection:
+        sql_write.apply_each(connection, "default", [[Put(Datum("a", b"a", 1.0))]], time.time)
+        assert connection.in_transaction()
+        connection.commit()
+        assert not connection.in_transaction()
+        sql_write.apply_each(connection, "default", [[Put(Datum(f"b{n}", b"b", 1.0)) for n in range(40)]], time.time)
+        connection.rollback()
+        sql_write.apply_each(connection, "default", [[Put(Datum("c", b"c", 1.0))]], time.time)
+    with engine.connect() as connection:
+        assert [each.id for each in sql_read.query(connection, "default", Query(), time.time())] == ["a"]

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
 
 from dgent.database.file_lock import FileLock
+from dgent.database.statement import OWN_TURNS
 from dgent.exceptions import Corrupt
 from dgent.settings import Settings, private_file
 
@@ -196,6 +197,7 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=str(path)), creator=create, poolclass=NullPool, hide_parameters=True
     )
+    engine.dialect.driver = OWN_TURNS
     _hook(engine)
     return engine
 

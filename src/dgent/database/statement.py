@@ -29,11 +29,18 @@ _SHORT: Final = 64 * 1024
 """Bytes up to which rows go together, because sqlite3 copies whatever it binds."""
 
 
+OWN_TURNS: Final = "pysqlite_turns"
+"""What the dialect of our synchronous SQLite engine calls its driver, so that it begins as others do."""
+_BEGUN: Final = {"pysqlite", "aiosqlite", "asyncpg"}
+"""Drivers whose connections come with a transaction of ours or of a session, or in an autocommit that is meant."""
+
+
 class _Compiled(NamedTuple):
     sql: str
     arrange: Callable[[Sequence[Any]], Any] | None  # None where the parameters already stand in the driver's order
     run: Callable[[Any, str, Any], tuple[list[Any], int]]
     run_many: Callable[[Any, str, list[Any]], None]
+    begins: bool  # as SQLAlchemy does before a statement of its own, so that its commit() is one
 
 
 class Statement:
@@ -66,6 +73,8 @@ class Statement:
     def run_many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
         """Run it once per row of values."""
         compiled = self._for(connection.dialect)
+        if compiled.begins and not connection.in_transaction():
+            connection.begin()
         values = list(rows)
         if compiled.arrange is not None:
             values = [compiled.arrange(value) for value in values]
@@ -74,6 +83,8 @@ class Statement:
     def _run(self, connection: Connection, values: Sequence[Any]) -> tuple[list[Any], int]:
         dialect = connection.dialect
         compiled = self._compiled.get(dialect.driver) or self._for(dialect)
+        if compiled.begins and not connection.in_transaction():
+            connection.begin()
         if compiled.arrange is not None:
             values = compiled.arrange(values)
         return compiled.run(connection.connection.dbapi_connection, compiled.sql, values)
@@ -96,7 +107,7 @@ class Statement:
         if not self._element.is_text:
             counts = self._element.is_dml and not compiled.effective_returning
             run = _QUICK.get((dialect.driver, "count" if counts else "rows"), run)
-        return _Compiled(compiled.string, arrange, run, run_many)
+        return _Compiled(compiled.string, arrange, run, run_many, dialect.driver not in _BEGUN)
 
 
 class BulkInsert:
@@ -266,6 +277,7 @@ def _hop_many(dbapi: Any, sql: str, rows: list[Any]) -> None:
 
 _QUICK: Final = {
     ("pysqlite", "rows"): _rows,
+    (OWN_TURNS, "rows"): _rows,
     ("aiosqlite", "rows"): _hop_rows,
     ("asyncpg", "rows"): _fetch,
     ("asyncpg", "count"): _execute,
