@@ -100,7 +100,11 @@ def test_a_tail_that_was_cut_off_shows_against_a_checkpoint(filled: Runner, clea
 def test_a_follower_shows_what_is_there_and_what_comes(filled: Runner) -> None:
     lines = filled("log", "follow", "talk", "--writer", "alice", "--after", 2, "--limit", 2, "--json").text.splitlines()
     assert [json.loads(line)["text"] for line in lines] == ["turn 2", "turn 3"]
-    process = spawned("log", "follow", "talk", "--json")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job in the background ignores it
+    try:
+        process = spawned("log", "follow", "talk", "--json")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     try:
         seen = [json.loads(process.stdout.readline()) for _ in range(5)]
