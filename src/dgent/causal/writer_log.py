@@ -53,8 +53,7 @@ class Batch(NamedTuple):
 class WriterLog:
     """The logs of one format. The tables are those of `tables.create`; each verb runs in a transaction of the caller's.
 
-    It must have begun, as in `with engine.begin() as connection`: the verbs go past SQLAlchemy, which begins none for
-    them.
+    Where none is open, a verb begins one, as SQLAlchemy does; the caller commits it.
 
     Args:
         format: how entries are chained: ours, or `AGENT_STORE`, which the crate of that name reads and writes.
@@ -87,12 +86,11 @@ class WriterLog:
             check_payload(payload)
         while listed:
             entries = chained(self.format, stream, writer, *self.head(connection, stream, writer), listed)
-            rows = [_row(entry) for entry in entries]
-            if self._sql.claim.run(
-                connection, *rows[0], topic(self.format, stream)
-            ):  # else another transaction took that seq and has committed
-                self._sql.insert.run(connection, rows[1:])
+            first, *rest = [_row(entry) for entry in entries]
+            if self._sql.claim.run(connection, *first, topic(self.format, stream)):
+                self._sql.insert.run(connection, rest)
                 return entries
+            # Another transaction took that seq and has committed: its entry is the head now.
         return []
 
     def append_each(self, connection: Connection, batches: list[Batch]) -> list[list[Entry] | Exception]:
@@ -123,8 +121,7 @@ class WriterLog:
             MalformedRow: what stands there has a form that no entry can have.
         """
         check_names(stream, writer)
-        row = self._sql.head.row(connection, stream, writer)
-        return _head_of(stream, writer, row)
+        return _head_of(stream, writer, self._sql.head.row(connection, stream, writer))
 
     def at(self, connection: Connection, stream: str, writer: str, seq: int) -> Head:
         """Return where the log ended when it had no more than so many entries; nothing is recomputed.
