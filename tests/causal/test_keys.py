@@ -137,6 +137,12 @@ def test_nothing_is_overwritten(tmp_path: Path, there: str, kind: str) -> None:
         assert path.read_bytes() == b"mine"
 
 
+@pytest.mark.parametrize("path", ["", ".", "/"])
+def test_a_path_that_names_no_file_is_refused(path: str) -> None:
+    with pytest.raises(InvalidKey, match="names no file"):
+        generate(path)
+
+
 def test_a_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ReadOnly):

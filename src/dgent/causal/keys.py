@@ -53,10 +53,12 @@ def generate(path: str | Path) -> SigningKey:
     The directory is made (0700) if it is not there; an interrupted run leaves no half of a key.
 
     Raises:
-        InvalidKey: one of the two files is there already. CapabilityMissing: `cryptography` is not installed.
+        InvalidKey: one of the two files is there already, or the path names none. CapabilityMissing: `cryptography` is not installed.
         ReadOnly, DiskFull: they cannot be written.
     """
     path = Path(path)
+    if not path.name:
+        raise InvalidKey(f"{str(path)!r} names no file for a key")
     form = _load("serialization")
     key: Ed25519PrivateKey = _load("asymmetric.ed25519").Ed25519PrivateKey.generate()
     pem = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
