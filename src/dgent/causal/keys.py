@@ -53,8 +53,8 @@ def generate(path: str | Path) -> SigningKey:
     The directory is made (0700) if it is not there; an interrupted run leaves no half of a key.
 
     Raises:
-        InvalidKey: one of the two files is there already, or the path names none. CapabilityMissing: `cryptography` is not installed.
-        ReadOnly, DiskFull: they cannot be written.
+        InvalidKey: one of the two files is there already, or the path names none.
+        CapabilityMissing: `cryptography` is not installed. ReadOnly, DiskFull: they cannot be written.
     """
     path = Path(path)
     if not path.name:
