@@ -15,13 +15,14 @@ from dgent.exceptions import InvalidInput, UpgradeError, VersionConflict
 from dgent.swap import swap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from dgent.bridge import TableAdapter
     from dgent.bridge.layout import Layout
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
     from dgent.protocol import DgentProtocol
+    from dgent.query import Page
 
 _MICROSECOND = 1e-6
 
@@ -72,21 +73,13 @@ async def backfill(
         InvalidRow: the table does not take a crystal; the message names its id, the field and the reason.
         InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: one cannot be read; nothing was written.
     """
-    advance = progress or (lambda amount: None)
     report = Copied(schema=schema.name, table=adapter.table)
-    async for page in pages(store, schema.name, batch):
-        report.found += len(page)
-        for datum in page:
-            report.attempt(datum.id, partial(_as_row, datum, schema, adapter.layout), strict=not dry_run)
-        advance(len(page))
-    if dry_run:
-        return report
-    report.found = 0
-    async for page in pages(store, schema.name, batch):
-        crystals = [_current(datum, schema) for datum in page]
-        report.found += len(page)
-        await _write_rows(crystals, schema, adapter, report)
-        advance(len(page))
+
+    async def write(page: Page) -> None:
+        await _write_rows([_current(datum, schema) for datum in page], schema, adapter, report)
+
+    attempt = partial(_as_row, schema=schema, layout=adapter.layout)
+    await _copy(partial(pages, store, schema.name, batch), attempt, None if dry_run else write, report, progress)
     return report
 
 
@@ -108,22 +101,37 @@ async def demote(
     Raises:
         InvalidCrystal: a row does not fit the contract; the message names its id. Nothing was written.
     """
-    advance = progress or (lambda amount: None)
     report = Copied(schema=schema.name, table=adapter.table)
-    async for page in pages(adapter, None, batch):
-        report.found += len(page)
-        for row in page:
-            report.attempt(row.id, partial(crystal_of, row, schema, adapter.layout), strict=not dry_run)
-        advance(len(page))
-    if dry_run:
-        return report
-    report.found = 0
-    async for page in pages(adapter, None, batch):
-        crystals = [crystal_of(row, schema, adapter.layout) for row in page]
-        report.found += len(page)
-        await _write_crystals(crystals, schema, store, report)
-        advance(len(page))
+
+    async def write(page: Page) -> None:
+        await _write_crystals([crystal_of(row, schema, adapter.layout) for row in page], schema, store, report)
+
+    attempt = partial(crystal_of, schema=schema, layout=adapter.layout)
+    await _copy(partial(pages, adapter, None, batch), attempt, None if dry_run else write, report, progress)
     return report
+
+
+async def _copy(
+    source: Callable[[], AsyncIterator[Page]],
+    attempt: Callable[[Datum], object],
+    write: Callable[[Page], Awaitable[None]] | None,
+    report: Copied,
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Try all, then write all; without `write` it is a trial, and what is refused goes into the report."""
+    advance = progress or (lambda amount: None)
+    async for page in source():
+        report.found += len(page)
+        for datum in page:
+            report.attempt(datum.id, partial(attempt, datum), strict=write is not None)
+        advance(len(page))
+    if write is None:
+        return
+    report.found = 0  # there may be more by now
+    async for page in source():
+        report.found += len(page)
+        await write(page)
+        advance(len(page))
 
 
 async def _write_rows(crystals: list[Crystal[Any]], schema: Schema[Any], adapter: TableAdapter, report: Copied) -> None:
