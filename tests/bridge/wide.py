@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from datetime import date, datetime, time, timedelta  # SQLAlchemy reads the annotations at run time
 from decimal import Decimal
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +31,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, mapped_column
 
-from dgent.datum import uuid7
 from dgent.models import (
     Base,
     CausalMixin,
@@ -42,6 +42,8 @@ from dgent.models import (
     VersionMixin,
     utcnow,
 )
+
+_codes = count()
 
 
 class Color(enum.Enum):
@@ -78,7 +80,7 @@ class Wide(Base):
     color: Mapped[Color | None] = mapped_column(Enum(Color))
     word: Mapped[str | None] = mapped_column(Enum("a", "b", name="test_word"))
     plain: Mapped[Any] = mapped_column(JSON().with_variant(postgresql.JSONB(), "postgresql"), nullable=True)
-    code: Mapped[str] = mapped_column(String(5), unique=True, default=lambda: uuid7()[-5:])
+    code: Mapped[str] = mapped_column(String(5), unique=True, default=lambda: f"{next(_codes):05x}")
     score: Mapped[int] = mapped_column(server_default=text("7"))
     column_name: Mapped[str | None] = mapped_column("other_name")
 
