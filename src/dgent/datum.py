@@ -185,13 +185,9 @@ class Datum:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a JSON object: content as `text` where it is UTF-8, else as `base64`."""
-        try:
-            body = {"text": self.content.decode()}
-        except UnicodeDecodeError:
-            body = {"base64": base64.b64encode(self.content).decode()}
         return {
             "id": self.id,
-            **body,
+            **text_or_base64(self.content),
             "created_at": self.created_at,
             "causal_parent": self.causal_parent,
             "metadata": dict(self.metadata),
@@ -326,6 +322,14 @@ def _content_of(content: bytes | str | None, data: Any) -> bytes:
         return content.encode()
     except UnicodeEncodeError:
         raise InvalidDatum("content holds a lone surrogate, which is not Unicode text: pass bytes") from None
+
+
+def text_or_base64(content: bytes) -> dict[str, str]:
+    """Return bytes as a field of a JSON object: `text` where they are UTF-8, else `base64`."""
+    try:
+        return {"text": content.decode()}
+    except UnicodeDecodeError:
+        return {"base64": base64.b64encode(content).decode()}
 
 
 def _body_of(record: Mapping[str, Any]) -> bytes:

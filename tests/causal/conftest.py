@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.causal.places import sync_engine
+from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE, OWN, Format
 from dgent.causal.tables import create

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from blake3 import blake3
-from sqlalchemy import create_engine
-from sqlalchemy.engine import make_url
 
 from dgent.database import Database, open_database
 from dgent.database.errors import translated
-from dgent.database.sqlite_engine import create_sync_engine
 from dgent.exceptions import ChainBroken
 from dgent.settings import Settings
 
@@ -28,12 +24,6 @@ Row: TypeAlias = "tuple[Any, Any, Any, Any, Any, Any]"
 """stream, writer, seq, prev_hash, content_hash, payload"""
 COLUMNS = ("stream", "writer", "seq", "prev_hash", "content_hash", "payload")
 CONTEXT = "dgent 2026-11 writer log v1"
-
-
-def sync_engine(place: str) -> Engine:
-    if place.startswith("postgresql"):
-        return create_engine(make_url(place).set(drivername="postgresql+psycopg"), hide_parameters=True)
-    return create_sync_engine(Path(place), Settings.load())
 
 
 def async_database(place: str) -> Database:

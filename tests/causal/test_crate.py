@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.assets.freeze_agent_store import ENTRIES, GENERATIONS, TABLES, add, chains, make
-from tests.causal.places import async_database, sync_engine, verified
+from tests.causal.places import async_database, verified
+from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE
 from dgent.causal.generation import Generation

@@ -20,10 +20,10 @@ from tests.causal.places import (
     chain,
     held,
     put,
-    sync_engine,
     undone,
     verified,
 )
+from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE, OWN, Format
 from dgent.causal.tables import create

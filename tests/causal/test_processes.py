@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.causal.places import async_database, sync_engine
+from tests.causal.places import async_database
 from tests.faults.processes import Child, ready, started, together
+from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import FORMATS
 from dgent.causal.generation import Generation

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import make_url
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 from tests.faults.processes import Child
 from tests.faults.stores import sqlite as opened
+from tests.faults.stores import sync_engine
 
 from dgent.database.file_lock import FileLock
 from dgent.database.sqlite_engine import create_sync_engine, lock_path
@@ -40,12 +40,6 @@ ROUNDS = 60
 def place(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
     """Where an empty database is, of each kind in turn: a path, or a URL."""
     return str(sqlite_path) if request.param == "sqlite" else request.getfixturevalue("postgres_url")
-
-
-def sync_engine(place: str, **settings: Any) -> Engine:
-    if place.startswith("postgresql"):
-        return create_engine(make_url(place).set(drivername="postgresql+psycopg"), hide_parameters=True)
-    return create_sync_engine(Path(place), Settings.load(**settings))
 
 
 def async_store(place: str, **named: Any) -> SqlBackend:

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import create_engine
+from sqlalchemy.engine import make_url
+
+from dgent.database.sqlite_engine import create_sync_engine
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
@@ -12,7 +17,8 @@ from dgent.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
+
+    from sqlalchemy import Engine
 
     from dgent.protocol import Backend
 
@@ -42,3 +48,10 @@ async def sqlite(path: Path, **settings: Any) -> AsyncIterator[SQLiteBackend]:
         yield store
     finally:
         await store.close()
+
+
+def sync_engine(place: str, **settings: Any) -> Engine:
+    """Return the engine of a synchronous program; `place` is a path, or the URL of a PostgreSQL database."""
+    if place.startswith("postgresql"):
+        return create_engine(make_url(place).set(drivername="postgresql+psycopg"), hide_parameters=True)
+    return create_sync_engine(Path(place), Settings.load(**settings))

@@ -101,7 +101,7 @@ class Log:
     async def entries(self, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT) -> list[Entry]:
         """Return the entries behind a seq, in order."""
         self._check_page(limit)
-        return await self._read(_is_short(limit), self._log.entries, stream, writer, after=after, limit=limit)
+        return await self._read(limit <= SHORT, self._log.entries, stream, writer, after=after, limit=limit)
 
     async def merged(self, stream: str, *, after: Mapping[str, int] | None = None, limit: int = LIMIT) -> list[Entry]:
         """Return entries of all writers behind a position: each writer's in order, the writers' by turns."""
@@ -247,10 +247,6 @@ class Log:
                 f"the payload has {len(payload):,} bytes, the limit is {most:,}: raise the setting max_content, or "
                 "append a reference to it"
             )
-
-
-def _is_short(limit: int) -> bool:
-    return limit <= SHORT
 
 
 def _position(writer: str | None, after: After) -> dict[str, int]:

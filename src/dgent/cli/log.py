@@ -295,17 +295,13 @@ def _gist(entry: Entry) -> str:
 
 
 def _record(entry: Entry) -> dict[str, Any]:
-    import base64
+    from dgent.datum import text_or_base64
 
-    try:
-        body = {"text": entry.payload.decode()}
-    except UnicodeDecodeError:
-        body = {"base64": base64.b64encode(entry.payload).decode()}
     return {
         "stream": entry.stream,
         "writer": entry.writer,
         "seq": entry.seq,
-        **body,
+        **text_or_base64(entry.payload),
         "prev_hash": entry.prev_hash.hex() if entry.prev_hash else None,
         "content_hash": entry.content_hash.hex(),
         "format": entry.format,

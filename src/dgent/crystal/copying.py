@@ -76,7 +76,7 @@ async def backfill(
     report = Copied(schema=schema.name, table=adapter.table)
 
     async def write(page: Page) -> None:
-        await _write_rows([_current(datum, schema) for datum in page], schema, adapter, report)
+        await _write_rows([upgraded(datum, schema) for datum in page], schema, adapter, report)
 
     attempt = partial(_as_row, schema=schema, layout=adapter.layout)
     await _copy(partial(pages, store, schema.name, batch), attempt, None if dry_run else write, report, progress)
@@ -194,12 +194,8 @@ def _equal(crystal: Crystal[Any], other: Crystal[Any] | None) -> bool:
     )
 
 
-def _current(datum: Datum, schema: Schema[Any]) -> Crystal[Any]:
-    return Crystal.from_datum(upgraded(datum, schema), schema)
-
-
 def _as_row(datum: Datum, schema: Schema[Any], layout: Layout) -> Datum:
-    return row_of(_current(datum, schema), layout)
+    return row_of(upgraded(datum, schema), layout)
 
 
 def _read_back(row: Datum, schema: Schema[Any], layout: Layout) -> Crystal[Any] | None:
@@ -215,6 +211,6 @@ def _crystallized(datum: Datum, schema: Schema[Any]) -> Crystal[Any] | None:
     if datum.schema != schema.name:
         return None
     try:
-        return _current(datum, schema)
+        return upgraded(datum, schema)
     except (InvalidInput, UpgradeError):
         return None

@@ -177,14 +177,14 @@ def names_in(metadata_json: str) -> tuple[str | None, int]:
     return name, version if type(version) is int and version > 0 else -1
 
 
-def upgraded(datum: Datum, schema: Schema[Any]) -> Datum:
-    """Return a datum rewritten as the current version of its schema has it; the rest of it stays.
+def upgraded(datum: Datum, schema: Schema[T]) -> Crystal[T]:
+    """Return the crystal of a datum rewritten as the current version of its schema has it; the rest of it stays.
 
     Raises:
         InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: as for `Crystal.from_datum`.
     """
     crystal = Crystal.from_datum(datum, schema)
-    return crystal.replace(crystal.value).datum
+    return crystal.replace(crystal.value)
 
 
 def _labels(value: Any, schema: Schema[Any], tags: Iterable[str], author: str | None) -> dict[str, Any]:

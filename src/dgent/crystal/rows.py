@@ -78,7 +78,7 @@ def crystal_of(row: Datum, schema: Schema[T], layout: Layout) -> Crystal[T]:
         causal_parent=row.causal_parent,
         metadata={**labels, **about, SCHEMA: schema.name, VERSION: schema.version},
     )
-    return Crystal.from_datum(datum, schema)
+    return Crystal(schema, datum, value)
 
 
 def _cell(layout: Layout, field: Field, part: Any) -> Any:

@@ -77,6 +77,6 @@ async def _rewrite(store: DgentProtocol, id: str, schema: Schema[Any]) -> int:
     async def change(live: Datum | None) -> tuple[Datum | None, int]:
         if live is None or live.schema != schema.name or envelope(live)[1] >= schema.version:
             return None, 0
-        return upgraded(live, schema), 1
+        return upgraded(live, schema).datum, 1
 
     return await swap(store, id, change)
