@@ -11,6 +11,7 @@ import pytest
 from dgent import exceptions
 from dgent.exceptions import (
     ChainBroken,
+    DeliveryPending,
     DgentError,
     DgentWarning,
     InvalidRow,
@@ -56,7 +57,7 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
     assert (kind.__doc__ or "").splitlines()[0].endswith(".")
 
 
-OF_PARTS = {ChainBroken, InvalidRow, NonMonotonicGeneration, StateConflict, VersionConflict}
+OF_PARTS = {ChainBroken, DeliveryPending, InvalidRow, NonMonotonicGeneration, StateConflict, VersionConflict}
 """These are made of parts, and write their message themselves."""
 
 
@@ -73,6 +74,12 @@ def test_a_version_conflict_travels_between_processes() -> None:
     assert str(error) == "'counter': expected version 3, but version 4 is live: get it again and retry"
     assert "no version" in str(VersionConflict("counter", 0, 1))
     assert "nothing is live" in str(VersionConflict("counter", 1, 0))
+
+
+def test_what_is_on_its_way_travels_between_processes() -> None:
+    error = pickle.loads(pickle.dumps(DeliveryPending("postgres", 1204)))  # noqa: S301 - our own bytes
+    assert (type(error), error.store, error.waiting) == (DeliveryPending, "postgres", 1204)
+    assert str(error) == "1,204 writes are still on their way to postgres: try again when they are in"
 
 
 def test_a_state_conflict_travels_between_processes() -> None:

@@ -48,6 +48,7 @@
         │   ├── UnknownBackend              a backend name that nobody registered
         │   └── NoBackendAvailable          none of those to choose from answers
         ├── StorageTimeout (TimeoutError)   a bounded wait came to its end; nothing was written
+        │   └── DeliveryPending             writes that waited for this store are still on their way to it
         ├── DiskFull (OSError)
         ├── ReadOnly (OSError)
         ├── Corrupt                         stored bytes are not what was written
@@ -62,6 +63,7 @@
     DgentWarning (UserWarning)
     ├── DegradedWarning                     a later backend of the chain serves
     ├── SettingsWarning                     a config file was skipped or a value ignored
+    ├── DamagedWarning                      a page left out a datum that is not what was written
     └── PrivacyWarning                      a file of ours can be read by other users
 
 A message says what happened, to what, and what to do next. It never holds a password, and never the text of a
@@ -295,6 +297,20 @@ class StorageTimeout(StorageError, TimeoutError):
     """A bounded wait came to its end before anything was written."""
 
 
+class DeliveryPending(StorageTimeout):
+    """Writes that waited for this store are still on their way to it, so that it cannot answer for all of them yet.
+
+    Attributes: `store` by its name, and `waiting`, how many.
+    """
+
+    def __init__(self, store: str, waiting: int) -> None:
+        self.store, self.waiting = store, waiting
+        super().__init__(f"{waiting:,} writes are still on their way to {store}: try again when they are in")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return DeliveryPending, (self.store, self.waiting)
+
+
 class DiskFull(StorageError, OSError):
     """There is no space left; what was acknowledged is safe, this write is not in."""
 
@@ -368,6 +384,10 @@ class DegradedWarning(DgentWarning):
 
 class SettingsWarning(DgentWarning):
     """A config file was skipped or a value ignored."""
+
+
+class DamagedWarning(DgentWarning):
+    """A page left out a datum that is not what was written; `Page.damaged` names it."""
 
 
 class PrivacyWarning(DgentWarning):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
 
 import orjson
 from blake3 import blake3
@@ -32,14 +32,39 @@ _STEP: Final = re.compile(
 )
 
 
+class Damaged(NamedTuple):
+    """A stored version that is not what was written. What it says of itself cannot be trusted.
+
+    Attributes:
+        id, version: as they are stored.
+        reason: what is wrong with it.
+        content: the bytes that are stored, for whoever wants to save what can be saved.
+    """
+
+    id: str
+    version: int
+    reason: str
+    content: bytes = b""
+
+
 class Page(list[Datum]):
-    """A list of datums that knows how to go on: pass `page.cursor` to the same call; None means the end."""
+    """A list of datums that knows how to go on.
 
-    __slots__ = ("cursor",)
+    Attributes:
+        cursor: pass it to the same call for the next page; None means the end.
+        damaged: what would stand on this page, if it were whole.
+    """
 
-    def __init__(self, datums: Iterator[Datum] | list[Datum] = (), cursor: str | None = None) -> None:  # type: ignore[assignment]
+    __slots__ = ("cursor", "damaged")
+
+    def __init__(
+        self,
+        datums: Iterator[Datum] | list[Datum] = (),  # type: ignore[assignment]
+        cursor: str | None = None,
+        damaged: tuple[Damaged, ...] = (),
+    ) -> None:
         super().__init__(datums)
-        self.cursor = cursor
+        self.cursor, self.damaged = cursor, damaged
 
 
 @dataclass(frozen=True, eq=False)
