@@ -1,4 +1,8 @@
-"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`."""
+"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+
+`now` is the time in Unix seconds by which datums have expired or not, where the database has no clock of its own: see
+`constructs.statement_time`.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from sqlalchemy import (
 )
 
 from dgent.checks import ID_LENGTH
-from dgent.database.constructs import BYTEWISE, last_of_each, unindexed
+from dgent.database.constructs import BYTEWISE, has_clock, last_of_each, statement_time, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.tables import READ, datum_of, datums, datums_of, heads, terms
@@ -50,17 +54,18 @@ def _end(prefix: str) -> str:
 
 
 def _unexpired(columns: Any) -> ColumnElement[bool]:
-    return or_(columns.expires_at.is_(None), columns.expires_at > bindparam("now"))
+    return or_(columns.expires_at.is_(None), columns.expires_at > statement_time("now"))
 
 
-_GET = Statement(
+_last = (
     select(*READ)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
     .order_by(d.version.desc())
     .limit(literal_column("1"))
-    .offset(literal_column("0")),  # without it SQLAlchemy writes OFFSET ?, which every read would have to bind
-    "ns id",
+    .offset(literal_column("0"))  # without it SQLAlchemy writes OFFSET ?, which every read would have to bind
 )
+_of_last = _last.subquery("last")
+_GET = Statement(_last, "ns id", timed=select(_of_last).where(_unexpired(_of_last.c)))
 _GET_VERSION = Statement(
     select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
@@ -71,13 +76,13 @@ _GET_MANY = Statement(
     "ns ids now",
     lists="ids",
 )
-_COUNT = Statement(select(func.count()).where(d.namespace == bindparam("ns"), d.live), "ns")
-_COUNT_EXPIRED = Statement(
-    select(func.count()).where(
-        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
-    ),
-    "ns now",
+_live_ones = select(func.count()).where(d.namespace == bindparam("ns"), d.live).scalar_subquery()
+_expired_ones = (
+    select(func.count())
+    .where(d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= statement_time("now"))
+    .scalar_subquery()
 )
+_COUNT = Statement(select(_live_ones - _expired_ones), "ns now")  # as at one moment
 _in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id < bindparam("end"))
 _COUNT_RANGE = Statement(select(func.count()).where(_in_range, d.live, _unexpired(d)), "ns first end now")
 _WIDTH_OF_RANGE = Statement(
@@ -177,8 +182,8 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
         row = _GET_VERSION.row(connection, namespace, id, version)
     else:
         row = _GET.row(connection, namespace, id)
-        if row is not None and row[_EXPIRES_AT] is not None and row[_EXPIRES_AT] <= now:
-            return None
+        if row is not None and row[_EXPIRES_AT] is not None and not has_clock(connection) and row[_EXPIRES_AT] <= now:
+            return None  # a database that has a clock has looked
     return None if row is None else datum_of(namespace, row)
 
 
@@ -211,8 +216,7 @@ def count(connection: Connection, namespace: str, prefix: str | None, now: float
     """Return how many datums are live."""
     if prefix:
         return int(_COUNT_RANGE.rows(connection, namespace, prefix, _end(prefix), now)[0][0])
-    live = _COUNT.rows(connection, namespace)[0][0]
-    return int(live - _COUNT_EXPIRED.rows(connection, namespace, now)[0][0])
+    return int(_COUNT.rows(connection, namespace, now)[0][0])
 
 
 def causal_chain(connection: Connection, namespace: str, id: str, now: float, most: int) -> list[Datum]:
@@ -222,9 +226,19 @@ def causal_chain(connection: Connection, namespace: str, id: str, now: float, mo
         LimitExceeded: there are more than `most`.
     """
     rows = _CHAIN.rows(connection, namespace, id, now, most)
-    if len(rows) > most:
+    if len(rows) > most and len(rows := _once(rows)) > most:
         raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
     return datums_of(namespace, rows)
+
+
+def _once(rows: list[Any]) -> list[Any]:
+    """Return the rows of a chain up to the first that comes again: a clock that went back may bring a cycle to life."""
+    passed: dict[str, Any] = {}
+    for row in reversed(rows):
+        if row[0] in passed:
+            break
+        passed[row[0]] = row
+    return list(passed.values())[::-1]
 
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:

@@ -185,6 +185,15 @@ def datum_of(namespace: str, row: Any) -> Datum | None:
     return None
 
 
+def is_whole(row: Row) -> bool:
+    """Tell whether a row is what was written."""
+    try:
+        datum_of(row.namespace, (*row[1:4], *row[5:]))
+    except Corrupt:
+        return False
+    return True
+
+
 def _corrupt(namespace: str, id: Any, version: Any) -> Corrupt:
     return Corrupt(
         f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, or "
