@@ -19,7 +19,7 @@ from dgent.database.file_lock import FileLock
 from dgent.database.sqlite_engine import create_sync_engine, lock_path
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, StorageTimeout, VersionConflict
-from dgent.memory import sql_read, sql_write
+from dgent.memory import sql_erase, sql_read, sql_write
 from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql import SqlBackend
 from dgent.memory.sql_write import Delete, Put
@@ -281,11 +281,11 @@ async def test_what_one_side_wrote_the_other_side_reads(engine: Engine, place: s
     ids = [*(f"d{n}" for n in range(10)), "late", "kept", "x"]
     store = async_store(place, namespace="sync")
     try:
-        for write in (sql_write.purge, sql_write.compact):
+        for write in (sql_erase.purge, sql_erase.compact):
             theirs = await asked(store, ids)
             with engine.begin() as connection:
                 assert answers(connection, ids) == theirs
-                arguments = [["d1"]] if write is sql_write.purge else [time.time(), 1, None]
+                arguments = [["d1"]] if write is sql_erase.purge else [time.time, 1, None]
                 assert write(connection, "sync", *arguments) > 0
         await store.put_many([datum.replace(content=b"theirs") for datum in datums[5:]])
         await store.delete("d6")

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.database.statement import Statement
-from dgent.memory import sql_read, sql_write
+from dgent.memory import sql_erase, sql_head, sql_read, sql_write
 from dgent.memory.sql_read import _listing, _Shape
 from dgent.memory.tables import create
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (sql_read, sql_write)
+    for module in (sql_erase, sql_head, sql_read, sql_write)
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }

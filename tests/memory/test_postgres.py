@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tests.server_clock import ServerClock
 
 from dgent.datum import Limits
 from dgent.memory.postgres import PostgresBackend
@@ -27,4 +28,5 @@ class TestPostgres(DgentContract):
         clock: Callable[[], float] = time.time,
         limits: Limits = Limits(),  # noqa: B008  # frozen
     ) -> PostgresBackend:
+        ServerClock(place).follow(clock)
         return PostgresBackend(place, namespace, clock=clock, limits=limits)

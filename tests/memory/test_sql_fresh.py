@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import pytest
 from tests.database.proxy import Proxy
+from tests.server_clock import ServerClock
 
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, OutcomeUnknown, StorageTimeout, VersionConflict
@@ -33,6 +34,7 @@ _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_databa
 async def opened(url: str, namespace: str = "n", **rest: Any) -> AsyncIterator[PostgresBackend]:
     """Open a store that knows where the head of its namespace is."""
     settings = Settings.load(connect_timeout=2, **rest.pop("settings", {}))
+    ServerClock(url).follow(rest.get("clock"))
     store = PostgresBackend(url, namespace, settings=settings, **rest)
     try:
         await store.put(Datum(f"first of {id(store)}", b"", 0.0))

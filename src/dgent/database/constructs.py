@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Text, and_, bindparam
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Float, Text, and_, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
+    from sqlalchemy import Connection, Table
     from sqlalchemy.sql.compiler import SQLCompiler
 
 BYTEWISE = Text().with_variant(Text(collation="C"), "postgresql")
@@ -174,3 +174,45 @@ def _announcing_sqlite(element: announcing, compiler: SQLCompiler, **kw: Any) ->
 def _announcing_postgresql(element: announcing, compiler: SQLCompiler, **kw: Any) -> str:
     text, topic = (compiler.process(clause, **kw) for clause in element.clauses)
     return f"(SELECT {text} FROM pg_notify('{CHANNEL}', {topic}))"  # noqa: S608  # our names, parameters bound
+
+
+def has_clock(connection: Connection) -> bool:
+    """Tell whether the database has a clock of its own: then `statement_time` and `clock_time` are what that shows."""
+    return connection.dialect.name != "sqlite"
+
+
+class statement_time(FunctionElement[float]):  # noqa: N801  # reads as a function in SQL expressions
+    """The time when the statement began, in Unix seconds: the server's, so that all hosts have one clock.
+
+    A file has no clock: on SQLite it is the parameter of this name, the time of the process. PostgreSQL leaves the
+    parameter out. It is the same throughout a statement, so that an index can be asked with it.
+    """
+
+    type = Float(53)
+    name = "statement_time"
+    inherit_cache = True
+
+    def __init__(self, parameter: str) -> None:
+        super().__init__(bindparam(parameter, type_=Float(53)))
+
+
+class clock_time(statement_time):  # noqa: N801  # reads as a function in SQL expressions
+    """As `statement_time`, but the time when it is evaluated: after a wait for a lock, say."""
+
+    name = "clock_time"
+    inherit_cache = True
+
+
+_CLOCKS: Final = {"statement_time": "statement_timestamp", "clock_time": "clock_timestamp"}
+
+
+@compiles(statement_time, "sqlite")
+@compiles(clock_time, "sqlite")
+def _time_sqlite(element: statement_time, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(next(iter(element.clauses)), **kw)
+
+
+@compiles(statement_time, "postgresql")
+@compiles(clock_time, "postgresql")
+def _time_postgresql(element: statement_time, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"(extract(epoch FROM {_CLOCKS[element.name]}())::float8)"

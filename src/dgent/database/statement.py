@@ -47,13 +47,17 @@ class _Compiled(NamedTuple):
 class Statement:
     """A statement with named parameters, called with positional values in the order of `params`.
 
-    A parameter named in `lists` takes a list of texts, for `constructs.one_of`.
+    A parameter named in `lists` takes a list of texts, for `constructs.one_of`. `timed` is what a database is asked
+    instead that has a clock of its own, see `constructs.has_clock`.
     """
 
-    __slots__ = ("_compiled", "_element", "_lists", "_params")
+    __slots__ = ("_compiled", "_element", "_lists", "_params", "_timed")
 
-    def __init__(self, element: Executable, params: str = "", *, lists: str = "") -> None:
+    def __init__(
+        self, element: Executable, params: str = "", *, lists: str = "", timed: Executable | None = None
+    ) -> None:
         self._element = element
+        self._timed = element if timed is None else timed
         self._params = params.split()
         self._lists = [self._params.index(name) for name in lists.split()]
         self._compiled: dict[str, _Compiled] = {}
@@ -71,11 +75,16 @@ class Statement:
         """Run it and return how many rows it changed."""
         return self._run(connection, values)[1]
 
-    def run_many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
-        """Run it once per row of values."""
-        compiled = self._for(connection.dialect)
+    def begin(self, connection: Connection) -> None:
+        """Begin the transaction that it would begin: who looks at the clock after that has waited for his turn."""
+        compiled = self._compiled.get(connection.dialect.driver) or self._for(connection.dialect)
         if compiled.begins and not connection.in_transaction():
             connection.begin()
+
+    def run_many(self, connection: Connection, rows: Iterable[Sequence[Any]]) -> None:
+        """Run it once per row of values."""
+        self.begin(connection)
+        compiled = self._for(connection.dialect)
         values = list(rows)
         if compiled.arrange is not None:
             values = [compiled.arrange(value) for value in values]
@@ -97,16 +106,17 @@ class Statement:
         return found
 
     def _compile(self, dialect: Dialect) -> _Compiled:
-        assert isinstance(self._element, ClauseElement)  # noqa: S101  # narrows the type: every Executable here is one
-        compiled: Any = self._element.compile(dialect=dialect)
+        element = self._element if dialect.name == "sqlite" else self._timed
+        assert isinstance(element, ClauseElement)  # noqa: S101  # narrows the type: every Executable here is one
+        compiled: Any = element.compile(dialect=dialect)
         names = compiled.positiontup if compiled.positional else list(compiled.params)
         fixed = {name: value for name, value in compiled.params.items() if name not in self._params}
         arrange = _arrangement(self._params, names, fixed, compiled.positional)
         if self._lists and dialect.name == "sqlite":
             arrange = _with_json(self._lists, arrange)
         run, run_many = (_hop, _hop_many) if dialect.driver == "aiosqlite" else (_cursor, _cursor_many)
-        if not self._element.is_text:
-            counts = self._element.is_dml and not compiled.effective_returning
+        if not element.is_text:
+            counts = element.is_dml and not compiled.effective_returning
             run = _QUICK.get((dialect.driver, "count" if counts else "rows"), run)
         return _Compiled(compiled.string, arrange, run, run_many, dialect.driver not in _BEGUN)
 

@@ -90,7 +90,7 @@ class Draft:
     def put(self, namespace: str, datum: Datum, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Decide a put: see `DgentProtocol.put`."""
         self._ledger.limits.admit(datum)
-        now = self._now(namespace)
+        now = self._ledger.clock()
         live = self._live(namespace, datum.id, now)
         _expected(datum.id, expect, live)
         if ttl == "keep":
@@ -103,16 +103,16 @@ class Draft:
             self._refuse_cycle(namespace, datum, now)
         version, seq = self._next(namespace, datum.id)
         kept = stamped(datum, version, seq)
-        self._take(namespace, Stored(datum.id, version, seq, now, expires_at, kept))
+        self._take(namespace, Stored(datum.id, version, seq, self._stored_at(namespace, now), expires_at, kept))
         return kept
 
     def delete(self, namespace: str, id: str, expect: int | None = None) -> bool:
         """Decide a delete: see `DgentProtocol.delete`."""
-        now = self._now(namespace)
+        now = self._ledger.clock()
         live = self._live(namespace, id, now)
         _expected(id, expect, live)
         if live is not None:
-            self._take(namespace, Stored(id, *self._next(namespace, id), now, None, None))
+            self._take(namespace, Stored(id, *self._next(namespace, id), self._stored_at(namespace, now), None, None))
         return live is not None
 
     def _next(self, namespace: str, id: str) -> tuple[int, int]:
@@ -144,10 +144,10 @@ class Draft:
         latest = self._latest(namespace, id)
         return latest if latest is not None and latest.live_at(now) else None
 
-    def _now(self, namespace: str) -> float:
+    def _stored_at(self, namespace: str, now: float) -> float:
+        """Return what history says of a write at this time: it never goes back, whatever the clock does."""
         head = self._heads.get(namespace)
-        last = head[1] if head else self._ledger.shelf(namespace).stored_at
-        return max(self._ledger.clock(), last)
+        return max(now, head[1] if head else self._ledger.shelf(namespace).stored_at)
 
     def _refuse_cycle(self, namespace: str, datum: Datum, now: float) -> None:
         at = datum.causal_parent
@@ -155,11 +155,13 @@ class Draft:
             return
         # Whoever closes a cycle is a parent already: a datum that nobody descends from needs no walk.
         known = (namespace, datum.id) in self._parents or self._ledger.shelf(namespace).is_parent(datum.id)
-        while at is not None:
+        passed: set[str] = set()  # nobody walks twice in a cycle that a clock brought to life by going back
+        while at is not None and at not in passed:
             if at == datum.id:
                 raise CausalCycle(
                     f"{datum.causal_parent!r} descends from {datum.id!r}, so it cannot be its parent: choose another"
                 )
+            passed.add(at)
             found = self._live(namespace, at, now) if known else None
             at = found.datum.causal_parent if found is not None and found.datum is not None else None
 

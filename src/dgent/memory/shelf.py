@@ -82,14 +82,14 @@ class SortedKeys(Generic[Key]):
 
 
 class Shelf:
-    """One namespace. Not safe between threads: even reads move what has expired off the shelf.
+    """One namespace. Not safe between threads: even reads move what has expired off the shelf, or back onto it.
 
     Attributes:
         seq: the last one that was given out; it stays when its version is purged.
         stored_at: the time of the last write, Unix seconds; never moves back.
     """
 
-    def __init__(self, limits: Limits, seq: int = 0, stored_at: float = float("-inf")) -> None:
+    def __init__(self, limits: Limits, seq: int = 0, stored_at: float = 0.0) -> None:
         self.seq, self.stored_at = seq, stored_at
         self._limits = limits
         self._versions: dict[str, list[Stored]] = {}
@@ -99,6 +99,8 @@ class Shelf:
         self._by_seq: SortedKeys[tuple[int, str]] = SortedKeys()
         self._children: Counter[str] = Counter()
         self._expiring: list[tuple[float, str, int]] = []
+        self._expired: dict[str, Stored] = {}
+        self._swept_at = float("-inf")
 
     def append(self, stored: Stored) -> None:
         """Take the next version of an id, which supersedes the one before."""
@@ -109,8 +111,7 @@ class Shelf:
         else:
             versions.append(stored)
             self._retire(stored.id)
-        if stored.datum is not None:
-            self._show(stored, stored.datum)
+        self._show(stored)
         self.seq = max(self.seq, stored.seq)
         self.stored_at = max(self.stored_at, stored.stored_at)
 
@@ -121,7 +122,7 @@ class Shelf:
             ids.setdefault(stored.id, set()).add(stored.version)
         for id, gone in ids.items():
             kept = [stored for stored in self._versions[id] if stored.version not in gone]
-            if id in self._live and self._live[id].version in gone:
+            if self._versions[id][-1].version in gone:
                 self._retire(id)
             if kept:
                 self._versions[id] = kept
@@ -130,11 +131,18 @@ class Shelf:
                 self._ids.remove(id)
 
     def sweep(self, now: float) -> None:
-        """Take off what has expired."""
+        """Take off what has expired, and put back what has not by a clock that went back."""
+        if now < self._swept_at:
+            for stored in [each for each in self._expired.values() if each.live_at(now)]:
+                del self._expired[stored.id]
+                self._show(stored)
+        self._swept_at = now
         while self._expiring and self._expiring[0][0] <= now:
             _, id, seq = heapq.heappop(self._expiring)
             if id in self._live and self._live[id].seq == seq:  # not its version: a purged id begins at 1 again
+                stored = self._live[id]
                 self._retire(id)
+                self._expired[id] = stored
 
     def latest(self, id: str) -> Stored | None:
         """Return the last version of an id, live or not."""
@@ -171,16 +179,16 @@ class Shelf:
 
     def causal_chain(self, id: str) -> list[Datum]:
         """Return the live datum and its live ancestors, oldest first."""
-        chain: list[Datum] = []
+        chain: dict[str, Datum] = {}  # each once: a clock that went back may have brought a cycle to life
         at: str | None = id
-        while at is not None and (datum := self.get(at)) is not None:
-            chain.append(datum)
+        while at is not None and at not in chain and (datum := self.get(at)) is not None:
+            chain[at] = datum
             if len(chain) > self._limits.max_chain:
                 raise LimitExceeded(
                     f"the causal chain of {id!r} is longer than {self._limits.max_chain:,}: raise the setting max_chain"
                 )
             at = datum.causal_parent
-        return chain[::-1]
+        return list(chain.values())[::-1]
 
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""
@@ -235,7 +243,10 @@ class Shelf:
     def __bool__(self) -> bool:
         return bool(self._versions)
 
-    def _show(self, stored: Stored, datum: Datum) -> None:
+    def _show(self, stored: Stored) -> None:
+        datum = stored.datum
+        if datum is None:
+            return
         self._live[stored.id] = stored
         self._by_time.add((datum.created_at, stored.id))
         self._by_seq.add((stored.seq, stored.id))
@@ -245,6 +256,7 @@ class Shelf:
             heapq.heappush(self._expiring, (stored.expires_at, stored.id, stored.seq))
 
     def _retire(self, id: str) -> None:
+        self._expired.pop(id, None)
         stored = self._live.pop(id, None)
         if stored is None or stored.datum is None:
             return

@@ -8,19 +8,10 @@ import time
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.checks import (
-    check_expect,
-    check_id,
-    check_limit,
-    check_namespace,
-    check_time,
-    check_ttl,
-    check_version,
-    checked_ids,
-)
+from dgent.checks import check_id, check_limit, check_namespace, check_time, check_ttl, check_version, checked_ids
 from dgent.datum import Datum, Limits
-from dgent.exceptions import InvalidDatum, StorageError
-from dgent.memory import sql_read, sql_write
+from dgent.exceptions import StorageError
+from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
@@ -56,6 +47,10 @@ class SqlBackend:
     """A `Backend` in the tables of `dgent.memory.tables`, which it makes on first use.
 
     `runner` is the database, or a transaction of it: see `joined`. What each verb does is said in `DgentProtocol`.
+
+    Args:
+        clock: what time it is, in Unix seconds, for tests. It decides what has expired where the database is a file;
+            a server goes by its own clock, and what this one says is only how much time has passed.
     """
 
     name = "sql"
@@ -68,17 +63,18 @@ class SqlBackend:
         namespace: str = "default",
         *,
         limits: Limits | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] | None = None,
         on_change: OnChange | None = None,
     ) -> None:
         self.namespace = check_namespace(namespace)
         self.database = database
         self.limits = limits or database.settings.limits
-        self.clock = clock
+        self.clock = clock or time.time
         self.on_change = on_change
         self._runner: Runner = database
         self._ready = _Ready()
-        self._writer = lru_cache(maxsize=4096)(partial(Writer, clock=clock))  # of a namespace; every view shares it
+        writer = partial(Writer, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
+        self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
 
     def within(self, namespace: str) -> Self:
         """Return the same store under another namespace; closing either closes both."""
@@ -102,17 +98,13 @@ class SqlBackend:
 
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got."""
-        self._admit(datum)
-        (outcome,) = await self._apply([Put(datum, check_expect(expect), check_ttl(ttl))])
+        (outcome,) = await self._apply([Put(datum, expect, ttl)])
         return _stored(outcome)
 
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in order, all or none."""
         seconds = check_ttl(ttl)
-        listed = [*datums]
-        for datum in listed:
-            self._admit(datum)
-        outcomes = await self._apply([Put(datum, None, seconds) for datum in listed])
+        outcomes = await self._apply([Put(datum, None, seconds) for datum in datums])
         return [_stored(outcome) for outcome in outcomes]
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
@@ -130,13 +122,13 @@ class SqlBackend:
 
     async def delete(self, id: str, *, expect: int | None = None) -> bool:
         """Append a tombstone; tell whether there was a live datum."""
-        check_id(id)
-        (outcome,) = await self._apply([Delete(id, check_expect(expect))])
+        (outcome,) = await self._apply([Delete(id, expect)])
         return outcome.changed
 
     async def delete_many(self, ids: Iterable[str]) -> int:
         """Delete many in one transaction and return how many were live."""
-        return sum(outcome.changed for outcome in await self._apply([Delete(id) for id in checked_ids(ids)]))
+        each = {one.id: one for one in map(Delete, ids)}
+        return sum(outcome.changed for outcome in await self._apply([*each.values()]))
 
     async def exists(self, id: str) -> bool:
         """Tell whether a live datum has this id."""
@@ -185,7 +177,7 @@ class SqlBackend:
     async def purge(self, id: str) -> int:
         """Erase every version of an id for good and return how many there were."""
         check_id(id)
-        went = await self._write(sql_write.purge, [id])
+        went = await self._write(sql_erase.purge, [id])
         if went:
             self._announce([Change("purge", self.namespace, id)])
         return went
@@ -194,7 +186,7 @@ class SqlBackend:
         """Erase expired datums and old versions, and return how many versions went."""
         keep = None if keep_versions is None else check_limit(keep_versions, "keep_versions")
         horizon = None if older_than is None else check_time(older_than, "older_than")
-        return await self._write(sql_write.compact, self.clock(), keep, horizon)
+        return await self._write(sql_erase.compact, self.clock, keep, horizon)
 
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
@@ -260,11 +252,6 @@ class SqlBackend:
     def _announce(self, changes: _Changes) -> None:
         if self.on_change is not None and changes:
             self._runner.after_commit(lambda: announce(self.on_change, changes))
-
-    def _admit(self, datum: Datum) -> None:
-        if not isinstance(datum, Datum):
-            raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
-        self.limits.admit(datum)
 
 
 class _Ready:

@@ -9,7 +9,12 @@ written unless all of it is so, because who appends to a namespace moves its hea
 * Versions that were erased since then do no harm: it relies on what is absent only.
 * A supposition that was wrong once stays wrong, so a statement that comes late does nothing.
 
-What this process remembers of a head is therefore a guess. A wrong one costs a round trip, and nothing else.
+The server's clock decides when a datum expires, and its digest covers the time, which therefore has to be known before
+the statement is sent. The writer supposes that too: each answer tells the server's time, and from there a clock of this
+process counts on. The server refuses a time that is further from its own than `TOLERANCE`.
+
+What this process remembers of a head and of a clock is therefore a guess. A wrong one costs a round trip, and nothing
+else.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from sqlalchemy import (
+    Float,
     TableValuedAlias,
     bindparam,
     column,
@@ -34,9 +40,10 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from dgent.database.base import Optimistic
-from dgent.database.constructs import one_of
+from dgent.database.constructs import clock_time, one_of
 from dgent.database.statement import Statement
-from dgent.memory.sql_write import Flush, Operation, Outcome, Put, apply_each, take_head
+from dgent.memory.sql_head import Head, move, take
+from dgent.memory.sql_write import Flush, Operation, Outcome, Put, flushed
 from dgent.memory.tables import Row, datums, heads, terms
 
 if TYPE_CHECKING:
@@ -44,30 +51,37 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CTE, Column, Connection
 
+    from dgent.datum import Limits
+
 Batch: TypeAlias = list[Operation]
 Result: TypeAlias = "list[Outcome] | Exception"
 
 MOST: Final = 256
 """Rows up to which one statement is quicker than a transaction, in which they are copied."""
 _LONGEST_PAUSE: Final = 64
+TOLERANCE: Final = 1.0
+"""Seconds by which the time of a put may differ from the server's: longer than a round trip to any server that one
+would write to, shorter than any time to live that makes sense between hosts. Ordinarily it is a round trip behind."""
 
 d, t, h = datums.c, terms.c, heads.c
 
 
 class Writer(Optimistic[Batch, list[Outcome]]):
-    """Writes what waits for one namespace: in one statement where all may be new, else in a transaction."""
+    """Writes what waits for one namespace: in one statement where all may be new, else in a transaction.
 
-    def __init__(self, namespace: str, clock: Callable[[], float]) -> None:
-        self.namespace, self._clock = namespace, clock
+    `clock` is the time of a database that has no clock; `ticks` are seconds that pass, from any moment on.
+    """
+
+    def __init__(self, namespace: str, limits: Limits, clock: Callable[[], float], ticks: Callable[[], float]) -> None:
+        self.namespace, self._limits, self._clock, self._ticks = namespace, limits, clock, ticks
         self._seq: int | None = None
-        self._stored_at = 0.0
+        self._stored_at = self._ahead = 0.0
         self._misses = self._pause = 0
 
     def __call__(self, connection: Connection, batches: list[Batch]) -> list[Result]:
         """Apply batches in a transaction, and remember where the head is then."""
-        results = apply_each(connection, self.namespace, batches, self._clock)
-        outcomes = (one for batch in reversed(results) if isinstance(batch, list) for one in reversed(batch))
-        self._seq = next((one.seq for one in outcomes if one.changed), self._seq)
+        results, flush, head = flushed(connection, self.namespace, batches, self._clock, self._limits)
+        self._remember(Head(flush.seq, flush.stored_at if flush.rows else head.stored_at, head.now))
         return results
 
     def attempt(self, batches: list[Batch]) -> FreshPuts | None:
@@ -78,7 +92,9 @@ class Writer(Optimistic[Batch, list[Outcome]]):
         if self._pause:
             self._pause -= 1
             return None
-        flush = Flush(self.namespace, max(self._clock(), self._stored_at), self._seq, {}, set(), lambda _: {})
+        head = Head(self._seq, self._stored_at, self._ticks() + self._ahead)
+        at = head.next_stored_at
+        flush = Flush(self.namespace, self._limits, head.now, at, head.seq, {}, set(), lambda _: {})
         results = flush.apply_each(batches)
         if not puts or len(flush.pending) < len(puts):  # an id may come twice, or close a cycle
             return None
@@ -89,10 +105,14 @@ class Writer(Optimistic[Batch, list[Outcome]]):
         self._pause = min(2**self._misses, _LONGEST_PAUSE) - 1
         self._misses += 1
 
-    def wrote(self, seq: int, stored_at: float) -> None:
-        """Remember where this process left the head."""
-        self._seq, self._stored_at = seq, stored_at
+    def wrote(self, head: Head) -> None:
+        """Remember where this process left the head, and that it succeeds."""
+        self._remember(head)
         self._pause = self._misses = 0
+
+    def _remember(self, head: Head) -> None:
+        self._seq, self._stored_at = head.seq, head.stored_at
+        self._ahead = head.now - self._ticks()
 
 
 class FreshPuts:
@@ -108,22 +128,24 @@ class FreshPuts:
         expiring = any(row.expires_at is not None for row in rows)
         shape = _Shape(len(rows) == 1, bool(children), expiring, bool(found))
         statement, own = _statement(shape)
-        values = [flush.namespace, flush.seq - len(rows), flush.seq, flush.now]
+        values = [flush.namespace, flush.seq - len(rows), flush.seq, flush.now, flush.stored_at]
         values += own(rows[0] if shape.one else [*zip(*rows, strict=True)])
         if shape.children:
             values.append(children)
         if shape.terms:
             values += [*zip(*found, strict=True)][1:4]
         self._writer.tries()
-        if not statement.run(connection, *values):
+        answer = statement.row(connection, *values)
+        if answer is None:
             return None
-        self._writer.wrote(flush.seq, flush.now)
+        self._writer.wrote(Head(flush.seq, flush.stored_at, answer[0]))
         return self._results
 
     def look(self, connection: Connection) -> list[Result] | None:
         """Return the results if it is in, in a transaction after its answer was lost. From then on it cannot come."""
         row = self._flush.rows[0]
-        take_head(connection, row.namespace, 1, row.stored_at)  # moves the head on: what comes late finds it elsewhere
+        head = take(connection, row.namespace, lambda: row.stored_at)
+        move(connection, row.namespace, head.seq + 1, head.stored_at)  # what comes late finds it elsewhere
         found = _DIGEST.row(connection, row.namespace, row.id)
         return self._results if found is not None and found[0] == row.digest else None
 
@@ -166,8 +188,9 @@ def _statement(shape: _Shape) -> tuple[Statement, Callable[[Sequence[Any]], tupl
         **own,
     }
     source = head if shape.one else head.join(new, true())
-    element = insert(datums).from_select(list(values), select(*values.values()).select_from(source))
-    params = ["ns from_seq to_seq now", *(f"new_{name}" for name in names)]
+    put = insert(datums).from_select(list(values), select(*values.values()).select_from(source))
+    element = select(head.c.now).add_cte(put.cte("put"))
+    params = ["ns from_seq to_seq now stored_at", *(f"new_{name}" for name in names)]
     if shape.children:
         params.append("children")
     if shape.terms:
@@ -180,7 +203,7 @@ def _statement(shape: _Shape) -> tuple[Statement, Callable[[Sequence[Any]], tupl
 
 
 def _head(shape: _Shape) -> CTE:
-    """Move the head on, if it is where we suppose it, and the store has none of the ids and no live child of them.
+    """Move the head on, if it and the time are as we suppose, and the store has none of the ids, nor live children.
 
     Without children of theirs in the store, only rows of ours could close a cycle.
     """
@@ -189,15 +212,19 @@ def _head(shape: _Shape) -> CTE:
     moved = update(heads).where(
         h.namespace == bindparam("ns"),
         h.seq == bindparam("from_seq"),
-        h.stored_at <= bindparam("now"),
+        h.stored_at <= bindparam("stored_at"),
+        func.abs(clock_time("clock") - bindparam("now", type_=Float(53))) <= literal_column(str(TOLERANCE)),
         not_(exists(literal_column("1")).where(here, known)),
     )
+    if shape.expiring:  # its life begins when the wait for the lock is over
+        held = select(h.namespace).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")
+        moved = moved.where(h.namespace == held.c.namespace)
     if shape.children:
         child = exists(literal_column("1")).where(here, one_of(d.parent, "children"), d.live)
         moved = moved.where(not_(child))
     return (
-        moved.values(seq=bindparam("to_seq"), stored_at=bindparam("now"))
-        .returning(h.namespace, h.stored_at)
+        moved.values(seq=bindparam("to_seq"), stored_at=bindparam("stored_at"))
+        .returning(h.namespace, h.stored_at, clock_time("clock").label("now"))
         .cte("head")
     )
 

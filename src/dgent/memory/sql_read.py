@@ -1,4 +1,8 @@
-"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`."""
+"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+
+`now` is the time in Unix seconds by which datums have expired or not, where the database has no clock of its own: see
+`constructs.statement_time`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ from sqlalchemy import (
 
 from dgent.checks import ID_LENGTH
 from dgent.database.careful import Source, is_undecodable, page_of
-from dgent.database.constructs import BYTEWISE, last_of_each, unindexed
+from dgent.database.constructs import BYTEWISE, last_of_each, statement_time, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.tables import READ, datum_of, datums, datums_of, each_of, heads, terms
@@ -53,34 +57,31 @@ def _end(prefix: str) -> str:
 
 
 def _unexpired(columns: Any) -> ColumnElement[bool]:
-    return or_(columns.expires_at.is_(None), columns.expires_at > bindparam("now"))
+    return or_(columns.expires_at.is_(None), columns.expires_at > statement_time("now"))
 
 
-_GET = Statement(
+_last = (
     select(*READ)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
     .order_by(d.version.desc())
     .limit(literal_column("1"))
-    .offset(literal_column("0")),  # without it SQLAlchemy writes OFFSET ?, which every read would have to bind
-    "ns id",
+    .offset(literal_column("0"))  # without it SQLAlchemy writes OFFSET ?, which every read would have to bind
 )
+_GET = Statement(_last, "ns id", timed=_last.add_columns(statement_time("now")))
 _GET_VERSION = Statement(
     select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
 )
 # "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table.
-_GET_MANY = Statement(
-    select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false())),
-    "ns ids",
-    lists="ids",
+_these = select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false()))
+_GET_MANY = Statement(_these, "ns ids", lists="ids", timed=_these.add_columns(statement_time("now")))
+_live_ones = select(func.count()).where(d.namespace == bindparam("ns"), d.live).scalar_subquery()
+_expired_ones = (
+    select(func.count())
+    .where(d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= statement_time("now"))
+    .scalar_subquery()
 )
-_COUNT = Statement(select(func.count()).where(d.namespace == bindparam("ns"), d.live), "ns")
-_COUNT_EXPIRED = Statement(
-    select(func.count()).where(
-        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
-    ),
-    "ns now",
-)
+_COUNT = Statement(select(_live_ones - _expired_ones), "ns now")  # as at one moment
 _in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id < bindparam("end"))
 _COUNT_RANGE = Statement(select(func.count()).where(_in_range, d.live, _unexpired(d)), "ns first end now")
 _WIDTH_OF_RANGE = Statement(
@@ -179,8 +180,16 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
         row = _GET.row(connection, namespace, id)
     if row is None:
         return None
+    (row,), now = _timed([row], now)
     found = datum_of(namespace, row)  # first: what is damaged may only seem to have expired
     return found if version is not None or _lives(row, now) else None
+
+
+def _timed(rows: list[Any], now: float) -> tuple[list[Any], float]:
+    """Return rows of the columns `READ`, and the time: that of the database, if it has one and put it behind them."""
+    if not rows or len(rows[0]) == len(READ):
+        return rows, now
+    return [row[:-1] for row in rows], rows[0][-1]
 
 
 def _lives(row: Any, now: float) -> bool:
@@ -193,14 +202,15 @@ def get_each(
 ) -> list[Datum | Exception | None]:
     """Return what `get` returns for each of these (id, version); one damaged row is the error of its own asker."""
     ids = list({id: None for id, version in asked if version is None})
-    rows = {row[0]: row for row in _GET_MANY.rows(connection, namespace, ids)} if ids else {}
+    found, now = _timed(_GET_MANY.rows(connection, namespace, ids) if ids else [], now)
+    rows = {row[0]: row for row in found}
 
     def one(id: str, version: int | None) -> Datum | Exception | None:
         try:
             if version is not None:
                 return get(connection, namespace, id, version, now)
-            found = datums_of(namespace, [rows[id]])[0] if id in rows else None
-            return found if found is not None and _lives(rows[id], now) else None
+            datum = datums_of(namespace, [rows[id]])[0] if id in rows else None
+            return datum if datum is not None and _lives(rows[id], now) else None
         except Corrupt as error:
             return error
 
@@ -209,7 +219,7 @@ def get_each(
 
 def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
     """Return the live ones of these ids, by id."""
-    rows = _GET_MANY.rows(connection, namespace, ids)
+    rows, now = _timed(_GET_MANY.rows(connection, namespace, ids), now)
     read = zip(rows, datums_of(namespace, rows), strict=True)  # before any is left out: as for `get`
     found = {row[0]: datum for row, datum in read if _lives(row, now)}
     return {id: found[id] for id in ids if id in found}
@@ -219,8 +229,7 @@ def count(connection: Connection, namespace: str, prefix: str | None, now: float
     """Return how many datums are live."""
     if prefix:
         return int(_COUNT_RANGE.rows(connection, namespace, prefix, _end(prefix), now)[0][0])
-    live = _COUNT.rows(connection, namespace)[0][0]
-    return int(live - _COUNT_EXPIRED.rows(connection, namespace, now)[0][0])
+    return int(_COUNT.rows(connection, namespace, now)[0][0])
 
 
 def causal_chain(connection: Connection, namespace: str, id: str, now: float, most: int) -> list[Datum]:
@@ -230,9 +239,19 @@ def causal_chain(connection: Connection, namespace: str, id: str, now: float, mo
         LimitExceeded: there are more than `most`.
     """
     rows = _CHAIN.rows(connection, namespace, id, now, most)
-    if len(rows) > most:
+    if len(rows) > most and len(rows := _once(rows)) > most:
         raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
     return datums_of(namespace, rows)
+
+
+def _once(rows: list[Any]) -> list[Any]:
+    """Return the rows of a chain up to the first that comes again: a clock that went back may bring a cycle to life."""
+    passed: dict[str, Any] = {}
+    for row in reversed(rows):
+        if row[0] in passed:
+            break
+        passed[row[0]] = row
+    return list(passed.values())[::-1]
 
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:

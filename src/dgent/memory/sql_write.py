@@ -1,24 +1,26 @@
 """How versions are appended, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
 
-Writers of a namespace first lock its head row, so they go one after another and their seqs are in the order of their
-commits: a reader of `seq > s` never misses a later commit with a smaller seq. What waits together is written together.
+Writers of a namespace first lock its head row (see `sql_head`), so they go one after another and their seqs are in the
+order of their commits: a reader of `seq > s` never misses a later commit with a smaller seq. What waits together is
+written together. What is refused, or changes nothing, moves nothing.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self
 
-from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, update
 
+from dgent.checks import check_expect, check_id, check_namespace, check_ttl
 from dgent.database.careful import is_undecodable, lenient_text
 from dgent.database.constructs import one_of
 from dgent.database.statement import BulkInsert, Statement
-from dgent.datum import Datum, stamped
-from dgent.exceptions import CausalCycle, DgentError, VersionConflict
-from dgent.memory.tables import Row, corrupt, datums, digest, heads, is_whole, terms
+from dgent.datum import Datum, Limits, stamped
+from dgent.exceptions import CausalCycle, DgentError, InvalidDatum, VersionConflict
+from dgent.memory.sql_head import Head, move, take
+from dgent.memory.tables import Row, corrupt, datums, digest, is_whole, terms
 from dgent.memory.terms import terms_of
 
 if TYPE_CHECKING:
@@ -26,22 +28,51 @@ if TYPE_CHECKING:
 
     from dgent.protocol import TTL
 
-d, t, h = datums.c, terms.c, heads.c
+d, t = datums.c, terms.c
 
 
-class Put(NamedTuple):
-    """A datum to append, the version that must be live, and how long it lives."""
-
+class _Put(NamedTuple):
     datum: Datum
-    expect: int | None = None
-    ttl: TTL = None
+    expect: int | None
+    ttl: TTL
 
 
-class Delete(NamedTuple):
-    """An id to append a tombstone to, and the version that must be live."""
+class Put(_Put):
+    """A datum to append, the version that must be live, and how long it lives.
 
+    Raises:
+        InvalidDatum: one of them is none.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, datum: Datum, expect: int | None = None, ttl: TTL = None) -> Self:
+        """Check what a planner relies on: whatever door it comes through, nothing else is planned."""
+        if not isinstance(datum, Datum):
+            raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
+        if expect is not None:
+            check_expect(expect)
+        return tuple.__new__(cls, (datum, expect, None if ttl is None else check_ttl(ttl)))
+
+
+class _Delete(NamedTuple):
     id: str
-    expect: int | None = None
+    expect: int | None
+
+
+class Delete(_Delete):
+    """An id to append a tombstone to, and the version that must be live.
+
+    Raises:
+        InvalidDatum: one of them is none.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, id: str, expect: int | None = None) -> Self:
+        """Check what a planner relies on."""
+        check_id(id)
+        return tuple.__new__(cls, (id, check_expect(expect)))
 
 
 Operation = Put | Delete
@@ -76,19 +107,6 @@ _LATEST_OF_ONE = Statement(
     .limit(literal_column("1")),
     "ns id",
 )
-_head = upsert(heads).values(namespace=bindparam("ns"), seq=bindparam("more"), stored_at=bindparam("now"))
-_TAKE_HEAD = Statement(
-    _head.on_conflict_do_update(
-        index_elements=[h.namespace],
-        set_={
-            "seq": h.seq + _head.excluded.seq,
-            "stored_at": case((h.stored_at > _head.excluded.stored_at, h.stored_at), else_=_head.excluded.stored_at),
-        },
-    ).returning(h.seq, h.stored_at),
-    "ns more now",
-)
-"""Locks the head row of a namespace and takes as many seqs as there may be versions; what is left is given back."""
-_GIVE_BACK = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=bindparam("to_seq")), "ns to_seq")
 _SUPERSEDE = Statement(
     update(datums)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
@@ -104,8 +122,7 @@ _FORGET_TERM = Statement(
     ),
     "ns of_term created of_id",
 )
-_FORGET_ID = Statement(delete(terms).where(t.namespace == bindparam("ns"), t.id == bindparam("of_id")), "ns of_id")
-"""For what is damaged, whose terms nobody knows; it reads all terms of the namespace."""
+_FORGET_IDS = Statement(delete(terms).where(t.namespace == bindparam("ns"), one_of(t.id, "ids")), "ns ids", lists="ids")
 _ARE_PARENTS = Statement(
     select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
     "ns ids",
@@ -122,7 +139,7 @@ _up = (
     .cte("up", recursive=True)
 )
 _above = datums.alias("above")
-_up = _up.union_all(
+_up = _up.union(  # each once: a clock that went back may have brought a cycle to life
     select(_above.c.id, _above.c.parent).join(
         _up,
         and_(
@@ -134,32 +151,6 @@ _up = _up.union_all(
     )
 )
 _ANCESTORS = Statement(select(_up), "ns start now")
-_PURGE = Statement(delete(datums).where(d.namespace == bindparam("ns"), d.id == bindparam("id")), "ns id")
-_EXPIRED = Statement(
-    select(d.id).where(
-        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
-    ),
-    "ns now",
-)
-_ranked = (
-    select(
-        d.id, d.version, d.stored_at, func.row_number().over(partition_by=d.id, order_by=d.version.desc()).label("age")
-    )
-    .where(d.namespace == bindparam("ns"))
-    .subquery()
-)
-_COMPACT = Statement(
-    delete(datums).where(
-        d.namespace == bindparam("ns"),
-        tuple_(d.id, d.version).in_(
-            select(_ranked.c.id, _ranked.c.version).where(
-                _ranked.c.age > literal_column("1"),
-                or_(_ranked.c.age > bindparam("keep"), _ranked.c.stored_at < bindparam("before")),
-            )
-        ),
-    ),
-    "ns keep before",
-)
 _MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
@@ -172,12 +163,15 @@ _REPLACE_TERMS = BulkInsert(terms, replace=["version"])
 class Flush:
     """The operations that are written together: what is in the database, and what they make of it.
 
-    `latest` are the last versions of their ids, `referenced` those of their ids that are live parents, and `ancestors`
-    returns an id and the live ids above it, each with its parent.
+    `now` decides what is live and when it expires, `stored_at` is what history says. `latest` are the last versions of
+    their ids, `referenced` those of their ids that are live parents, and `ancestors` returns an id and the live ids
+    above it, each with its parent.
     """
 
     namespace: str
+    limits: Limits
     now: float
+    stored_at: float
     seq: int
     latest: dict[str, Row]
     referenced: set[str]
@@ -213,6 +207,7 @@ class Flush:
 
     def _put(self, put: Put) -> Outcome:
         datum, expect, ttl = put
+        self.limits.admit(datum)
         id, parent = datum.id, datum.causal_parent
         last = self._last(id)
         live = self._live(last) if last else None
@@ -256,11 +251,11 @@ class Flush:
     ) -> tuple[int, int]:
         version = last.version + 1 if last else 1
         seq = self.seq = self.seq + 1
-        namespace, now = self.namespace, self.now
-        checked = digest(namespace, id, version, seq, created_at, now, expires_at, parent, metadata, content)
+        namespace, at = self.namespace, self.stored_at
+        checked = digest(namespace, id, version, seq, created_at, at, expires_at, parent, metadata, content)
         live = content is not None
         row = _new_row(
-            (namespace, id, version, seq, live, created_at, now, expires_at, parent, metadata, content, checked)
+            (namespace, id, version, seq, live, created_at, at, expires_at, parent, metadata, content, checked)
         )
         self.rows.append(row)
         self.pending[id] = row
@@ -269,16 +264,21 @@ class Flush:
         return version, seq
 
     def _check_acyclic(self, id: str, parent: str) -> None:
-        """Refuse a parent below `id`. Where nothing has `id` as its parent there is nothing below it."""
+        """Refuse a parent below `id`. Where nothing has `id` as its parent there is nothing below it.
+
+        A clock that went back may have brought a cycle to life, in which nobody walks twice.
+        """
         if parent == id:
             raise CausalCycle(f"{id!r} cannot be its own parent")
         if id not in self.referenced:
             return
         known: dict[str, str | None] = {}
+        passed: set[str] = set()
         above: str | None = parent
-        while above is not None:
+        while above is not None and above not in passed:
             if above == id:
                 raise CausalCycle(f"{parent!r} descends from {id!r}, so it cannot be its parent")
+            passed.add(above)
             if above in self.pending:
                 row = self._live(self.pending[above])
                 above = row.parent if row else None
@@ -289,13 +289,11 @@ class Flush:
             above = known[above]
 
     def write(self, connection: Connection) -> None:
-        """Write what the operations made."""
-        if not self.rows:
-            return
+        """Write the rows that the operations made."""
         rows = [row for id in self.pending if (row := self.latest.get(id)) is not None and row.live]
         if rows:  # they are no longer the last: take the mark and the terms from them
             _SUPERSEDE.run_many(connection, [(self.namespace, row.id, row.version) for row in rows])
-            _forget(connection, self.namespace, rows)
+            forget(connection, self.namespace, rows)
         _INSERT.run(connection, self.new_rows())
         (_REPLACE_TERMS if rows else _INSERT_TERMS).run(connection, self.new_terms())
 
@@ -317,32 +315,48 @@ class Flush:
 
 
 def apply_each(
-    connection: Connection, namespace: str, batches: Sequence[Sequence[Operation]], clock: Callable[[], float]
+    connection: Connection,
+    namespace: str,
+    batches: Sequence[Sequence[Operation]],
+    clock: Callable[[], float],
+    limits: Limits = Limits(),  # noqa: B008  # frozen
 ) -> list[list[Outcome] | Exception]:
-    """Apply batches of operations in order; each is applied whole, or not at all and answered with its error."""
-    most = sum(map(len, batches))
-    taken, now = take_head(connection, namespace, most, clock())
+    """Apply batches of operations in order; each is applied whole, or not at all and answered with its error.
+
+    `clock` is asked for Unix seconds on SQLite, whose file has none; a server goes by its own.
+
+    Raises:
+        InvalidNamespace: not every store can keep it.
+    """
+    return flushed(connection, check_namespace(namespace), batches, clock, limits)[0]
+
+
+def flushed(
+    connection: Connection,
+    namespace: str,
+    batches: Sequence[Sequence[Operation]],
+    clock: Callable[[], float],
+    limits: Limits,
+) -> tuple[list[list[Outcome] | Exception], Flush, Head]:
+    """Apply batches to a namespace that was checked; return also what they made, and where it stood before."""
+    head = take(connection, namespace, clock)
     ids = list({_id(one): None for batch in batches for one in batch})
     children = {one.datum.id for batch in batches for one in batch if isinstance(one, Put) and one.datum.causal_parent}
     flush = Flush(
         namespace,
-        now,
-        taken - most,
+        limits,
+        head.now,
+        head.next_stored_at,
+        head.seq,
         latest_rows(connection, namespace, ids),
         _parents_among(connection, namespace, children),
-        partial(_ancestors, connection, namespace, now=now),
+        partial(_ancestors, connection, namespace, now=head.now),
     )
     results = flush.apply_each(batches)
-    flush.write(connection)
-    if flush.seq < taken:
-        _GIVE_BACK.run(connection, namespace, flush.seq)
-    return results
-
-
-def take_head(connection: Connection, namespace: str, seqs: int, now: float) -> tuple[int, float]:
-    """Lock the head row until the commit, move it on by so many seqs, and return the last of them and the time."""
-    seq, stored_at = _TAKE_HEAD.rows(connection, namespace, seqs, now)[0]
-    return seq, stored_at
+    if flush.rows:
+        flush.write(connection)
+        move(connection, namespace, flush.seq, flush.stored_at)
+    return results, flush, head
 
 
 def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:
@@ -376,40 +390,24 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
     return {found for (found,) in _ARE_PARENTS.rows(connection, namespace, list(ids))} if ids else set()
 
 
-def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
-    """Erase every version of these ids and return how many there were."""
-    take_head(connection, namespace, 0, 0.0)
-    rows = latest_rows(connection, namespace, list(ids)).values()
-    _forget(connection, namespace, [row for row in rows if row.live and is_whole(row)])
-    if damaged := [(namespace, row.id) for row in rows if not is_whole(row)]:
-        _FORGET_ID.run_many(connection, damaged)
-    return sum(_PURGE.run(connection, namespace, row.id) for row in rows)
+def forget(connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
+    """Take rows that are no longer live out of the index of terms; damaged ones by a scan, which cannot say where."""
+    found: list[tuple[str, int, float, str]] = []
+    unreadable: list[str] = []
+    for row in rows:
+        try:
+            found += [(namespace, term, row.created_at, row.id) for term in terms_of(row.metadata)]
+        except (ValueError, TypeError, AttributeError, RecursionError):  # what orjson and we say of garbage
+            unreadable.append(row.id)
+    if found:
+        _FORGET_TERM.run_many(connection, found)
+    if unreadable:
+        forget_ids(connection, namespace, unreadable)
 
 
-def compact(
-    connection: Connection, namespace: str, now: float, keep_versions: int | None, older_than: float | None
-) -> int:
-    """Erase the ids that have expired and old superseded versions, and return how many versions went."""
-    went = purge(connection, namespace, [id for (id,) in _EXPIRED.rows(connection, namespace, now)])
-    if keep_versions is None and older_than is None:
-        return went
-    most = 2**62 if keep_versions is None else keep_versions
-    return went + _COMPACT.run(connection, namespace, most, float("-inf") if older_than is None else older_than)
-
-
-def _forget(connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
-    """Take rows that are no longer live out of the index of terms."""
-    forgotten = [(namespace, term, row.created_at, row.id) for row in rows for term in _terms(row)]
-    if forgotten:
-        _FORGET_TERM.run_many(connection, forgotten)
-
-
-def _terms(row: Row) -> Iterable[int]:
-    """Return the terms of a row; none of metadata that are damaged."""
-    try:
-        return terms_of(row.metadata)
-    except (ValueError, TypeError, AttributeError):
-        return ()
+def forget_ids(connection: Connection, namespace: str, ids: list[str]) -> None:
+    """Take ids out of the index of terms by a scan of their namespace."""
+    _FORGET_IDS.run(connection, namespace, ids)
 
 
 def _id(operation: Operation) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 # Before the laws are imported: then a law that fails shows what it compared.
 pytest.register_assert_rewrite(
-    *(f"dgent.testing.{name}" for name in ("base", "machine", "reading", "writing", "contract"))
+    *(f"dgent.testing.{name}" for name in ("base", "machine", "reading", "writing", "clocks", "contract"))
 )
 
 from dgent.testing.clock import ManualClock  # noqa: E402

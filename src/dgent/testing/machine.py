@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -16,6 +16,12 @@ from dgent.query import Query
 from dgent.testing.base import START, ContractBase, fresh, pages
 from dgent.testing.clock import ManualClock
 from dgent.testing.model import Model
+
+JUMPS: Final = (-0.5, -1.0, -4.0, 100.0, -100.0, 10 * 86_400.0, -10 * 86_400.0)
+"""How clocks are set: to what they should have been, to the wrong day and back."""
+
+
+LEASE: Final = 3.0
 
 
 class Step(NamedTuple):
@@ -42,7 +48,9 @@ def _writes(contract: ContractBase) -> st.SearchStrategy[Step]:
     datum = st.builds(contract.make_datum, id, st.integers(0, 6), parent)
     ttl = {"ttl": st.sampled_from([1.0, 4.0, "keep"] if can.ttl else ["keep"])}
     expect = {"expect": st.sampled_from([-1, 0, 0, 1])} if can.versioned else {}
+    lease = [_step("lease", datum)] if can.versioned and can.ttl else []
     return st.one_of(
+        *lease,
         _step("put", datum, **expect, **ttl),
         _step("put", datum),
         _step("put_many", st.lists(datum, max_size=5), **ttl),
@@ -75,7 +83,7 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[Step]:
 
 def _rare(contract: ContractBase) -> st.SearchStrategy[Step]:
     can, id = contract.capabilities, st.sampled_from(contract.few_ids())
-    found = [_step("tick", st.sampled_from([0.5, 1.0, 3.0]))]
+    found = [_step("tick", st.sampled_from([0.5, 1.0, 3.0])), _step("tick", st.sampled_from(JUMPS))]
     if can.durable:
         found.append(_step("reopen"))
     if can.history:
@@ -128,6 +136,8 @@ class Machine:
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(await store.get(_id(step.args[0])), named["expect"])
+                case "lease":
+                    return await store.put(step.args[0], expect=0, ttl=LEASE)
                 case "compact" if "older_than" in named:
                     named["older_than"] = self._ago(named["older_than"])
             return await getattr(store, step.verb)(*step.args, **named)
@@ -144,6 +154,8 @@ class Machine:
                     return model.as_of(self._ago(args[1]), **named)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(model.get(_id(args[0])), named["expect"])
+                case "lease":
+                    return model.put(self._normal(args[0]), expect=0, ttl=LEASE)
                 case "compact" if "older_than" in named:
                     named["older_than"] = self._ago(named["older_than"])
             return getattr(model, step.verb)(*map(self._normal, args), **named)

@@ -34,7 +34,7 @@ class Model:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.log: list[Entry] = []
-        self.seq = 0
+        self.seq, self.stored_at = 0, 0.0
         self.clock = clock
 
     def at(self, time: float) -> dict[str, Datum]:
@@ -44,8 +44,9 @@ class Model:
 
     @property
     def live(self) -> dict[str, Datum]:
-        """What is live now, by id."""
-        return self.at(self.clock())
+        """What is live now, by id: the newest of an id decides, whenever history says that it was stored."""
+        now, newest = self.clock(), {entry.id: entry for entry in self.log}
+        return {id: entry.datum for id, entry in newest.items() if entry.datum is not None and entry.live_at(now)}
 
     def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Append, unless an equal datum is live and its time to live is to be as it is."""
@@ -56,20 +57,23 @@ class Model:
         if kept == datum and kept is not None and (ttl == "keep" or (ttl is None and rest is None)):
             return kept
         above = datum.causal_parent
-        while above is not None and (kept is None or kept.causal_parent != datum.causal_parent):
+        passed = set[str]()
+        moves = kept is None or kept.causal_parent != datum.causal_parent
+        while moves and above is not None and above not in passed:
             if above == datum.id:
                 raise CausalCycle(datum.id)
+            passed.add(above)
             above = live[above].causal_parent if above in live else None
         expires_at = rest if ttl == "keep" else None if ttl is None else self.clock() + ttl
         return self._append(datum.id, datum, expires_at).datum  # type: ignore[return-value]
 
     def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> list[Datum]:
         """Put all or none."""
-        before = self.log[:], self.seq
+        before = self.log[:], self.seq, self.stored_at
         try:
             return [self.put(datum, ttl=ttl) for datum in datums]
         except CausalCycle:
-            self.log, self.seq = before
+            self.log, self.seq, self.stored_at = before
             raise
 
     def delete(self, id: str, *, expect: int | None = None) -> bool:
@@ -117,7 +121,7 @@ class Model:
     def causal_chain(self, id: str) -> list[Datum]:
         """Return the datum and its live ancestors, oldest first."""
         live, chain, above = self.live, list[Datum](), id
-        while above in live:
+        while above in live and live[above] not in chain:
             chain.insert(0, live[above])
             above = chain[0].causal_parent or ""
         return chain
@@ -152,10 +156,10 @@ class Model:
         return [entry for entry in self.log if entry.id == id]
 
     def _append(self, id: str, datum: Datum | None, expires_at: float | None) -> Entry:
-        self.seq += 1
+        self.seq, self.stored_at = self.seq + 1, max(self.clock(), self.stored_at)
         version = max((entry.version for entry in self.versions(id)), default=0) + 1
         kept = None if datum is None else stamped(datum, version, self.seq)
-        self.log.append(Entry(id, version, self.seq, self.clock(), expires_at, kept))
+        self.log.append(Entry(id, version, self.seq, self.stored_at, expires_at, kept))
         return self.log[-1]
 
     def _expect(self, id: str, expect: int | None) -> None:

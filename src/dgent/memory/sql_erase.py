@@ -1,0 +1,107 @@
+"""How versions are erased for good, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+
+An eraser locks the head row of the namespace before it looks at what is to go, as writers do: an id that somebody puts
+meanwhile is looked at before the put, or after it. What is damaged can be erased like anything else.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tuple_
+
+from dgent.database.constructs import one_of
+from dgent.database.errors import translate
+from dgent.database.statement import Statement
+from dgent.exceptions import Corrupt
+from dgent.memory.sql_head import lock, touch
+from dgent.memory.sql_write import forget, forget_ids, latest_rows
+from dgent.memory.tables import datums, is_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Connection
+
+d = datums.c
+
+_PURGE = Statement(delete(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")), "ns ids", lists="ids")
+_EXPIRED = Statement(
+    select(d.id).where(
+        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
+    ),
+    "ns now",
+)
+_ranked = (
+    select(
+        d.id, d.version, d.stored_at, func.row_number().over(partition_by=d.id, order_by=d.version.desc()).label("age")
+    )
+    .where(d.namespace == bindparam("ns"))
+    .subquery()
+)
+_COMPACT = Statement(
+    delete(datums).where(
+        d.namespace == bindparam("ns"),
+        tuple_(d.id, d.version).in_(
+            select(_ranked.c.id, _ranked.c.version).where(
+                _ranked.c.age > literal_column("1"),
+                or_(_ranked.c.age > bindparam("keep"), _ranked.c.stored_at < bindparam("before")),
+            )
+        ),
+    ),
+    "ns keep before",
+)
+
+
+def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
+    """Erase every version of these ids and return how many there were."""
+    if lock(connection, namespace, _no_time) is None:
+        return 0
+    return _touched(connection, namespace, _erase(connection, namespace, list(ids)))
+
+
+def compact(
+    connection: Connection,
+    namespace: str,
+    clock: Callable[[], float],
+    keep_versions: int | None,
+    older_than: float | None,
+) -> int:
+    """Erase the ids that have expired and old superseded versions, and return how many versions went.
+
+    `clock` is asked on SQLite, whose file has none; a server goes by its own.
+    """
+    head = lock(connection, namespace, clock)
+    if head is None:
+        return 0
+    went = _erase(connection, namespace, [id for (id,) in _EXPIRED.rows(connection, namespace, head.now)])
+    if keep_versions is not None or older_than is not None:
+        most = 2**62 if keep_versions is None else keep_versions
+        went += _COMPACT.run(connection, namespace, most, float("-inf") if older_than is None else older_than)
+    return _touched(connection, namespace, went)
+
+
+def _erase(connection: Connection, namespace: str, ids: list[str]) -> int:
+    if not ids:
+        return 0
+    try:
+        rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live]
+    except Exception as error:
+        if not isinstance(translate(error, namespace), Corrupt):  # a text of theirs is none any more
+            raise
+        forget_ids(connection, namespace, ids)
+    else:
+        forget(connection, namespace, [row for row in rows if is_whole(row)])
+        if damaged := [row.id for row in rows if not is_whole(row)]:  # its terms may be those of something else
+            forget_ids(connection, namespace, damaged)
+    return _PURGE.run(connection, namespace, ids)
+
+
+def _touched(connection: Connection, namespace: str, went: int) -> int:
+    if went:
+        touch(connection, namespace)
+    return went
+
+
+def _no_time() -> float:
+    return 0.0

@@ -1,0 +1,85 @@
+"""The head row of a namespace: its lock puts writers in the order of their commits, and its time is theirs.
+
+Who changes anything in a namespace locks its head row first and decides from what it reads after that. At READ
+COMMITTED each statement sees what was committed before it began; so a statement after the lock sees all that whoever
+held it before has done, while one that took the lock and read at once would see what was there before it waited.
+
+Whatever changes a namespace writes its head row, too: appending moves it, erasing leaves it where it is. So a
+transaction at REPEATABLE READ, whose statements all see what was there at its first, cannot decide from what is no
+longer so: PostgreSQL refuses it the lock (40001, `Conflict`), and it may run again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import Float, bindparam, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dgent.database.constructs import clock_time
+from dgent.database.statement import Statement
+from dgent.memory.tables import heads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+h = heads.c
+
+
+class Head(NamedTuple):
+    """Where a namespace stands, and what time it is for its store: the process's clock, or that of the server."""
+
+    seq: int
+    stored_at: float
+    now: float
+
+    @property
+    def next_stored_at(self) -> float:
+        """What is written now was stored at this time: history never goes back, whatever the clock does."""
+        return max(self.now, self.stored_at) + 0.0  # there is one zero: -0.0 would be stored as 0.0
+
+
+_held = select(h.seq, h.stored_at).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")
+# The clock is read outside of the subquery, which PostgreSQL does not merge: after the wait for the lock.
+_LOCK = Statement(select(_held.c.seq, _held.c.stored_at, clock_time("now")), "ns now")
+_BEGIN = Statement(
+    upsert(heads)
+    .values(namespace=bindparam("ns"), seq=literal_column("0"), stored_at=literal_column("0.0"))
+    .on_conflict_do_nothing(index_elements=[h.namespace]),
+    "ns",
+)
+_MOVE = Statement(
+    update(heads)
+    .where(h.namespace == bindparam("ns"))
+    .values(seq=bindparam("to_seq"), stored_at=bindparam("at", type_=Float(53))),
+    "ns to_seq at",
+)
+_TOUCH = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=h.seq), "ns")
+
+
+def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> Head | None:
+    """Lock the head row of a namespace until the commit; None if nobody has ever written there."""
+    _LOCK.begin(connection)  # which may wait for its turn, and the clock goes on meanwhile
+    row = _LOCK.row(connection, namespace, clock())
+    return None if row is None else Head(*row)
+
+
+def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> Head:
+    """Lock the head row of a namespace until the commit; make it, if nobody has ever written there."""
+    head = lock(connection, namespace, clock)
+    if head is not None:
+        return head
+    _BEGIN.run(connection, namespace)
+    return Head(*_LOCK.rows(connection, namespace, clock())[0])
+
+
+def move(connection: Connection, namespace: str, seq: int, stored_at: float) -> None:
+    """Say where the namespace stands after what was appended. Whoever appended nothing leaves it alone."""
+    _MOVE.run(connection, namespace, seq, stored_at)
+
+
+def touch(connection: Connection, namespace: str) -> None:
+    """Write the head row as it is, after something was erased."""
+    _TOUCH.run(connection, namespace)
