@@ -47,10 +47,13 @@ class Readers(NamedTuple):
         await self.scans.stop()
 
 
-def open_readers(path: Path, settings: Settings) -> Readers:
-    """Return the readers of a file that exists."""
+def open_readers(path: Path, settings: Settings, look: Callable[[], object]) -> Readers:
+    """Return the readers of a file that exists; `look` raises if a file was exchanged before a connection was open."""
     inline = InlineReader(connect(path, settings, reader=True))
-    short, scans = (Worker(f"dgent-{name}-{path.name}", *_reader(path, settings), most=16) for name in ("read", "scan"))
+    look()
+    short, scans = (
+        Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, look), most=16) for name in ("read", "scan")
+    )
     return Readers(inline, Gathering(inline), short, scans)
 
 
@@ -135,7 +138,9 @@ class Gathering:
                 future.set_result(None if results is None else [results[at]])
 
 
-def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
+def _reader(
+    path: Path, settings: Settings, look: Callable[[], object]
+) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
     """Return what a reader thread runs, and what it does at its end."""
     opened: list[Connection] = []
 
@@ -143,6 +148,7 @@ def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None]
         with translated(str(path)):
             if not opened:
                 opened.append(wrap(connect(path, settings, reader=True)))
+                look()
         driver: Any = opened[0].connection.dbapi_connection
         done: list[Job] = []
         for job in jobs:
