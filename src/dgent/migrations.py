@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.errors import sqlstate, translate
 from dgent.database.postgres_engine import creator
-from dgent.database.sqlite_engine import close_last, commit, connect, files_of, prepare, wrap
+from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
@@ -291,12 +291,11 @@ def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
     path = _path(settings)
     if not path.exists():
         return ()
-    driver = connect(path, settings, reader=True)
-    try:
-        with wrap(driver) as connection:
+    files = files_of(path, settings)
+    with closing(files.lock):
+        check_belongings(files, files.lock)
+        with closing(connect(path, settings, reader=True)) as driver, wrap(driver) as connection:
             return work(connection)
-    finally:
-        driver.close()
 
 
 def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:

@@ -112,12 +112,20 @@ class SQLiteDatabase(Database):
 
     def _look(self) -> None:
         """Look at the files; where that does not tell who wrote into one, let the writer look, under the lock."""
-        if not self._writer.files.look():
+        try:
+            unsure = self._writer.files.look()
+        except Corrupt:
+            self._let_the_writer_look()  # it saves what is in a -wal that was removed
+            raise
+        if not unsure:
             self._wrong = None
-        elif self._wrong is not None:
-            raise copy.copy(self._wrong)
+        elif self._wrong is None:
+            self._let_the_writer_look()
         else:
-            self._the_thread().do(_nothing).add_done_callback(self._judge)
+            raise copy.copy(self._wrong)
+
+    def _let_the_writer_look(self) -> None:
+        self._the_thread().do(_nothing).add_done_callback(self._judge)
 
     def _judge(self, future: Future[Any]) -> None:
         error = None if future.cancelled() else future.exception()

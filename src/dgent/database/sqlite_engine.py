@@ -111,7 +111,7 @@ def prepare(
         BackendUnavailable: the disk failed at a commit, and still does. StorageTimeout: somebody reads too long.
     """
     path, turn = files.path, turn or nullcontext()
-    _check_belongings(files, turn)
+    check_belongings(files, turn)
     has_log = _size(path.with_name(f"{path.name}-wal")) > 0
     connection = connect(private_file(path), settings, writer=True, factory=factory)
     try:
@@ -132,7 +132,7 @@ def prepare(
     return connection
 
 
-def _check_belongings(files: Files, turn: AbstractContextManager[object]) -> None:
+def check_belongings(files: Files, turn: AbstractContextManager[object]) -> None:
     """Let nothing be opened, since SQLite would put it into the file, before it is sure whose the `-wal` is."""
     if files.belong_together():
         return
@@ -282,7 +282,11 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
 
     def create() -> sqlite3.Connection:
         files = files_of(path, settings)
-        return prepare(files, settings, files.lock, partial(_SyncConnection, files))
+        try:
+            return prepare(files, settings, files.lock, partial(_SyncConnection, files))
+        except BaseException:
+            files.lock.close()
+            raise
 
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=str(path)), creator=create, poolclass=NullPool, hide_parameters=True

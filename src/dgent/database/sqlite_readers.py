@@ -49,8 +49,7 @@ class Readers(NamedTuple):
 
 def open_readers(path: Path, settings: Settings, look: Callable[[], object]) -> Readers:
     """Return the readers of a file that exists; `look` raises if a file was exchanged before a connection was open."""
-    inline = InlineReader(connect(path, settings, reader=True))
-    look()
+    inline = InlineReader(_connect(path, settings, look))
     short, scans = (
         Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, look), most=16) for name in ("read", "scan")
     )
@@ -147,8 +146,7 @@ def _reader(
     def run(jobs: list[Job]) -> None:
         with translated(str(path)):
             if not opened:
-                opened.append(wrap(connect(path, settings, reader=True)))
-                look()
+                opened.append(wrap(_connect(path, settings, look)))
         driver: Any = opened[0].connection.dbapi_connection
         done: list[Job] = []
         for job in jobs:
@@ -174,6 +172,18 @@ def _reader(
             close(connection)
 
     return run, finish
+
+
+def _connect(path: Path, settings: Settings, look: Callable[[], object]) -> sqlite3.Connection:
+    look()
+    connection = connect(path, settings, reader=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the other two files
+        look()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _is_passing(error: BaseException) -> bool:
