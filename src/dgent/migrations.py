@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,9 +23,8 @@ from sqlalchemy import URL, Connection, NullPool, inspect, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.errors import sqlstate, translate
-from dgent.database.file_lock import FileLock
 from dgent.database.postgres_engine import creator
-from dgent.database.sqlite_engine import connect, lock_path, prepare, wrap
+from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
@@ -43,6 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
 
     from alembic.runtime.migration import MigrationContext
+
+    from dgent.database.sqlite_files import Files
 
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
@@ -290,36 +291,31 @@ def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
     path = _path(settings)
     if not path.exists():
         return ()
-    driver = connect(path, settings, reader=True)
-    try:
-        with wrap(driver) as connection:
+    files = files_of(path, settings)
+    with closing(files.lock):
+        check_belongings(files, files.lock)
+        with closing(connect(path, settings, reader=True)) as driver, wrap(driver) as connection:
             return work(connection)
-    finally:
-        driver.close()
 
 
 def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
-    path = _path(settings)
-    lock = FileLock(lock_path(path), settings.busy_timeout, sole=False)
-    try:
-        with lock:
-            driver = prepare(path, settings)
-            try:
-                return _transaction(driver, work)
-            finally:
-                driver.close()  # rolls back what was not committed
-    finally:
-        lock.close()
+    files = files_of(_path(settings), settings)
+    with closing(files.lock), files.lock:
+        driver = prepare(files, settings)
+        try:
+            return _transaction(driver, files, work)
+        finally:
+            close_last(files, driver.close)  # rolls back what was not committed
 
 
-def _transaction(driver: Any, work: Callable[[Connection], T]) -> T:
+def _transaction(driver: Any, files: Files, work: Callable[[Connection], T]) -> T:
     for statement in ("PRAGMA foreign_keys=OFF", "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"):
         driver.execute(statement)
     with wrap(driver) as connection, connection.begin():
         result = work(connection)
     if broken := sorted({row[0] for row in driver.execute("PRAGMA foreign_key_check")}):
         raise MigrationError(f"rows of {', '.join(broken)} point to rows that are not there: nothing was changed")
-    driver.execute("COMMIT")
+    commit(driver.commit, files)
     return result
 
 

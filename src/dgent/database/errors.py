@@ -45,6 +45,11 @@ _FULL = "no space is left for {what}: free some, then write again; what was ackn
 _READ_ONLY = "{what} cannot be written: check the owner and the mode of the file and its folder"
 _CORRUPT = "{what} is damaged or is no database: restore a backup, or move the file away"
 _LOCKED = "{what} is locked by another process and stayed so: raise busy_timeout, or end the other writer"
+_DISK = "{what}: the disk answers with an error: look after it; what was acknowledged before is not touched"
+_UNKNOWN = (
+    "{what}: the disk failed while something was committed, which is in the file or is not: look for it; a put may be "
+    "repeated"
+)
 _GONE = "{what} does not answer: check that it runs and can be reached; nothing was lost"
 _REFUSED = "{what} refused the login or the database name: check the user, password and name in the URL"
 _LIMIT = "{what} refused something larger than it can take"
@@ -82,7 +87,7 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
     ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
     ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
-    ("SQLITE_IOERR", BackendUnavailable, _GONE),
+    ("SQLITE_IOERR", BackendUnavailable, _DISK),
 ]
 _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
     ("40", Conflict, "{what} gave up after repeated conflicts with other writers: try again"),
@@ -127,7 +132,22 @@ _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection 
 _DAMAGED: Final = ("unsupported file format", "Could not decode to UTF-8")  # said without an error name of its own
 _CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
 _CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
+_IN_DOUBT: Final = ("SQLITE_IOERR", "SQLITE_NOMEM")
+_NOT_WRITTEN: Final = "SQLITE_IOERR_WRITE"
 _NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
+
+
+def in_doubt(error: sqlite3.Error) -> bool:
+    """Tell whether a COMMIT that raised this may be in all the same, and let `translate` say so.
+
+    By the time that SQLite syncs its log the frame that commits is in it, and who reads the log anew finds it. Before
+    that it cannot be in: a frame that was not written whole has no valid checksum.
+    """
+    name = getattr(error, "sqlite_errorname", "") or ""
+    found = name.startswith(_IN_DOUBT) and name != _NOT_WRITTEN
+    if found:
+        error.at_commit = True  # type: ignore[attr-defined]  # travels with it through SQLAlchemy
+    return found
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -222,6 +242,8 @@ def _from_system(error: OSError, what: str) -> DgentError:
 def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
+    if getattr(error, "at_commit", False):
+        return OutcomeUnknown(_UNKNOWN.format(what=what))
     if _NO_TABLE.search(text):  # the text names only identifiers of ours
         return SchemaOutdated(_SCHEMA.format(what=what))
     for start, kind, message in _SQLITE:

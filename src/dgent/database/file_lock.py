@@ -6,15 +6,17 @@ import fcntl
 import os
 import random
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
-from dgent.exceptions import StorageTimeout
+from dgent.exceptions import Corrupt, StorageTimeout
 from dgent.settings import private_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+_NOTE: Final = 256
 _SHORTEST: Final = 0.0005
 _LONGEST: Final = 0.005
 
@@ -25,23 +27,23 @@ class FileLock:
     Writers that wait here take turns fairly: with eight of them SQLite's own busy handler, which sleeps longer and
     longer, makes the unluckiest wait 0.73 s, this lock 0.06 s.
 
+    Each turn makes sure that nobody removed the file: whoever held a new one would not meet us.
+
     Args:
         path: the lock's own file, made privately (0600).
         timeout: longest wait for another process, in seconds.
-        sole: nothing else guards the data, so make sure at each turn that nobody removed the file: whoever held a new
-            one would not meet us.
     """
 
-    def __init__(self, path: Path, timeout: float, *, sole: bool) -> None:
-        self.path, self._timeout, self._sole = path, timeout, sole
-        self._fd = -1
+    def __init__(self, path: Path, timeout: float) -> None:
+        self.path, self._name, self._timeout = path, str(path), timeout
+        self._fd, self._known = -1, False
         _all.add(self)
 
     def __enter__(self) -> None:
         """Wait for the lock.
 
         Raises:
-            StorageTimeout: another process held it for longer than the timeout.
+            StorageTimeout: another process held it for longer than the timeout. Corrupt: its folder is gone.
         """
         if not self.try_take():
             self._wait()
@@ -52,6 +54,30 @@ class FileLock:
     def release(self) -> None:
         """Give it back."""
         fcntl.flock(self._fd, fcntl.LOCK_UN)
+
+    def read(self) -> bytes:
+        """Return what a holder left for the next one in the file; nothing where nobody has. For any thread."""
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            return b""
+        try:
+            return os.pread(fd, _NOTE, 0)
+        finally:
+            os.close(fd)
+
+    def write(self, note: bytes) -> None:
+        """Leave something for the next holder, of at most 256 bytes; while the lock is held."""
+        with suppress(OSError):  # a full disk: the next holder finds what does not fit, and looks for itself
+            os.pwrite(self._fd, note.ljust(_NOTE), 0)
+
+    def _open(self) -> int:
+        """Open the file, made if need be; its folder only the first time: later it was moved with all that is in it."""
+        if self._known and not self.path.parent.is_dir():
+            raise Corrupt(f"{self.path.parent} was removed or moved while it was in use: stop, and put it back")
+        fd = os.open(private_file(self.path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self._known = True
+        return fd
 
     def close(self) -> None:
         """Give back the file descriptor."""
@@ -72,12 +98,12 @@ class FileLock:
     def try_take(self) -> bool:
         """Take it if nobody has it; tell whether it was taken."""
         if self._fd < 0:
-            self._fd = os.open(private_file(self.path), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+            self._fd = self._open()
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if not self._sole or _same_file(self._fd, self.path):
+        if _same_file(self._fd, self._name):
             return True
         self.close()
         return False
@@ -95,8 +121,8 @@ def _let_go() -> None:
 os.register_at_fork(after_in_child=_let_go)
 
 
-def _same_file(fd: int, path: Path) -> bool:
+def _same_file(fd: int, name: str) -> bool:
     try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
+        return os.path.samestat(os.fstat(fd), os.lstat(name))  # a third of what Path.lstat takes
     except FileNotFoundError:
         return False

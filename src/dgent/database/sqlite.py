@@ -15,29 +15,27 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
-import sqlite3
 import threading
 import time
 from contextlib import ExitStack, asynccontextmanager, suppress
 from functools import partial
-from itertools import chain, groupby
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import text
 
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
-from dgent.database.errors import raise_ours, translate, translated
-from dgent.database.file_lock import FileLock
-from dgent.database.sqlite_engine import close, is_in_transaction, lock_path, prepare, wrap
+from dgent.database.errors import raise_ours, translated
+from dgent.database.sqlite_engine import is_in_transaction
 from dgent.database.sqlite_orm import Orm
-from dgent.database.sqlite_readers import STEPS, Readers, open_readers
+from dgent.database.sqlite_readers import Readers, open_readers
 from dgent.database.sqlite_turn import Gate, Turn
 from dgent.database.sqlite_watch import SQLiteWatches
+from dgent.database.sqlite_writer import Writer, grouped
 from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
-from dgent.exceptions import Corrupt, DgentError, NestedWrite, StorageTimeout
+from dgent.exceptions import Corrupt, NestedWrite, StorageTimeout
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -65,11 +63,10 @@ class SQLiteDatabase(Database):
         self.path = Path(url.database or "").absolute()
         self.what = str(self.path)
         self._lock = threading.Lock()
-        self._file_lock = FileLock(lock_path(self.path), settings.busy_timeout, sole=False)
-        self._writer: Worker | None = None
-        self._writing: Connection | None = None
-        self._identity: tuple[int, int] | None = None
-        self._looks_at = self._write_until = 0.0
+        self._thread: Worker | None = None
+        self._writer = Writer(self.path, settings)
+        self._looks_at = 0.0
+        self._wrong: Exception | None = None
         self._readers: Readers | None = None
         self._orm: Orm | None = None
         self._gate = Gate()
@@ -109,9 +106,30 @@ class SQLiteDatabase(Database):
         if readers is None or self.forked:
             self._check_usable()
         elif (now := time.monotonic()) >= self._looks_at:
-            self._check_file()
+            self._look()
             self._looks_at = now + _LOOK
         return readers
+
+    def _look(self) -> None:
+        """Look at the files; where that does not tell who wrote into one, let the writer look, under the lock."""
+        try:
+            unsure = self._writer.files.look()
+        except Corrupt:
+            self._let_the_writer_look()  # it saves what is in a -wal that was removed
+            raise
+        if not unsure:
+            self._wrong = None
+        elif self._wrong is None:
+            self._let_the_writer_look()
+        else:
+            raise copy.copy(self._wrong)
+
+    def _let_the_writer_look(self) -> None:
+        self._the_thread().do(_nothing).add_done_callback(self._judge)
+
+    def _judge(self, future: Future[Any]) -> None:
+        error = None if future.cancelled() else future.exception()
+        self._wrong = error if isinstance(error, Corrupt) else None
 
     async def write(self, work: Work[T]) -> T:
         """Run a unit of work in the writer's next group commit."""
@@ -153,35 +171,35 @@ class SQLiteDatabase(Database):
 
     async def _release(self) -> None:
         with self._lock:
-            readers, writer = self._readers, self._writer
-            self._readers = self._writer = None
+            readers, thread = self._readers, self._thread
+            self._readers = self._thread = None
         if readers is not None:
             await readers.close()
-        if writer is not None:
-            await writer.stop()
+        if thread is not None:
+            await thread.stop()
             await asyncio.to_thread(self._end_writes)
 
     def _write(self, task: Work[Any] | Each[Any, Any] | Turn, item: Any = None, lane: Hashable = None) -> Future[Any]:
         self._check_usable()
         self._check_not_nested()
-        return (self._writer or self._the_writer()).do(task, item, lane)
+        return (self._thread or self._the_thread()).do(task, item, lane)
 
-    def _the_writer(self) -> Worker:
-        if self._writer is None:
+    def _the_thread(self) -> Worker:
+        if self._thread is None:
             with self._lock:
                 self._check_usable()  # closed meanwhile, from another thread
-                if self._writer is None:
-                    self._writer = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._finish_writes)
-        return self._writer
+                if self._thread is None:
+                    self._thread = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._finish_writes)
+        return self._thread
 
     async def _start(self) -> Readers:
         """Let the writer make the file, then open the readers."""
-        if self._writing is None:  # where a transaction is open it has, and would be waited for
-            await self._the_writer().do(lambda connection: None)
+        if not self._writer.is_open:  # where a transaction is open it is, and would be waited for
+            await self._the_thread().do(_nothing)
         with translated(self.what), self._lock:
             self._check_usable()  # closed meanwhile
             if self._readers is None:
-                self._readers = open_readers(self.path, self.settings)
+                self._readers = open_readers(self.path, self.settings, self._writer.files.look)
             return self._readers
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
@@ -215,20 +233,21 @@ class SQLiteDatabase(Database):
         orm = self._orm
         if orm is not None and self._gate.enter(turn, partial(self._try_begin, orm, turn)):
             return orm
-        return await self._the_writer().do(turn)  # type: ignore[no-any-return]
+        return await self._the_thread().do(turn)  # type: ignore[no-any-return]
 
     def _try_begin(self, orm: Orm, turn: Turn) -> bool:
-        if orm is not self._orm or not self._file_lock.try_take():
+        lock = self._writer.lock
+        if orm is not self._orm or not lock.try_take():
             return False
-        if self._stat() == self._identity and orm.try_begin(turn):
+        if self._writer.may_begin() and orm.try_begin(turn):
             turn.begin()
             return True
-        self._file_lock.release()
+        lock.release()
         return False
 
     def _wake(self, turn: Turn) -> None:
-        if self._gate.has(turn) and self._writer is not None:
-            self._writer.wake()
+        if self._gate.has(turn) and self._thread is not None:
+            self._thread.wake()
 
     def _end_turn(self) -> None:
         """Undo what the transaction did not commit, and let other processes in."""
@@ -236,7 +255,7 @@ class SQLiteDatabase(Database):
             if self._orm is not None:
                 self._orm.end()
         finally:
-            self._file_lock.release()
+            self._writer.lock.release()
 
     # What follows runs in the writer thread.
 
@@ -245,12 +264,12 @@ class SQLiteDatabase(Database):
         try:
             if turn is not None:
                 self._serve(turn)
-            for is_turn, groups in groupby(_groups(jobs), lambda group: isinstance(group[0].task, Turn)):
+            for is_turn, groups in groupby(grouped(jobs), lambda group: isinstance(group[0].task, Turn)):
                 if is_turn:
                     for (job,) in groups:
                         self._lend(job)
                 else:
-                    self._commit_together(list(groups))
+                    self._writer.commit_together(list(groups))
         finally:
             self._gate.leave_writer()
 
@@ -263,9 +282,9 @@ class SQLiteDatabase(Database):
         """Give an ORM transaction the turn and serve it; the lock between processes is held for it."""
         try:
             with translated(self.what), ExitStack() as held:
-                held.enter_context(self._file_lock)
-                self._open()
-                self._orm = self._orm or Orm(self.path, self.settings)
+                held.enter_context(self._writer.lock)
+                self._writer.open()
+                self._orm = self._orm or Orm(self.path, self.settings, self._writer.commit)
                 self._orm.begin(job.task)
                 held.pop_all()
         except Exception as error:  # the caller hears of it
@@ -286,99 +305,12 @@ class SQLiteDatabase(Database):
             orm.close()
         self._end_turn()
 
-    def _commit_together(self, groups: list[list[Job]]) -> None:
-        jobs = list(chain.from_iterable(groups))
-        try:
-            with self._file_lock:
-                connection = self._open()
-                driver: Any = connection.connection.dbapi_connection
-                driver.execute("BEGIN IMMEDIATE")
-                try:
-                    self._run_groups(connection, driver, groups)
-                    driver.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        driver.execute("ROLLBACK")
-                    raise
-        except BaseException as error:  # every caller hears of it
-            ours = translate(error, self.what)
-            for job in jobs:
-                job.error = job.error or copy.copy(ours) or error
-        deliver(jobs)
-
-    def _run_groups(self, connection: Connection, driver: sqlite3.Connection, groups: list[list[Job]]) -> None:
-        self._write_until = time.monotonic() + self.settings.command_timeout
-        if len(groups) == 1:  # the transaction is its savepoint
-            _run_group(connection, groups[0])
-            return
-        for group in groups:
-            driver.execute("SAVEPOINT unit")
-            try:
-                _run_group(connection, group)
-            except Exception as error:
-                if not driver.in_transaction:  # SQLite rolled all of it back, as it does when the disk is full
-                    raise
-                driver.execute("ROLLBACK TO unit")
-                for job in group:
-                    job.error = translate(error, self.what) or error
-            driver.execute("RELEASE unit")
-
-    def _open(self) -> Connection:
-        """Return the writer's connection, opened once, to the file that was opened first."""
-        if self._writing is None:
-            driver = prepare(self.path, self.settings)
-            driver.set_progress_handler(lambda: time.monotonic() > self._write_until, 100 * STEPS)
-            self._identity = self._stat()
-            self._writing = wrap(driver)
-        self._check_file()
-        return self._writing
-
-    def _check_file(self) -> None:
-        if self._stat() != self._identity:
-            raise Corrupt(
-                f"{self.path} was removed or replaced while it was open: stop, put the file back with its -wal file, "
-                "and open it again"
-            )
-
-    def _stat(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self.what)  # noqa: PTH116  # a microsecond instead of three, once a commit
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
     def _end_writes(self) -> None:
         orm, self._orm = self._orm, None
         if orm is not None:
             orm.close()
-        connection, self._writing = self._writing, None
-        with ExitStack() as turn:
-            if connection is not None:
-                with suppress(DgentError, OSError):  # another process that keeps the lock will checkpoint
-                    turn.enter_context(self._file_lock)
-                close(connection)
-        self._file_lock.close()
+        self._writer.close()
 
 
-def _groups(jobs: list[Job]) -> list[list[Job]]:
-    """Split into units of work, each alone, and runs of jobs that share a lane."""
-    groups: list[list[Job]] = []
-    lane: Hashable = None
-    for job in jobs:
-        if job.lane is None or job.lane != lane:
-            groups.append([])
-        groups[-1].append(job)
-        lane = job.lane
-    return groups
-
-
-def _run_group(connection: Connection, group: list[Job]) -> None:
-    first = group[0]
-    if first.lane is None:
-        first.result = first.task(connection)
-        return
-    for job, result in zip(group, first.task(connection, [job.item for job in group]), strict=True):
-        if isinstance(result, Exception):
-            job.error = result
-        else:
-            job.result = result
+def _nothing(connection: Connection) -> None:
+    """Do nothing, which opens the file and looks at it."""

@@ -24,12 +24,16 @@ from dgent.database.sqlite_readers import INLINE_BUDGET, INLINE_REST, STEPS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+    from typing import TypeAlias
 
     from sqlalchemy import Connection
 
     from dgent.database.base import T, Work
     from dgent.database.sqlite_turn import Turn
     from dgent.settings import Settings
+
+    Commit: TypeAlias = Callable[[Callable[[], object]], None]
+    """Runs the COMMIT of a connection, and makes sure of it."""
 
 _VALUES: Final = 100
 _LARGE: Final = 64 * 1024
@@ -43,10 +47,11 @@ class OrmConnection(AdaptedConnection):
         turn: that of the transaction that uses it. direct: a `Connection` for units of work, past the engine.
     """
 
-    def __init__(self, path: Path, settings: Settings, turn: Turn) -> None:
+    def __init__(self, path: Path, settings: Settings, turn: Turn, commit: Commit) -> None:
         driver = connect(path, settings, writer=True, factory=_Driver)
         self._connection: Any = driver  # the base class's `driver_connection` and `run_async` look for it here
         self.turn = turn
+        self._commit = commit
         self.direct: Connection = wrap(driver)
         self.isolation_level = None  # SQLAlchemy may set it; a transaction is BEGIN IMMEDIATE whatever it says
         self._longest, self._patience = settings.command_timeout, int(settings.busy_timeout * 1000)
@@ -89,7 +94,7 @@ class OrmConnection(AdaptedConnection):
 
     def commit(self) -> None:
         """Commit, await the disk, and let the turn end with that."""
-        self._hop(self._connection.commit, last=True)
+        self._hop(partial(self._commit, self._connection.commit), last=True)
 
     def rollback(self) -> None:
         """Undo what is not committed, if anything is. It waits for what still runs, and never for the event loop."""

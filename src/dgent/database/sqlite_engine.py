@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
 
+from dgent.database.errors import in_doubt
 from dgent.database.file_lock import FileLock
+from dgent.database.sqlite_check import check_whole, observer
+from dgent.database.sqlite_files import Files
 from dgent.database.statement import OWN_TURNS
-from dgent.exceptions import Corrupt
+from dgent.exceptions import BackendUnavailable, Corrupt, DgentError, StorageTimeout
 from dgent.settings import Settings, private_file
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy.engine import ExceptionContext
@@ -87,19 +91,27 @@ def lock_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.lock")
 
 
+def files_of(path: Path, settings: Settings) -> Files:
+    """Return the files of a database, with a lock of their own."""
+    return Files(path, FileLock(lock_path(path), settings.busy_timeout))
+
+
 def prepare(
-    path: Path,
+    files: Files,
     settings: Settings,
     turn: AbstractContextManager[object] | None = None,
     factory: Any = sqlite3.Connection,
 ) -> sqlite3.Connection:
     """Create the file if it is not there, open it as the writer and put it into WAL mode.
 
-    Hold its lock meanwhile, or give it as `turn`: it is taken if there is something to change.
+    Hold its lock meanwhile, or give it as `turn`: it is taken if there is something to look into or to change.
 
     Raises:
-        Corrupt: the file was cut short.
+        Corrupt: the file was cut short, or its `-wal` is that of another, or gone.
+        BackendUnavailable: the disk failed at a commit, and still does. StorageTimeout: somebody reads too long.
     """
+    path, turn = files.path, turn or nullcontext()
+    check_belongings(files, turn)
     has_log = _size(path.with_name(f"{path.name}-wal")) > 0
     connection = connect(private_file(path), settings, writer=True, factory=factory)
     try:
@@ -107,12 +119,75 @@ def prepare(
         if not has_log:  # else a crash may have left a page half copied, which is in the log as well
             _check_last_page(connection, path)
         if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            with turn or nullcontext():
+            with turn:
                 connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes the other two files
+        files.adopt()
+        if files.in_doubt:
+            with turn:
+                _make_safe(connection, files)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def check_belongings(files: Files, turn: AbstractContextManager[object]) -> None:
+    """Let nothing be opened, since SQLite would put it into the file, before it is sure whose the `-wal` is."""
+    if files.belong_together():
+        return
+    with turn:
+        if not files.belong_together():  # else somebody was about to note his checkpoint
+            check_whole(files.path)
+
+
+def _make_safe(connection: sqlite3.Connection, files: Files) -> None:
+    """Put the log into the file and cut it, after a sync of it failed: the kernel takes it for written since then."""
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    except sqlite3.Error:
+        raise BackendUnavailable(
+            f"{files.path}: the disk failed at a commit, and the file could not be made safe since: nothing is written "
+            "until it can be; look after the disk"
+        ) from None
+    if busy:
+        raise StorageTimeout(
+            f"{files.path}: the disk failed at a commit, and somebody read for too long for the file to be made safe: "
+            "try again"
+        )
+    files.in_doubt = False
+    files.note()
+
+
+def commit(run: Callable[[], object], files: Files) -> None:
+    """Run a COMMIT under the file's lock, and make sure of it before anybody hears.
+
+    Raises:
+        sqlite3.Error: which says OutcomeUnknown, through `translate`, where it may be in all the same; the connection
+            must not be used again. OutcomeUnknown: it went into files that nobody finds.
+    """
+    try:
+        run()
+    except sqlite3.Error as error:
+        if in_doubt(error):
+            files.doubt()
+        raise
+    files.settle()
+
+
+def close_last(files: Files, close: Callable[[], object]) -> None:
+    """Close what may be the last connection, which checkpoints; but not over what somebody else wrote into the file."""
+    keeper = observer(files.path) if files.overwritten else None
+    try:
+        if keeper is not None:
+            with suppress(sqlite3.Error):
+                keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        close()
+        if keeper is None:
+            files.note()
+    finally:
+        if keeper is not None:
+            keeper.close()
 
 
 def _check_last_page(connection: sqlite3.Connection, path: Path) -> None:
@@ -140,22 +215,26 @@ def is_in_transaction(driver: Any) -> bool:
 class _SyncConnection(sqlite3.Connection):
     """A connection whose writing transactions hold the file's lock, from before they begin until they have ended."""
 
-    def __init__(self, turn: FileLock, *args: Any, **named: Any) -> None:
+    def __init__(self, files: Files, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
-        self._turn, self._held = turn, ExitStack()
+        self._files, self._turn, self._held = files, files.lock, ExitStack()
+        self._writes = False
 
     def begin(self, *, reading: bool) -> None:
         """Begin a transaction; one that writes waits for its turn.
 
         Raises:
             StorageTimeout: another process had the turn for longer than `busy_timeout`.
+            Corrupt: the file, its -wal or its -shm was removed or replaced.
         """
         self.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
+        self._writes = not reading
         if reading:
             self.execute("BEGIN")
             return
         self._held.enter_context(self._turn)
         try:
+            self._files.check()
             self.execute("BEGIN IMMEDIATE")
         except BaseException:
             self._held.close()
@@ -163,7 +242,10 @@ class _SyncConnection(sqlite3.Connection):
 
     def commit(self) -> None:
         try:
-            super().commit()
+            if self._writes and is_in_transaction(self):
+                commit(super().commit, self._files)
+            else:
+                super().commit()
         finally:
             self._give_turn()
 
@@ -174,9 +256,17 @@ class _SyncConnection(sqlite3.Connection):
             self._give_turn()
 
     def close(self) -> None:
-        super().close()
-        self._held.close()
-        self._turn.close()
+        taken = False
+        with suppress(DgentError, OSError):  # a folder that is gone
+            taken = self._turn.try_take()
+        try:
+            if taken:
+                close_last(self._files, super().close)
+            else:  # who has it is not about to let this connection be the last
+                super().close()
+        finally:
+            self._held.close()
+            self._turn.close()
 
     def _give_turn(self) -> None:
         if not is_in_transaction(self):  # a COMMIT that failed may have left it open
@@ -191,8 +281,12 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
     """
 
     def create() -> sqlite3.Connection:
-        turn = FileLock(lock_path(path), settings.busy_timeout, sole=False)
-        return prepare(path, settings, turn, partial(_SyncConnection, turn))
+        files = files_of(path, settings)
+        try:
+            return prepare(files, settings, files.lock, partial(_SyncConnection, files))
+        except BaseException:
+            files.lock.close()
+            raise
 
     engine = create_engine(
         URL.create("sqlite+pysqlite", database=str(path)), creator=create, poolclass=NullPool, hide_parameters=True

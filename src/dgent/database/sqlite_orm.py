@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from dgent.database.sqlite_connection import Commit
     from dgent.database.sqlite_turn import Turn
     from dgent.settings import Settings
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 class Orm:
     """The engine of ORM sessions, over one connection that is opened when the first turn is lent."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
-        self._path, self._settings = path, settings
+    def __init__(self, path: Path, settings: Settings, commit: Commit) -> None:
+        self._path, self._settings, self._commit = path, settings, commit
         self._turn: Turn | None = None
         self._connection: OrmConnection | None = None
         self._greenlet = Runner()
@@ -75,7 +76,7 @@ class Orm:
         if self._turn is None:
             raise sqlite3.OperationalError("no active connection")
         if self._connection is None or self._connection.is_closed:
-            self._connection = OrmConnection(self._path, self._settings, self._turn)
+            self._connection = OrmConnection(self._path, self._settings, self._turn, self._commit)
         return self._connection
 
 

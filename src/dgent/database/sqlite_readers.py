@@ -47,10 +47,12 @@ class Readers(NamedTuple):
         await self.scans.stop()
 
 
-def open_readers(path: Path, settings: Settings) -> Readers:
-    """Return the readers of a file that exists."""
-    inline = InlineReader(connect(path, settings, reader=True))
-    short, scans = (Worker(f"dgent-{name}-{path.name}", *_reader(path, settings), most=16) for name in ("read", "scan"))
+def open_readers(path: Path, settings: Settings, look: Callable[[], object]) -> Readers:
+    """Return the readers of a file that exists; `look` raises if a file was exchanged before a connection was open."""
+    inline = InlineReader(_connect(path, settings, look))
+    short, scans = (
+        Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, look), most=16) for name in ("read", "scan")
+    )
     return Readers(inline, Gathering(inline), short, scans)
 
 
@@ -135,14 +137,16 @@ class Gathering:
                 future.set_result(None if results is None else [results[at]])
 
 
-def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
+def _reader(
+    path: Path, settings: Settings, look: Callable[[], object]
+) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
     """Return what a reader thread runs, and what it does at its end."""
     opened: list[Connection] = []
 
     def run(jobs: list[Job]) -> None:
         with translated(str(path)):
             if not opened:
-                opened.append(wrap(connect(path, settings, reader=True)))
+                opened.append(wrap(_connect(path, settings, look)))
         driver: Any = opened[0].connection.dbapi_connection
         done: list[Job] = []
         for job in jobs:
@@ -168,6 +172,18 @@ def _reader(path: Path, settings: Settings) -> tuple[Callable[[list[Job]], None]
             close(connection)
 
     return run, finish
+
+
+def _connect(path: Path, settings: Settings, look: Callable[[], object]) -> sqlite3.Connection:
+    look()
+    connection = connect(path, settings, reader=True)
+    try:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which opens the other two files
+        look()
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def _is_passing(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.exceptions import BackendUnavailable, DiskFull, ReadOnly, StorageError
+from dgent.exceptions import BackendUnavailable, DiskFull, OutcomeUnknown, ReadOnly, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,6 +62,9 @@ def write_private(path: Path, chunks: Iterator[bytes], *, replace: Path | None =
     """Write a new private file (0600) and sync it; with `replace`, move it there at once when it is whole.
 
     A file that lies at `path` is an earlier attempt and goes.
+
+    Raises:
+        OutcomeUnknown: it is there, but may not be after a power loss. OSError: it is not.
     """
     with suppress(FileNotFoundError):
         path.unlink()
@@ -82,7 +85,12 @@ def write_private(path: Path, chunks: Iterator[bytes], *, replace: Path | None =
         os.close(fd)
     if replace is not None:
         path.rename(replace)
-    sync_directory(path.parent)
+    try:
+        sync_directory(path.parent)
+    except OSError:
+        raise OutcomeUnknown(
+            f"{replace or path} was written, but its folder could not be synced: after a power loss it may be as before"
+        ) from None
 
 
 def set_aside(path: Path, start: int) -> Path:

@@ -1,4 +1,12 @@
-"""A ledger that is kept in a file which several processes append to: one line and one sync per flush."""
+"""A ledger that is kept in a file which several processes append to: one line and one sync per flush.
+
+A sync that fails is never simply made again: the kernel takes what it could not write for written, and says so next
+time. The file is in doubt from then on, for every process, by a word in the lock's file; who writes next puts a new
+file of the next generation in its place first, and nothing is acknowledged before that is safe.
+
+In place, nobody but this code writes into the file, and only at its end. So an inode, a size and a time that are as
+they were mean that it is as it was; where they are not, what was read before is looked for in it again.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +17,7 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dgent.database.file_lock import FileLock
 from dgent.datum import Limits, uuid7
-from dgent.exceptions import Corrupt, OutcomeUnknown
+from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown
 from dgent.memory.files import os_errors, set_aside, storage_error, write_all, write_private
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.lines import Header, flush_line, flushed, unseal
@@ -17,11 +25,13 @@ from dgent.memory.shelf import Shelf, Stored
 from dgent.settings import private_directory, private_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from dgent.memory.change import Change
 
+_DOUBT: Final = b"in doubt"
+_TAIL: Final = 64
 _log: Final = logging.getLogger("dgent.memory")
 
 
@@ -36,10 +46,12 @@ class Journal:
         self.path = path
         self.ledger = Ledger(limits, clock)
         self._limits, self._clock = limits, clock
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout, sole=True)
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout)
         self._fd = -1
         self._header = Header("", 0, 0, {})
-        self._seen = (0, 0)  # inode and acknowledged size, in one assignment for the readers
+        self._seen = (0, 0, 0)  # inode, acknowledged size, last change; in one assignment for the readers
+        self._tail = b""  # the last bytes that are acknowledged
+        self._in_doubt = False
         self._lines = 0
         self._busy = False
 
@@ -65,7 +77,7 @@ class Journal:
         except OSError:
             return False  # the look under the lock says what is wrong
         # While this process writes it holds the lock and has caught up: what is new in the file is its own.
-        return (found.st_ino, found.st_size) == self._seen or self._busy
+        return (found.st_ino, found.st_size, found.st_mtime_ns) == self._seen or self._busy
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -75,7 +87,8 @@ class Journal:
             StorageTimeout, Corrupt, SchemaTooNew, ReadOnly, DiskFull, BackendUnavailable
         """
         with os_errors(self.path):
-            private_directory(self.path.parent)
+            if not self._header.store:  # else the folder was there, and is not to be made again
+                private_directory(self.path.parent)
             with self._lock:
                 self._catch_up()
                 self._busy = True
@@ -92,33 +105,26 @@ class Journal:
         """
         if not draft.pending:
             return []
+        if self._in_doubt:
+            self._renew()
         line = flush_line(self._lines + 1, draft.pending)
         try:
             write_all(self._fd, line)
-            os.fsync(self._fd)
+            self._sync(self._fd)
         except OSError as error:
             self._take_back()
             raise storage_error(self.path, error) from None
         with self.ledger.lock:
             changes = draft.apply()
-        self._seen, self._lines = (self._seen[0], self._seen[1] + len(line)), self._lines + 1
+        self._mark(self._lines + 1, self.size + len(line), line)
         return changes
 
     def erase(self, namespace: str, doomed: list[Stored]) -> None:
         """Put a file without these versions in the place of this one; inside of `exclusive`."""
         gone = {stored.seq for stored in doomed}
-        kept = [
-            (name, stored)
-            for name, shelf in self.ledger.shelves.items()
-            for stored in shelf
-            if name != namespace or stored.seq not in gone
-        ]
-        heads = {name: (shelf.seq, shelf.stored_at) for name, shelf in self.ledger.shelves.items()}
-        header = Header(self._header.store, self._header.generation + 1, len(kept), heads)
-        self._write(header, kept)
+        self._rewrite(lambda name, stored: name != namespace or stored.seq not in gone)
         with self.ledger.lock:
             self.ledger.shelves[namespace].erase(doomed)
-        self._follow(header)
 
     def close(self) -> None:
         """Give back the file descriptors."""
@@ -126,6 +132,49 @@ class Journal:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def _renew(self) -> None:
+        """Make safe what a failed sync left in doubt.
+
+        Raises:
+            BackendUnavailable: the disk does not take it; nothing is written until it does. DiskFull
+        """
+        try:
+            self._rewrite(lambda _, __: True)
+        except (OSError, OutcomeUnknown) as error:
+            if isinstance(error, OSError) and isinstance(full := storage_error(self.path, error), DiskFull):
+                raise full from None
+            raise BackendUnavailable(
+                f"{self.path}: the disk failed at a sync, and the file could not be written anew since: nothing is "
+                "written until it can be; look after the disk"
+            ) from None
+
+    def _rewrite(self, keep: Callable[[str, Stored], bool]) -> None:
+        """Put a file of the next generation in the place of this one, with what is to be kept."""
+        shelves = self.ledger.shelves
+        kept = [(name, stored) for name, shelf in shelves.items() for stored in shelf if keep(name, stored)]
+        heads = {name: (shelf.seq, shelf.stored_at) for name, shelf in shelves.items()}
+        header = Header(self._header.store, self._header.generation + 1, len(kept), heads)
+        try:
+            self._write(header, kept)
+        except OutcomeUnknown:
+            self._doubt()
+            raise
+        self._follow(header)
+        if self._in_doubt:
+            self._in_doubt = False
+            self._lock.write(b"")
+
+    def _sync(self, fd: int) -> None:
+        try:
+            os.fsync(fd)
+        except OSError:
+            self._doubt()
+            raise
+
+    def _doubt(self) -> None:
+        self._in_doubt = True
+        self._lock.write(_DOUBT)
 
     def _write(self, header: Header, kept: list[tuple[str, Stored]]) -> None:
         def chunks() -> Iterator[bytes]:
@@ -138,8 +187,10 @@ class Journal:
     def _take_back(self) -> None:
         try:
             os.ftruncate(self._fd, self.size)
-            os.fsync(self._fd)
+            self._sync(self._fd)
+            self._mark(self._lines, self.size)
         except OSError:
+            self._doubt()
             raise OutcomeUnknown(
                 f"{self.path} failed while it was written and could not be cut back: read again to see what is in it"
             ) from None
@@ -154,8 +205,8 @@ class Journal:
             self._load()
         elif found.st_size < self.size:
             raise Corrupt(f"{self.path} is shorter than what was acknowledged in it: restore it from a backup")
-        elif found.st_size > self.size:
-            self._resume()
+        elif (found.st_ino, found.st_size, found.st_mtime_ns) != self._seen:
+            self._resume(found.st_size)
 
     def _begin(self) -> None:
         if self._header.store:
@@ -193,15 +244,38 @@ class Journal:
         ledger = Ledger(self._limits, self._clock)
         ledger.shelves = {name: Shelf(self._limits, *head) for name, head in header.heads.items()}
         lines, size = self._replay(file, ledger, header, 1)
-        self.ledger, self._header, self._lines = ledger, header, lines
-        self._seen = os.fstat(file.fileno()).st_ino, size
+        self.ledger, self._header = ledger, header
+        self._mark(lines, size, fd=file.fileno())
 
-    def _resume(self) -> None:
-        """Read what other processes appended."""
+    def _resume(self, size: int) -> None:
+        """Read what other processes appended; make sure that it was appended, and nothing put over the file."""
+        tail = os.pread(self._fd, len(self._tail), self.size - len(self._tail))
+        if tail != self._tail or (size == self.size and not self._is_as_it_was()):
+            raise Corrupt(
+                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it: "
+                "restore it from a backup, and open it anew"
+            )
         with os.fdopen(os.dup(self._fd), "rb") as file:
             file.seek(self.size)
             lines, size = self._replay(file, self.ledger, self._header, self._lines)
-        self._seen, self._lines = (self._seen[0], size), lines
+        self._mark(lines, size)
+
+    def _is_as_it_was(self) -> bool:
+        """Read a file of the same size again whose time says that somebody touched it."""
+        with os.fdopen(os.dup(self._fd), "rb") as file:
+            file.seek(0)
+            records = [unseal(line) for line in file]
+        numbers = [record.get("line", 1) for record in records if record is not None]
+        return numbers == list(range(1, self._lines + 1))
+
+    def _mark(self, lines: int, size: int, end: bytes = b"", *, fd: int | None = None) -> None:
+        """Take the file up to here for acknowledged; `end` is its end, if that is at hand."""
+        fd = self._fd if fd is None else fd
+        found, tail = os.fstat(fd), end[-_TAIL:]
+        if len(tail) < _TAIL:
+            tail = os.pread(fd, min(_TAIL, size), size - min(_TAIL, size))
+        self._lines, self._tail = lines, tail
+        self._seen = found.st_ino, size, found.st_mtime_ns
 
     def _replay(self, file: BinaryIO, ledger: Ledger, header: Header, lines: int) -> tuple[int, int]:
         """Put the lines from here on into a ledger, cut a torn tail, and return how many lines and bytes there are."""
@@ -225,11 +299,16 @@ class Journal:
             raise Corrupt(f"{self.path} ends after line {lines} of {snapshot}: restore it from a backup")
         if line:
             self._set_aside(start)
-        os.fsync(file.fileno())  # a process that was killed may have written without syncing
+        self._sync(file.fileno())  # a process that was killed may have written without syncing
+        self._in_doubt = self._in_doubt or self._lock.read().startswith(_DOUBT)
         return lines, start
 
     def _set_aside(self, start: int) -> None:
-        aside = set_aside(self.path, start)
+        try:
+            aside = set_aside(self.path, start)
+        except (OSError, OutcomeUnknown):
+            self._doubt()
+            raise
         _log.warning("%s ended in a line that was not written whole, which is kept in %s", self.path, aside)
 
     def _open(self) -> int:
@@ -243,6 +322,5 @@ class Journal:
     def _follow(self, header: Header) -> None:
         """Append from here on to the file that this process has just put in place."""
         self._adopt(self._open())
-        found = os.fstat(self._fd)
-        self._header, self._lines = header, 1 + header.entries
-        self._seen = found.st_ino, found.st_size
+        self._header = header
+        self._mark(1 + header.entries, os.fstat(self._fd).st_size)

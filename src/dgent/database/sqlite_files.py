@@ -1,0 +1,229 @@
+"""Whose the `-wal` beside a SQLite file is, and whether all three files are still those that were opened.
+
+SQLite itself asks neither. It puts any `-wal` whose own checksums hold over any file of that name, and goes on writing
+into one that nobody can find any more. So before each transaction and before each acknowledgement the names are looked
+at: no file may have been exchanged, and the file itself, in which only a checkpoint writes, is as the last checkpoint
+left it. What that was stands in the lock's file, for other processes and for the next start:
+
+    dgent 1 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>
+
+`pending`: since that checkpoint something was committed, so the file is nothing without its `-wal`. `in doubt`: the
+fsync of a commit failed, and the log was not put into the file since.
+
+A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
+have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`).
+
+Everything here is used under the lock between processes, by whoever has this process's turn, but for `look`, which any
+reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from dgent.exceptions import Corrupt, OutcomeUnknown
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dgent.database.file_lock import FileLock
+
+_MARK: Final = "dgent 1"
+
+Main: TypeAlias = tuple[int, int, int, int]
+"""What the file is, and whether it was written: device, inode, size, time of the last change in nanoseconds."""
+
+
+class Note(NamedTuple):
+    """What is left for the next one to look: see the head of this file."""
+
+    main: Main
+    log: int
+    pending: bool
+    in_doubt: bool
+
+    def dump(self) -> bytes:
+        """Return it as a line."""
+        return f"{_MARK} {' '.join(map(str, self.main))} {self.log} {self.pending:d} {self.in_doubt:d}\n".encode()
+
+    @classmethod
+    def load(cls, line: bytes) -> Note | None:
+        """Return what `dump` wrote; None for everything else, as after a power loss."""
+        with suppress(ValueError):
+            mark, format, *numbers = line.decode().split()
+            device, inode, size, changed, log, pending, in_doubt = map(int, numbers)
+            if f"{mark} {format}" == _MARK:
+                return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt))
+        return None
+
+
+class Files:
+    """A SQLite file with its `-wal` and `-shm`, as the connections of this process have them open.
+
+    Attributes:
+        in_doubt: the fsync of a commit failed, and the log was not put into the file since.
+    """
+
+    def __init__(self, path: Path, lock: FileLock) -> None:
+        self.path, self.lock = path, lock
+        self._name, self._log_name, self._index_name = str(path), f"{path}-wal", f"{path}-shm"
+        self._main: Main | None = None
+        self._log = self._index = 0
+        self._log_changed = 0
+        self._pending = False
+        self._note: Note | None = None
+        self.in_doubt = False
+
+    def belong_together(self) -> bool:
+        """Tell whether what lies there, before anything of it is opened, is what the note says.
+
+        Raises:
+            Corrupt: a `-wal` that holds commits is gone, or lies there without its file.
+        """
+        note = self._note = Note.load(self.lock.read())
+        main, (log, size, _) = _main(self._name), _stat(self._log_name)
+        if size and (main is None or not main[2]):
+            raise Corrupt(
+                f"{self._log_name} holds commits, but {self.path} is gone or empty: put the file back, or move the "
+                "-wal away, which SQLite would remove. Nothing was written"
+            )
+        self.in_doubt = note is not None and note.in_doubt
+        same = note is not None and note.main == main
+        if size:
+            return same and note is not None and note.log == log
+        if same and note is not None and note.pending:
+            raise Corrupt(
+                f"{self._log_name} is gone or was emptied, and commits of {self.path} were in it: put it back, or "
+                f"restore both from a backup. To go on with what is left, remove {self.lock.path}"
+            )
+        return True
+
+    def adopt(self) -> None:
+        """Take what lies there for what was just opened."""
+        self._main = _main(self._name)
+        self._log, size, self._log_changed = _stat(self._log_name)
+        self._index = _stat(self._index_name)[0]
+        note = self._note
+        self._pending = bool(size) and note is not None and note.pending and note.main == self._main
+
+    def check(self) -> None:
+        """Make sure, before a transaction, that it would go into the files that others find.
+
+        Raises:
+            Corrupt: one of them was removed, replaced, or written by somebody else.
+        """
+        main = _main(self._name)
+        if main != self._main:
+            self._admit(main)
+        if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
+            raise self._exchanged()
+
+    def look(self) -> bool:
+        """Look at the names, without the lock, and tell whether the file was written by nobody knows whom yet.
+
+        Raises:
+            Corrupt: one of them was removed or replaced.
+        """
+        main = _main(self._name)
+        if main is None or self._main is None or main[:2] != self._main[:2]:
+            raise self._exchanged()
+        if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
+            raise self._exchanged()
+        if main == self._main:
+            return False
+        note = Note.load(self.lock.read())
+        return note is None or note.main != main
+
+    @property
+    def log_is_gone(self) -> bool:
+        """Whether nothing has the name of the `-wal`, while the file is the one that was opened."""
+        main = _main(self._name)
+        here = main is not None and self._main is not None and main[:2] == self._main[:2]
+        return here and not _stat(self._log_name)[0]
+
+    @property
+    def overwritten(self) -> bool:
+        """Whether somebody else wrote into the file: what is in the log must not be put over it."""
+        main = _main(self._name)
+        if main is None or self._main is None or main[:2] != self._main[:2] or main == self._main:
+            return False  # another file: SQLite itself does not checkpoint into that
+        note = Note.load(self.lock.read())
+        return note is None or note.main != main
+
+    def settle(self) -> None:
+        """Take a commit down: before it is acknowledged.
+
+        Raises:
+            OutcomeUnknown: it went into files that others do not find.
+        """
+        main = _main(self._name)
+        log, _, changed = _stat(self._log_name)
+        if main == self._main and log == self._log and (self._pending or changed == self._log_changed):
+            return
+        if main is None or self._main is None or main[:2] != self._main[:2] or log != self._log:
+            raise OutcomeUnknown(
+                f"{self.path} or its -wal was removed or replaced while something was committed: stop, put the files "
+                "back, and look for the write"
+            )
+        self._pending = main == self._main and (self._pending or changed != self._log_changed)
+        self._main, self._log_changed = main, changed
+        self._write()
+
+    def doubt(self) -> None:
+        """Take down that the fsync of a commit failed."""
+        self.in_doubt = True
+        self.note()
+
+    def note(self) -> None:
+        """Take down what lies there now, after a checkpoint, a close, or a commit that failed."""
+        main, (_, size, self._log_changed) = _main(self._name), _stat(self._log_name)
+        if main is None or self._main is None or main[:2] != self._main[:2]:
+            return
+        self._pending = self._pending and main == self._main and bool(size)
+        self._main = main
+        self._write()
+
+    def _write(self) -> None:
+        assert self._main is not None  # noqa: S101  # both who call have seen to it
+        note = Note(self._main, self._log, self._pending, self.in_doubt)
+        if note != self._note:
+            self.lock.write(note.dump())
+            self._note = note
+
+    def _admit(self, main: Main | None) -> None:
+        """Accept what another process of ours wrote into the file: its checkpoint."""
+        if main is None or self._main is None or main[:2] != self._main[:2]:
+            raise self._exchanged()
+        note = Note.load(self.lock.read())
+        if note is None or note.main != main:
+            raise Corrupt(
+                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it: stop "
+                "every program that has it open, restore it with its -wal file from one backup or remove the -wal, and "
+                "open it again"
+            )
+        self._main, self._note, self._pending = main, note, note.pending
+
+    def _exchanged(self) -> Corrupt:
+        return Corrupt(
+            f"{self.path}, its -wal or its -shm was removed or replaced while it was open: stop, put the file back "
+            "with its -wal file, and open it again"
+        )
+
+
+def _main(name: str) -> Main | None:
+    try:
+        status = os.stat(name)  # noqa: PTH116  # a microsecond instead of three, once a commit
+    except OSError:  # FileNotFoundError, or a folder that cannot be entered any more
+        return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _stat(name: str) -> tuple[int, int, int]:
+    """Return the inode, the size and the time of the last change; zeros where there is none."""
+    try:
+        status = os.stat(name)  # noqa: PTH116
+    except OSError:
+        return 0, 0, 0
+    return status.st_ino, status.st_size, status.st_mtime_ns
