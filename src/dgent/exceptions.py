@@ -49,8 +49,11 @@
         │   └── NoBackendAvailable          none of those to choose from answers
         ├── StorageTimeout (TimeoutError)   a bounded wait came to its end; nothing was written
         │   └── DeliveryPending             writes that waited for this store are still on their way to it
+        ├── AccessRefused (PermissionError)  a server refuses the login, or its role lacks a right
         ├── DiskFull (OSError)
-        ├── ReadOnly (OSError)
+        ├── DiskError (OSError)             the device failed to read or to write
+        ├── ResourceExhausted (OSError)     no memory or no file descriptor is left
+        ├── ReadOnly (OSError)              a file, a folder or a server that cannot be written
         ├── Corrupt                         stored bytes are not what was written
         ├── StoreError                      the causal substrate: logs and generations
         │   ├── ChainBroken                 an entry of a log was changed, moved, taken out or cut off
@@ -282,7 +285,7 @@ class StorageError(DgentError):
 
 
 class BackendUnavailable(StorageError, ConnectionError):
-    """The backend does not answer. What it holds is not lost, only out of reach."""
+    """The backend does not answer: an outage. What it holds is not lost, only out of reach."""
 
 
 class UnknownBackend(BackendUnavailable):
@@ -311,12 +314,24 @@ class DeliveryPending(StorageTimeout):
         return DeliveryPending, (self.store, self.waiting)
 
 
+class AccessRefused(StorageError, PermissionError):
+    """A server refuses the login, or its role lacks a right; the message has the GRANT that is missing."""
+
+
 class DiskFull(StorageError, OSError):
     """There is no space left; what was acknowledged is safe, this write is not in."""
 
 
+class DiskError(StorageError, OSError):
+    """The device failed to read or to write; it may come right, and nothing takes its place meanwhile."""
+
+
+class ResourceExhausted(StorageError, OSError):
+    """No memory or no file descriptor is left; it may come right, and nothing takes its place meanwhile."""
+
+
 class ReadOnly(StorageError, OSError):
-    """The file or the folder cannot be written."""
+    """The file, the folder or the server cannot be written."""
 
 
 class Corrupt(StorageError):

@@ -19,11 +19,13 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, NullPool, inspect, text
+from sqlalchemy import URL, Connection, NullPool, inspect, select, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from dgent.database.constructs import transaction_lock
 from dgent.database.errors import sqlstate, translate
 from dgent.database.postgres_engine import creator
+from dgent.database.postgres_url import read_url
 from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
 from dgent.exceptions import (
     Conflict,
@@ -330,7 +332,7 @@ def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
     def locked(connection: Connection) -> T:
         connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"))
+        connection.execute(select(transaction_lock(_LOCK_KEY)))
         return work(connection)
 
     return asyncio.run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
@@ -341,7 +343,7 @@ async def _on_postgres(settings: Settings, work: Callable[[Connection], T], long
     # No plans are kept: one that was made before a table was altered is an error after it.
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        async_creator=creator(settings.url, patient, plans=0),
+        async_creator=creator(read_url(settings.url, patient), plans=0),
         poolclass=NullPool,
         hide_parameters=True,
     )

@@ -55,9 +55,9 @@ def parse_url(value: str | URL | None) -> URL | None:
 
 
 def shown(url: URL) -> str:
-    """Return a URL as text for people: without its password, and without the values of its options."""
+    """Return a URL as text for people: without its password, and of its options only the names and where it leads."""
     if url.query:
-        url = url.set(query=dict.fromkeys(url.query, "..."))
+        url = url.set(query={name: value if name in {"host", "port"} else "..." for name, value in url.query.items()})
     return url.render_as_string(hide_password=True)
 
 
@@ -90,6 +90,11 @@ class Settings(BaseSettings):
     cache_dir: Path = Field(default_factory=lambda: _xdg("cache"), description="Where what can be made again lies.")
     database_url: DatabaseURL | None = Field(
         default=None, description="The database of both tracks. Default: membrane.db in data_dir.", repr=False
+    )
+    database_schema: str | None = Field(
+        default=None,
+        description="The PostgreSQL schema that every table lives in, made if it is not there. Default: the first of "
+        "the role's search path.",
     )
     store: StorePolicy = Field(
         default=StorePolicy(),
@@ -149,6 +154,15 @@ class Settings(BaseSettings):
     def _namespace(cls, value: str) -> str:
         return check_namespace(value)
 
+    @field_validator("database_schema")
+    @classmethod
+    def _schema(cls, value: str | None) -> str | None:
+        if value is not None and (not 0 < len(value.encode(errors="replace")) <= 63 or "\0" in value):
+            raise ValueError("the name of a schema is 1 to 63 bytes long")
+        if value is not None and (value.startswith("pg_") or value == "information_schema"):
+            raise ValueError("that schema is the server's own")
+        return value
+
     @field_validator("data_dir", "config_dir", "cache_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
@@ -194,6 +208,11 @@ class Settings(BaseSettings):
     def _agreed(self) -> Self:
         """Return settings whose policy is what serves; InvalidSettings where one was stated that cannot be."""
         serving = BackendKind.SQLITE if self.url.get_backend_name() == "sqlite" else BackendKind.POSTGRES
+        if self.database_schema is not None and serving == BackendKind.SQLITE:
+            raise InvalidSettings(
+                "database_schema (or KGENTS_DATABASE_SCHEMA) is for PostgreSQL: set KGENTS_DATABASE_URL to its URL, or "
+                "leave it out: a SQLite file is a schema of its own"
+            )
         if self.store.backend == serving:
             return self
         if "backend" not in self.store.model_fields_set:

@@ -218,7 +218,7 @@ PROVOKED: list[tuple[Callable[[Path], None], type[DgentError], str]] = [
     (nonsense, StorageError, "SQLITE_ERROR"),
     (no_pool, StorageTimeout, "pool_size"),
     (device_full, DiskFull, "free some"),
-    (no_folder, BackendUnavailable, "does not answer"),
+    (no_folder, ReadOnly, "a folder on its way"),
     (too_late, StorageTimeout, "command_timeout"),
     (refused, BackendUnavailable, "does not answer"),
     (of_sqlalchemy, StorageError, "NoResultFound"),

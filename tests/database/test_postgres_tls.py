@@ -93,19 +93,19 @@ async def tls_url(postgres_url: str, certificate: Path) -> AsyncIterator[str]:
 async def test_a_server_without_tls_serves_who_does_not_insist(postgres_url: str, name: str) -> None:
     for mode in ("disable", "allow", "prefer"):
         assert await answer(with_options(postgres_url, **{name: mode})) == 1
-    with pytest.raises(BackendUnavailable, match="offers no TLS, which sslmode in the URL asks for"):
+    with pytest.raises(InvalidSettings, match="offers no TLS, which sslmode in the URL asks for"):
         await answer(with_options(postgres_url, **{name: "require"}))
 
 
 async def test_migrations_and_storage_say_the_same(postgres_url: str, tmp_path: Path) -> None:
     wrong = [
-        ({"sslmode": "require"}, BackendUnavailable, "offers no TLS"),
-        ({"ssl": "nonsense"}, InvalidSettings, "sslmode is disable, "),
+        ({"sslmode": "require"}, InvalidSettings, "offers no TLS"),
+        ({"ssl": "nonsense"}, InvalidSettings, "sslmode in the database URL is disable, "),
         ({"sslrootcert": "gone.pem"}, InvalidSettings, "sslrootcert in the database URL"),
     ]
     for options, error, reason in wrong:
         url = with_options(postgres_url, **options)
-        settings = Settings.load(data_dir=tmp_path, database_url=url, strict=error is BackendUnavailable)
+        settings = Settings.load(data_dir=tmp_path, database_url=url)
         for attempt in (migrations.upgrade(settings), StorageProvider.from_config(settings)):
             with pytest.raises(error, match=reason):
                 await attempt
@@ -127,18 +127,18 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(
 ) -> None:
     other = make_certificate(tmp_path_factory.mktemp("other"))
     for mode in ("require", "verify-ca", "verify-full"):  # require looks at it as well where there is a root
-        with pytest.raises(BackendUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(InvalidSettings, match="CERTIFICATE_VERIFY_FAILED"):
             await answer(with_options(tls_url, sslmode=mode, sslrootcert=str(other)))
 
 
 async def test_wrong_options_are_errors_of_the_settings(postgres_url: str, tmp_path: Path) -> None:
     (tmp_path / "empty.pem").touch()
     wrong = [
-        ({"sslmode": "nonsense"}, InvalidSettings, "sslmode is disable, "),
-        ({"ssl": "true"}, InvalidSettings, "sslmode is disable, "),
-        ({"sslmode": "verify-full"}, InvalidSettings, "need sslrootcert"),
+        ({"sslmode": "nonsense"}, InvalidSettings, "sslmode in the database URL is disable, "),
+        ({"ssl": "true"}, InvalidSettings, "sslmode in the database URL is disable, "),
+        ({"sslmode": "verify-full"}, InvalidSettings, "sslrootcert above all"),
         ({"sslmode": "require", "sslrootcert": str(tmp_path / "gone.pem")}, InvalidSettings, "sslrootcert in the data"),
-        ({"sslmode": "require", "sslrootcert": str(tmp_path / "empty.pem")}, BackendUnavailable, "no TLS with"),
+        ({"sslmode": "require", "sslrootcert": str(tmp_path / "empty.pem")}, InvalidSettings, "no TLS with"),
     ]
     for options, error, reason in wrong:
         with pytest.raises(error, match=reason) as caught:

@@ -16,7 +16,7 @@ def open_database(settings: Settings) -> Database:
     """Return the database that the settings name; nothing is opened before the first use.
 
     Raises:
-        BackendUnavailable: the URL needs a driver that is not installed.
+        InvalidSettings: an option in the URL is unknown. CapabilityMissing: its driver is not installed.
     """
     if settings.url.get_backend_name() == "sqlite":
         from dgent.database.sqlite import SQLiteDatabase  # noqa: PLC0415  # only the driver that is used

@@ -109,7 +109,7 @@ def _unindexed_postgresql(element: unindexed, compiler: SQLCompiler, **kw: Any) 
 
 
 class transaction_lock(FunctionElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
-    """Take a named lock until the end of the transaction; on SQLite the transaction is that lock."""
+    """Take a numbered lock of this schema until the end of the transaction; on SQLite the transaction is that lock."""
 
     type = Boolean()
     name = "transaction_lock"
@@ -126,7 +126,10 @@ def _lock_sqlite(element: transaction_lock, compiler: SQLCompiler, **kw: Any) ->
 
 @compiles(transaction_lock, "postgresql")
 def _lock_postgresql(element: transaction_lock, compiler: SQLCompiler, **kw: Any) -> str:
-    return f"(pg_advisory_xact_lock({compiler.process(element.clauses, **kw)}) IS NULL)"
+    number = compiler.process(
+        element.clauses, **kw
+    )  # as the seed of a hash: such locks are the database's, not a schema's
+    return f"(pg_advisory_xact_lock(hashtextextended(coalesce(current_schema(), ''), {number})) IS NULL)"
 
 
 class bytewise(ColumnElement[str]):  # noqa: N801  # reads as a function in SQL expressions

@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import re
 import sqlite3
-import ssl
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -18,11 +17,13 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
+from dgent.database import postgres_errors
 from dgent.exceptions import (
     BackendUnavailable,
     Conflict,
     Corrupt,
     DgentError,
+    DiskError,
     DiskFull,
     IntegrityViolation,
     InvalidInput,
@@ -30,6 +31,7 @@ from dgent.exceptions import (
     LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
+    ResourceExhausted,
     SchemaOutdated,
     StorageError,
     StorageTimeout,
@@ -38,34 +40,33 @@ from dgent.exceptions import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+OUTAGE: Final = (BackendUnavailable, StorageTimeout)
+"""What waiting may mend: the store is there and does not answer. The next of a chain may take over for these alone.
+
+A mistake (a URL, a login, a right, a mode, a format) is another class, and so is what only this machine or disk lacks
+(`DiskFull`, `DiskError`, `ResourceExhausted`): nobody would look for it while another store answers.
+"""
 RETRYABLE: Final = frozenset({"40001", "40P01"})
 """SQLSTATEs after which the same transaction may simply run again: serialization failure and deadlock."""
 
 _FULL = "no space is left for {what}: free some, then write again; what was acknowledged is safe"
 _READ_ONLY = "{what} cannot be written: check the owner and the mode of the file and its folder"
+_NO_FOLDER = "{what} cannot be opened: a folder on its way is missing, or is none: check the path"
+_DEVICE = "{what}: the device failed to read or to write: check the disk, then try again"
+_EXHAUSTED = "{what}: no memory or no file descriptor is left: end what holds them, then try again"
 _CORRUPT = "{what} is damaged or is no database: restore a backup, or move the file away"
 _LOCKED = "{what} is locked by another process and stayed so: raise busy_timeout, or end the other writer"
-_DISK = "{what}: the disk answers with an error: look after it; what was acknowledged before is not touched"
 _UNKNOWN = (
     "{what}: the disk failed while something was committed, which is in the file or is not: look for it; a put may be "
     "repeated"
 )
 _GONE = "{what} does not answer: check that it runs and can be reached; nothing was lost"
-_REFUSED = "{what} refused the login or the database name: check the user, password and name in the URL"
 _LIMIT = "{what} refused something larger than it can take"
 _SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
 _INTEGRITY = "{what} refused the row: {detail}"
 _SCHEMA = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
 _VALUE = "{what} cannot store one of the values"
-_NO_TLS = (
-    "{what} offers no TLS, which sslmode in the URL asks for: turn it on in the server, or, if you trust the network "
-    "between, say sslmode=prefer"
-)
-_BAD_TLS = "no TLS with {what} ({reason}): check sslmode and sslrootcert in the URL"
-_OPTIONS = (
-    "the options in the URL of {what} cannot be used: sslmode is disable, allow, prefer, require, verify-ca or "
-    "verify-full, and the last two need sslrootcert, a file; check the others, too"
-)
+_OPTIONS = "the URL of {what} cannot be used: check its host, port, user and options, sslmode and sslrootcert above all"
 _ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
 
 _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
@@ -87,7 +88,9 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
     ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
     ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
-    ("SQLITE_IOERR", BackendUnavailable, _DISK),
+    ("SQLITE_IOERR_NOMEM", ResourceExhausted, _EXHAUSTED),
+    ("SQLITE_NOMEM", ResourceExhausted, _EXHAUSTED),
+    ("SQLITE_IOERR", DiskError, _DEVICE),
 ]
 _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
     ("40", Conflict, "{what} gave up after repeated conflicts with other writers: try again"),
@@ -98,20 +101,19 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
     ),
     ("08", BackendUnavailable, _GONE),
     ("23", IntegrityViolation, _INTEGRITY),
-    ("25006", ReadOnly, _READ_ONLY),
     ("25", StorageTimeout, _SLOW),
-    ("28", BackendUnavailable, _REFUSED),
-    ("3D", BackendUnavailable, _REFUSED),
-    ("42501", ReadOnly, _READ_ONLY),
     ("42P01", SchemaOutdated, _SCHEMA),
     ("42703", SchemaOutdated, _SCHEMA),
     ("22", InvalidInput, _VALUE),
     ("53100", DiskFull, _FULL),
-    ("53", BackendUnavailable, "{what} has no resources left for another connection: lower pool_size, or wait"),
+    ("53300", BackendUnavailable, "{what} has no resources left for another connection: lower pool_size, or wait"),
+    ("53", ResourceExhausted, "{what} has no memory or no other resource left: see the log of the server"),
     ("54", LimitExceeded, _LIMIT),
     ("55P03", StorageTimeout, _LOCKED),
     ("57014", StorageTimeout, _SLOW),
+    ("57P04", InvalidSettings, "{what} was dropped: check the name of the database in the URL"),
     ("57", BackendUnavailable, _GONE),
+    ("58", DiskError, _DEVICE),
     ("XX001", Corrupt, _CORRUPT),
     ("XX002", Corrupt, _CORRUPT),
 ]
@@ -126,6 +128,11 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
     errno.EROFS: (ReadOnly, _READ_ONLY),
     errno.EACCES: (ReadOnly, _READ_ONLY),
     errno.EPERM: (ReadOnly, _READ_ONLY),
+    **dict.fromkeys(
+        (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), (ReadOnly, _NO_FOLDER)
+    ),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM), (ResourceExhausted, _EXHAUSTED)),
+    errno.EIO: (DiskError, _DEVICE),
 }
 _DRIVERS: Final = ("sqlalchemy.dialects.", "sqlalchemy.connectors.", "asyncpg.", "aiosqlite.")
 _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection closed")
@@ -148,6 +155,11 @@ def in_doubt(error: sqlite3.Error) -> bool:
     if found:
         error.at_commit = True  # type: ignore[attr-defined]  # travels with it through SQLAlchemy
     return found
+
+
+def is_outage(error: BaseException) -> bool:
+    """Tell whether waiting may mend it, so that another store may stand in; a mistake stays until somebody mends it."""
+    return isinstance(error, OUTAGE)
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -231,11 +243,9 @@ def _links(error: BaseException) -> Iterator[BaseException]:
 def _from_system(error: OSError, what: str) -> DgentError:
     if isinstance(error, TimeoutError):
         return StorageTimeout(_SLOW.format(what=what))
-    if isinstance(error, ssl.SSLError):
-        return BackendUnavailable(_BAD_TLS.format(what=what, reason=error.reason or "the handshake failed"))
-    if isinstance(error, ConnectionError) and "SSL" in str(error):  # asyncpg has no class of its own for it
-        return BackendUnavailable(_NO_TLS.format(what=what))
-    kind, text = _OS.get(error.errno or 0, (BackendUnavailable, _GONE))
+    if error.errno not in _OS or postgres_errors.is_of_the_network(error):
+        return postgres_errors.unreachable(error, what)
+    kind, text = _OS[error.errno]
     return kind(text.format(what=what))
 
 
@@ -259,8 +269,42 @@ def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
 def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
     if any(type(link).__name__ == _CACHED_PLAN for link in _links(error)):
         return Conflict(_ALTERED.format(what=what))
+    if state == "42501":
+        return postgres_errors.missing_right(_texts(error), what)
+    if state == "25006":
+        return postgres_errors.read_only(_texts(error), what)
+    if state.startswith(("28", "3D")):
+        return postgres_errors.refused(state, _texts(error), what)
     detail = next((name for link in _links(error) if (name := getattr(link, "constraint_name", None))), "a constraint")
     for start, kind, message in _POSTGRES:
         if state.startswith(start):
             return kind(message.format(what=what, detail=detail))
     return StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")
+
+
+def _texts(error: BaseException) -> list[tuple[str, str]]:
+    """Return what the server said, and the statement that it said it of, however that is wrapped."""
+    links = [*_links(error)]
+    statement = next((str(found) for link in links if (found := getattr(link, "statement", None))), "")
+    return [(str(getattr(link, "message", link)), str(getattr(link, "query", None) or statement)) for link in links]
+
+
+def refusal(error: Exception, what: str) -> Exception:
+    """Return what an error while connecting to a server means."""
+    if isinstance(error, DgentError):
+        return error
+    state = sqlstate(error)
+    if state is not None:
+        return postgres_errors.refused(state, _texts(error), what)
+    for link in _links(error):
+        if isinstance(link, OSError) and not isinstance(link, TimeoutError):
+            return postgres_errors.unreachable(link, what)
+    kind = type(error).__name__
+    if kind == "TargetServerAttributeNotMatched":
+        return BackendUnavailable(f"no server of {what} is what target_session_attrs asks for: is the primary down?")
+    if isinstance(error, ValueError | LookupError | OverflowError):  # a port, a host or a user that cannot be
+        return InvalidSettings(_OPTIONS.format(what=what))
+    ours = translate(error, what)
+    if ours is None or isinstance(ours, BackendUnavailable | InvalidSettings):
+        return ours or error
+    return BackendUnavailable(_GONE.format(what=what))

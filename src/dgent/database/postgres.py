@@ -13,6 +13,7 @@ from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.postgres_engine import Strays, create_engine, creator, load_driver
 from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
+from dgent.database.postgres_url import read_url
 from dgent.database.postgres_watch import PostgresWatches
 from dgent.exceptions import StoreClosed
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.postgres_url import Target
     from dgent.database.watch import Watch
     from dgent.settings import Settings
 
@@ -33,13 +35,19 @@ class PostgresDatabase(Database):
     """A PostgreSQL database. Reads and writes each have up to `pool_size` connections, opened as they are needed.
 
     Usable from one event loop at a time.
+
+    Raises:
+        InvalidSettings: an option in the URL means nothing here; the message names it.
+        CapabilityMissing: the driver is not installed.
     """
 
     look_every = 5.0
 
     def __init__(self, url: URL, settings: Settings) -> None:
-        super().__init__(url, settings)
+        self._target = read_url(url, settings)
+        super().__init__(url, self._target.settings)
         load_driver()
+        self.where = self._target.where
         self._home: _Home | None = None
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
@@ -125,7 +133,7 @@ class PostgresDatabase(Database):
             home.forget()
             home = None
         if home is None:
-            home = self._home = _Home(self.url, self.settings, self.what, self.look_every)
+            home = self._home = _Home(self._target, self.what, self.look_every)
         self._check_loop(home)
         return home
 
@@ -139,9 +147,9 @@ class PostgresDatabase(Database):
 class _Home:
     """What belongs to one event loop. It is closed with that loop, or when nobody refers to it any more."""
 
-    def __init__(self, url: URL, settings: Settings, what: str, look_every: float) -> None:
+    def __init__(self, target: Target, what: str, look_every: float) -> None:
         self.loop = asyncio.get_running_loop()
-        strays, engine = Strays(), create_engine(url, settings)
+        strays, engine, settings = Strays(), create_engine(target), target.settings
 
         def pool() -> Links:
             return Links(
@@ -154,7 +162,7 @@ class _Home:
         self.readers, self.writers = pool(), pool()
         self.reading = Lanes(self.readers, Link.read_each, READ_TOGETHER)
         self.writing = Lanes(self.writers, Link.write_each, WRITE_TOGETHER)
-        self.watches = PostgresWatches(look_every, creator(url, settings, plans=0), strays, what)
+        self.watches = PostgresWatches(look_every, creator(target, plans=0), strays, what)
         self._guard = _until_the_end([self.readers, self.writers], self.watches, strays)
         with suppress(StopIteration):
             self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it

@@ -13,7 +13,8 @@ from sqlalchemy.util import await_only
 from dgent.database.base import Optimistic
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.kept_greenlet import Runner
-from dgent.database.postgres_engine import BEGIN, GRACE, Opened, Strays, connect, cut_off
+from dgent.database.postgres_engine import BEGIN, Opened, Strays, connect, cut_off
+from dgent.database.postgres_session import GRACE
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
 from dgent.swap import pause
 

@@ -18,16 +18,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
+from dgent.database.errors import OUTAGE
 from dgent.datum import as_datetime
-from dgent.exceptions import (
-    BackendUnavailable,
-    DgentError,
-    DiskFull,
-    ReadOnly,
-    StorageError,
-    StorageTimeout,
-    StoreClosed,
-)
+from dgent.exceptions import BackendUnavailable, DgentError, StorageError, StoreClosed
 from dgent.memory.bus import Failover
 from dgent.memory.gate import Gate
 from dgent.memory.manifest import Manifest, ManifestFile, degraded, key_of
@@ -41,8 +34,8 @@ if TYPE_CHECKING:
     from dgent.memory.bus import Event
     from dgent.protocol import Backend, Capabilities
 
-OUT_OF_REACH: Final = (BackendUnavailable, StorageTimeout, DiskFull, ReadOnly)
-"""Errors that let the next store of the chain take over. The others, `Corrupt` above all, are for people to mend."""
+OUT_OF_REACH: Final = OUTAGE
+"""Errors that let the next store of the chain take over. The others are for people to mend."""
 
 SOONEST: Final = 0.5
 LATEST: Final = 30.0

@@ -7,7 +7,7 @@ import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.exceptions import BackendUnavailable, DiskFull, OutcomeUnknown, ReadOnly, StorageError
+from dgent.exceptions import DiskError, DiskFull, OutcomeUnknown, ReadOnly, ResourceExhausted, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CHUNK: Final = 2**20
-_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
+_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT}
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
 
 
 @contextmanager
@@ -38,7 +39,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         )
     if error.errno in _REFUSED:
         return ReadOnly(f"{path} cannot be written ({reason}): check the owner and the mode of the file and its folder")
-    return BackendUnavailable(f"{path} does not answer ({reason}): check the disk, then try again")
+    if error.errno in _EXHAUSTED:
+        return ResourceExhausted(f"{path} cannot be opened ({reason}): end what holds open files, then try again")
+    return DiskError(f"{path} cannot be read or written ({reason}): check the disk, then try again")
 
 
 def write_all(fd: int, data: bytes | bytearray) -> None:
