@@ -7,7 +7,6 @@ counts, and limits that are lower than they would be; never where data goes, how
 from __future__ import annotations
 
 import os
-import stat
 import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy.engine import URL
 
 from dgent.exceptions import DgentError, InvalidSettings, SettingsWarning
-from dgent.settings.private import OTHERS, warn_of
+from dgent.settings.private import OTHERS, read_regular, warn_of
 from dgent.settings.sqlite_url import absolute
 from dgent.settings.url import parse_url
 
@@ -80,10 +79,10 @@ def project_file(folder: Path, trust: Trust, usual: BaseModel) -> ConfigFile:
     return _told(_harmless(file, usual))
 
 
-def project_folder(user: Path) -> Path | None:
+def project_folder(user: Path | None = None) -> Path | None:
     """Return the nearest folder with a project's config file: the working directory or one above, up to the home.
 
-    None if there is none, or if its file is the user's own.
+    None if there is none, or if its file is the `user`'s own.
     """
     try:
         here, home = Path.cwd(), Path.home()
@@ -91,7 +90,7 @@ def project_folder(user: Path) -> Path | None:
         return None
     for folder in (here, *here.parents):
         if _is_there(config_path(folder)):
-            return None if config_path(folder).resolve() == user.resolve() else folder
+            return None if user is not None and config_path(folder).resolve() == user.resolve() else folder
         if folder == home:
             break
     return None
@@ -127,18 +126,11 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _read(path: Path) -> ConfigFile:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may be a pipe
+        content, status = read_regular(path, LARGEST)
     except (FileNotFoundError, NotADirectoryError):
         return ConfigFile(path)
     except OSError as error:
         return ConfigFile(path, problem=_one_line(error))
-    try:
-        status = os.fstat(fd)
-        if not stat.S_ISREG(status.st_mode):
-            return ConfigFile(path, problem="it is no regular file")
-        content = os.read(fd, LARGEST + 1)
-    finally:
-        os.close(fd)
     if len(content) > LARGEST:
         return ConfigFile(path, problem=f"it is larger than {LARGEST:,} bytes")
     return ConfigFile(path, content, open_to_others=bool(status.st_mode & OTHERS))

@@ -92,8 +92,8 @@ class Settings(BaseSettings):
 
     modules: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Python modules that kg imports first: they declare schemas and tables. A project's own file may "
-        "not name any. In a variable: names joined by commas.",
+        description="Python modules that kg imports first: they declare schemas and tables. Those of a trusted project "
+        "may lie in its folder. In a variable: names joined by commas.",
     )
 
     synchronous: Literal["FULL", "NORMAL"] = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import warnings
@@ -69,6 +70,22 @@ def private_file(path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise ReadOnly(f"cannot create {path}: {getattr(error, 'strerror', error)}") from None
     return path
+
+
+def read_regular(path: Path, most: int, *, links: bool = True) -> tuple[bytes, os.stat_result]:
+    """Return what a file holds, up to one byte more than `most`, and its status. It waits for no pipe.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file; with `links` off, also where it is a link.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return os.read(fd, most + 1), status
+    finally:
+        os.close(fd)
 
 
 def replace_private(path: Path, content: bytes) -> None:

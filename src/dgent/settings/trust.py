@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import stat
 import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from dgent.exceptions import ReadOnly, SettingsWarning
-from dgent.settings.private import private_directory, replace_private
+from dgent.settings.private import private_directory, read_regular, replace_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 FORMAT: Final = 1
+LARGEST: Final = 2**24
 
 
 class Trust:
@@ -39,19 +39,17 @@ class Trust:
     def files(self) -> dict[str, str]:
         """Return the trusted files, each with the digest of what was trusted."""
         try:
-            fd = os.open(self.record, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            content, status = read_regular(self.record, LARGEST, links=False)
         except (FileNotFoundError, NotADirectoryError):
             return {}
         except OSError as error:
             return self._disbelieved(error.strerror or "it cannot be read")
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-                return self._disbelieved("others could have written it")
-            try:
-                return _parsed(file.read())
-            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-                return self._disbelieved("it is damaged")
+        if status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return self._disbelieved("others could have written it")
+        try:
+            return _parsed(content)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            return self._disbelieved("it is damaged")
 
     def add(self, file: Path, content: bytes) -> None:
         """Trust a file for as long as it has this content.
