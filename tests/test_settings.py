@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from dgent.exceptions import InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
 from dgent.settings import Settings, parse_url, private_directory, private_file, shown
+from dgent.settings.trust import Trust
 
 SECRET = "hunter2-geheim"
 URL = f"postgresql://someone:{SECRET}@db.example.org:5432/agents"
@@ -36,6 +37,12 @@ def user(clean_room: Path) -> Path:
 def _config(folder: Path) -> Path:
     folder.mkdir(parents=True)
     return folder / "config.yaml"
+
+
+def trusted(path: Path, text: str) -> None:
+    """Write the config file of a project, and trust it."""
+    path.write_text(text)
+    Trust(Settings().trust_path).add(path, path.read_bytes())
 
 
 # Who wins
@@ -71,7 +78,7 @@ def test_the_first_source_that_speaks_wins(project: Path, user: Path, monkeypatc
 
 def test_sources_are_joined_name_by_name(project: Path, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     user.write_text("pool_size: 7\nstrict: true\n")
-    project.write_text("strict: false\n")
+    trusted(project, "strict: false\n")
     monkeypatch.setenv("KGENTS_BUSY_TIMEOUT", "3")
     settings = Settings.load(max_page=50)
     assert (settings.pool_size, settings.strict, settings.busy_timeout, settings.max_page) == (7, False, 3.0, 50)
@@ -127,6 +134,7 @@ BROKEN = {
     "chain: [mongo]\n": "chain",
     "database_url: mysql://host/db\n": "mysql",
     "database_url: 5\n": "database URL",
+    "database_url: sqlite:///x.db?mode=fast\n": "mode",
     "1: x\n": "not a mapping",
     "namespace: 2024-13-45\n": "month",
     "data_dir: ~nosuchuser-here/x\n": "data_dir",
@@ -137,7 +145,7 @@ BROKEN = {
 @pytest.mark.parametrize("text", BROKEN, ids=lambda text: repr(text[:20]))
 def test_a_broken_config_file_warns_and_falls_back(text: str, project: Path, user: Path) -> None:
     user.write_text("namespace: from-user\n")
-    project.write_text(text)
+    trusted(project, text)
     with pytest.warns(SettingsWarning) as caught:
         settings = Settings.load()
     assert settings.namespace == "from-user"
@@ -218,8 +226,8 @@ def test_settings_do_not_change() -> None:
         ("postgresql+psycopg://me@host/db", "postgresql+asyncpg", "db"),
         ("postgresql://me@/db?host=/var/run/postgresql", "postgresql+asyncpg", "db"),
         ("sqlite:////abs/x.db", "sqlite+aiosqlite", "/abs/x.db"),
-        ("sqlite+aiosqlite:///x.db", "sqlite+aiosqlite", "x.db"),
-        ("sqlite+pysqlite:///x.db", "sqlite+aiosqlite", "x.db"),
+        ("sqlite+aiosqlite:////abs/x.db", "sqlite+aiosqlite", "/abs/x.db"),
+        ("sqlite+pysqlite:////abs/x.db", "sqlite+aiosqlite", "/abs/x.db"),
     ],
 )
 def test_url_forms(given_url: str, driver: str, database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,10 +274,11 @@ def test_no_password_in_an_error_or_a_warning(url: str, project: Path, monkeypat
             traceback.format_exception(caught.value)[:1] + traceback.format_exception_only(caught.value)
         )
         assert SECRET not in _chain_of(caught.value)
-    project.write_text(f"database_url: '{url}'\n")
-    with pytest.warns(SettingsWarning) as recorded:
-        Settings.load()
-    assert SECRET not in "".join(str(warning.message) for warning in recorded)
+    for write in (trusted, Path.write_text):
+        write(project, f"database_url: '{url}'\n")
+        with pytest.warns(SettingsWarning) as recorded:
+            Settings.load()
+        assert SECRET not in "".join(str(warning.message) for warning in recorded)
     monkeypatch.setenv("KGENTS_DATABASE_URL", url)
     with pytest.raises(InvalidSettings) as caught:
         Settings.load()
@@ -355,16 +364,3 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     for path in ("file", "file/below", "x" * 300, "nul\0"):
         with pytest.raises(ReadOnly):
             private_directory(tmp_path / path)
-
-
-def test_a_project_file_names_no_modules(project: Path, user: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever enters a folder does not run the code that lies in it."""
-    project.write_text("modules: [evil]\nnamespace: theirs\n")
-    with pytest.warns(SettingsWarning, match="modules was ignored"):
-        found = Settings.load()
-    assert (found.modules, found.namespace) == ((), "theirs")
-    user.write_text("modules: [app.schemas]\n")
-    project.write_text("namespace: theirs\n")
-    assert Settings.load().modules == ("app.schemas",)
-    monkeypatch.setenv("KGENTS_MODULES", "a, b.c")
-    assert Settings.load().modules == ("a", "b.c")

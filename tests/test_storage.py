@@ -16,6 +16,7 @@ from dgent.exceptions import (
     InvalidQuery,
     InvalidSettings,
     PermissionDenied,
+    PrivacyWarning,
     SchemaOutdated,
     StoreClosed,
     TableNotFound,
@@ -199,6 +200,19 @@ async def test_files_are_private(tmp_path: Path) -> None:
         os.umask(mask)
     assert (tmp_path / "data").stat().st_mode & 0o777 == 0o700
     assert set(modes.values()) == {0o600}, modes
+
+
+@pytest.mark.parametrize("mode", [0o750, 0o705, 0o711, 0o777])
+async def test_a_data_folder_that_others_can_enter_warns(mode: int, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    with pytest.warns(PrivacyWarning, match=f"chmod 700 {folder}"):
+        storage = await StorageProvider.from_config(data_dir=folder)
+    await storage.close()
+    assert folder.stat().st_mode & 0o777 == mode  # whose it is decides
+    folder.chmod(0o700)
+    await (await StorageProvider.from_config(data_dir=folder)).close()
 
 
 async def test_options_in_the_url_are_the_drivers(postgres_url: str, tmp_path: Path) -> None:

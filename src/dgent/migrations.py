@@ -33,6 +33,7 @@ from dgent.exceptions import (
     InvalidInput,
     InvalidSettings,
     MigrationError,
+    ReadOnly,
     SchemaOutdated,
     SchemaTooNew,
     StorageError,
@@ -291,13 +292,24 @@ def _reason(error: Exception) -> str:
 
 def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
     path = _path(settings)
-    if not path.exists():
+    if not _is_there(path):
         return ()
     files = files_of(path, settings)
     with closing(files.lock):
         check_belongings(files, files.lock)
         with closing(connect(path, settings, reader=True)) as driver, wrap(driver) as connection:
             return work(connection)
+
+
+def _is_there(path: Path) -> bool:
+    """Tell whether a file is there; where nobody can look that is an error, and not a database without a schema."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:  # a file where a folder should be, or a folder that may not be entered
+        raise ReadOnly(f"{path} cannot be looked at: {error.strerror}: check the folders that lead to it") from None
+    return True
 
 
 def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:

@@ -96,8 +96,8 @@ def test_a_contradiction_is_refused_without_showing_the_password() -> None:
 
 
 def test_each_half_may_come_from_another_source(clean_room: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = clean_room / ".kgents" / "config.yaml"
-    config.parent.mkdir()
+    config = clean_room / "config" / "kgents" / "config.yaml"
+    config.parent.mkdir(parents=True)
     config.write_text("store: {backend: postgres}\n")
     with pytest.raises(InvalidSettings, match="KGENTS_STORE__BACKEND"):
         Settings.load()
@@ -109,8 +109,8 @@ def test_each_half_may_come_from_another_source(clean_room: Path, monkeypatch: p
 
 
 def test_a_config_file_with_an_unknown_backend_is_passed_over_with_a_warning(clean_room: Path) -> None:
-    config = clean_room / ".kgents" / "config.yaml"
-    config.parent.mkdir()
+    config = clean_room / "config" / "kgents" / "config.yaml"
+    config.parent.mkdir(parents=True)
     config.write_text("store: {backend: mysql}\n")
     with pytest.warns(SettingsWarning, match=r"store\.backend"):
         assert Settings.load().store.backend == "sqlite"

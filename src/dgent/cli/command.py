@@ -10,6 +10,7 @@ import warnings
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, RenderableType
 
-    from dgent.settings import Settings
+    from dgent.settings import Origins, Settings
     from dgent.storage import StorageProvider
 
 Json = Annotated[bool, typer.Option("--json", help="Write JSON for machines on stdout.")]
@@ -36,12 +37,21 @@ class Kg:
     json: bool = False
     traceback: bool = False
 
-    @cached_property
+    @property
     def settings(self) -> Settings:
         """The settings, with the global options over them."""
+        return self._resolved[0]
+
+    @property
+    def origins(self) -> Origins:
+        """Where each of them comes from."""
+        return self._resolved[1]
+
+    @cached_property
+    def _resolved(self) -> tuple[Settings, Origins]:
         from dgent.settings import Settings
 
-        return Settings.load(**self.overrides)
+        return Settings.resolve(**self.overrides)
 
     @cached_property
     def console(self) -> Console:
@@ -52,18 +62,38 @@ class Kg:
         return Console(highlight=False, width=None if known else 120)  # a pipe has no width of its own
 
     def import_modules(self) -> None:
-        """Import what declares schemas and tables, before they are asked for."""
+        """Import what declares schemas and tables, before they are asked for.
+
+        A module may lie where it is named: in the folder of a trusted project, or in the working directory where that
+        was said for this run. What the user's own file names is installed: it must not be found in whatever folder
+        somebody entered.
+        """
         from dgent.cli.modules import import_modules
 
-        import_modules(self.settings.modules)
+        import_modules(self.settings.modules, self._folder_of_modules())
+
+    def _folder_of_modules(self) -> Path | None:
+        origin, project = self.origins.named.get("modules"), self.origins.project
+        if origin in {None, "user file"}:
+            return None
+        return project.path.parent.parent if origin == "project file" and project is not None else Path.cwd()
 
     @asynccontextmanager
     async def storage(self) -> AsyncIterator[StorageProvider]:
-        """Open the storage, and close it at the end."""
+        """Open the storage, and close it at the end.
+
+        Nothing takes the place of the first store: a command that ends cannot keep what it acknowledges in memory, and
+        "nothing" must not be the answer of a store that holds only what was written since. Memory serves where it is
+        the first of the chain, which is to ask for it by name.
+
+        Raises:
+            DgentError: the first store cannot be opened.
+        """
         from dgent.storage import StorageProvider
 
         self.import_modules()
-        async with await StorageProvider.from_config(self.settings) as storage:
+        settings = self.settings.model_copy(update={"strict": True})
+        async with await StorageProvider.from_config(settings) as storage:
             yield storage
 
     def answer(self, value: Any, *shown: RenderableType) -> None:

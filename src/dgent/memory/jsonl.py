@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -17,9 +16,11 @@ from dgent.memory.journal import Journal
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.resident import ResidentBackend
 from dgent.protocol import Capabilities, StoreStats
+from dgent.settings import checked_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from dgent.memory.shelf import Shelf, Stored
 
@@ -55,6 +56,9 @@ class JSONLBackend(ResidentBackend):
     Args:
         path: where the file lies, or will after the first use; private to its owner.
         lock_timeout: longest wait for another process, in seconds.
+
+    Raises:
+        InvalidSettings: a URL, or a name of a database in memory, stands where the path of a file is meant.
     """
 
     name: ClassVar[str] = "jsonl"
@@ -72,7 +76,8 @@ class JSONLBackend(ResidentBackend):
         lock_timeout: float = 30.0,
     ) -> None:
         super().__init__(namespace)
-        self._house = _House(Journal(Path(path).absolute(), limits, clock, lock_timeout), on_change)
+        file = checked_path(path, "MemoryBackend()")
+        self._house = _House(Journal(file, limits, clock, lock_timeout), on_change)
 
     @property
     def path(self) -> Path:

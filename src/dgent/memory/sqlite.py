@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
 from dgent.database import open_database
 from dgent.memory.sql import SqlBackend
-from dgent.settings import Settings
+from dgent.settings import Settings, checked_path
 
 if TYPE_CHECKING:
     import os
 
 
 class SQLiteBackend(SqlBackend):
-    """A `Backend` in a SQLite file, which is made privately (0600) on first use. Closing it closes the file."""
+    """A `Backend` in a SQLite file, which is made privately (0600) on first use. Closing it closes the file.
+
+    Raises:
+        InvalidSettings: a URL, or a name of a database in memory, stands where the path of a file is meant.
+    """
 
     name = "sqlite"
     priority = 50
@@ -24,6 +27,7 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
-        url = URL.create("sqlite+aiosqlite", database=str(Path(path).expanduser().absolute()))
+        file = checked_path(path, "MemoryBackend(), or StorageProvider.create_minimal() for both tracks")
+        url = URL.create("sqlite+aiosqlite", database=str(file))
         loaded = Settings.load() if settings is None else settings
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

@@ -1,64 +1,32 @@
-"""Every path, URL and environment variable, resolved here and nowhere else.
+"""The settings, and which of their sources wins.
 
 First wins: arguments, `KGENTS_*` variables, `.kgents/config.yaml` of the project (the working directory or one above
-it), `config.yaml` under the XDG config directory, defaults. A config file that cannot be read or does not fit warns,
-naming the file and what is wrong in it, and is passed over as a whole.
+it), `config.yaml` under the XDG config directory, defaults. A project's file that its user does not trust says little;
+one that cannot be read or does not fit warns, and is passed over as a whole: see `config_file`.
 """
 
 from __future__ import annotations
 
 import os
-import stat
-import warnings
-from contextlib import suppress
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from pathlib import Path  # noqa: TC003  # pydantic reads the annotations at run time
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import platformdirs
-import yaml
 from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.engine import URL
 
 from dgent.checks import check_namespace
 from dgent.datum import Limits
-from dgent.exceptions import DgentError, InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
+from dgent.exceptions import DgentError, InvalidSettings
 from dgent.policy import BackendKind, StorePolicy
+from dgent.settings.config_file import ConfigFile, explained, project_file, project_folder, user_file
+from dgent.settings.sqlite_url import absolute
+from dgent.settings.trust import Trust
+from dgent.settings.url import parse_url, shown
 
 APP = "kgents"
 BackendName = Literal["postgres", "sqlite", "jsonl", "memory"]
-
-
-def parse_url(value: str | URL | None) -> URL | None:
-    """Return a database URL with the driver that D-gent uses.
-
-    `postgresql://` and `postgres://` are read as `postgresql+asyncpg://`, `sqlite://` as `sqlite+aiosqlite://`.
-
-    Raises:
-        InvalidSettings: it is no URL, or one of another database. The message shows no password.
-    """
-    if value is None or isinstance(value, URL):
-        return value
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError, TypeError):
-        raise InvalidSettings(
-            "the database URL cannot be read: write sqlite:////absolute/path.db or postgresql://user@host/name"
-        ) from None
-    backend = url.get_backend_name()
-    if backend in {"postgresql", "postgres"}:
-        return url.set(drivername="postgresql+asyncpg")
-    if backend == "sqlite":
-        return url.set(drivername="sqlite+aiosqlite")
-    raise InvalidSettings(f"the database URL names {backend!r}: D-gent runs on sqlite and postgresql")
-
-
-def shown(url: URL) -> str:
-    """Return a URL as text for people: without its password, and of its options only the names and where it leads."""
-    if url.query:
-        url = url.set(query={name: value if name in {"host", "port"} else "..." for name, value in url.query.items()})
-    return url.render_as_string(hide_password=True)
 
 
 def _xdg(kind: Literal["config", "data", "cache"]) -> Path:
@@ -67,6 +35,20 @@ def _xdg(kind: Literal["config", "data", "cache"]) -> Path:
 
 
 DatabaseURL = Annotated[URL, BeforeValidator(parse_url), PlainSerializer(shown)]
+
+
+class Origins(NamedTuple):
+    """Where settings come from.
+
+    Attributes:
+        named: "argument", "variable KGENTS_...", "project file" or "user file", by the name of a setting; those that
+            are not here are defaults.
+        project: what the project's file says, if there is one. user: what the user's says.
+    """
+
+    named: dict[str, str]
+    project: ConfigFile | None
+    user: ConfigFile
 
 
 class Settings(BaseSettings):
@@ -115,8 +97,8 @@ class Settings(BaseSettings):
 
     modules: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Python modules that kg imports first: they declare schemas and tables. A project's own file may "
-        "not name any. In a variable: names joined by commas.",
+        description="Python modules that kg imports first: they declare schemas and tables. Those of a trusted project "
+        "may lie in its folder. In a variable: names joined by commas.",
     )
 
     synchronous: Literal["FULL", "NORMAL"] = Field(
@@ -166,12 +148,7 @@ class Settings(BaseSettings):
     @field_validator("data_dir", "config_dir", "cache_dir")
     @classmethod
     def _absolute(cls, value: Path) -> Path:
-        if "\0" in str(value):
-            raise ValueError("a path holds no NUL")
-        try:
-            return value.expanduser().absolute()
-        except RuntimeError:
-            raise ValueError("the home directory of that user is not known") from None
+        return absolute(str(value))
 
     @classmethod
     def settings_customise_sources(
@@ -192,18 +169,38 @@ class Settings(BaseSettings):
         Raises:
             InvalidSettings: an argument or a variable does not fit; the message names it.
         """
+        return cls.resolve(**arguments)[0]
+
+    @classmethod
+    def resolve(cls, **arguments: Any) -> tuple[Self, Origins]:
+        """Resolve the settings as `load` does, and tell where each comes from.
+
+        Raises:
+            InvalidSettings: an argument or a variable does not fit; the message names it.
+        """
         given = {name: value for name, value in arguments.items() if value is not None}
         try:
-            base = cls(**given)
-            filed = {**_from_file(base.config_dir / "config.yaml", cls), **_from_project(cls)}
-            stated = base.model_fields_set
-            return cls(**{name: value for name, value in filed.items() if name not in stated}, **given)._agreed()
+            return cls._resolved(given)
         except ValidationError as error:
-            raise InvalidSettings(_explain(error)) from None
+            raise InvalidSettings(explained(error, cls)) from None
         except SettingsError:  # of the fields that pydantic-settings decodes there is this one
             raise InvalidSettings('store (or KGENTS_STORE): it is no JSON object like {"backend": "sqlite"}') from None
         except DgentError as error:
             raise InvalidSettings(str(error)) from None
+
+    @classmethod
+    def _resolved(cls, given: dict[str, Any]) -> tuple[Self, Origins]:
+        base = cls(**given)
+        named = {name: "argument" if name in given else f"variable {_variable(name)}" for name in base.model_fields_set}
+        user = user_file(base.config_dir / "config.yaml", cls)
+        values = {name: value for name, value in user.values.items() if name not in named}
+        usual = cls(**values, **given) if values else base
+        folder = project_folder(user.path)
+        project = None if folder is None else project_file(folder, Trust(base.trust_path), usual)
+        over = {} if project is None else {key: value for key, value in project.values.items() if key not in named}
+        named |= dict.fromkeys(values, "user file") | dict.fromkeys(over, "project file")
+        settings = cls(**{**values, **over}, **given) if over else usual
+        return settings._agreed(), Origins(named, project, user)
 
     def _agreed(self) -> Self:
         """Return settings whose policy is what serves; InvalidSettings where one was stated that cannot be."""
@@ -246,108 +243,18 @@ class Settings(BaseSettings):
         return self.data_dir / "manifest.json"
 
     @property
+    def trust_path(self) -> Path:
+        """Where it is written down which files of projects are trusted."""
+        return self.config_dir / "trusted.json"
+
+    @property
     def limits(self) -> Limits:
         """The limits that stores enforce."""
         return Limits(self.max_content, self.max_metadata, self.max_page, self.max_chain)
 
 
-def _project_file() -> Path:
-    here = Path.cwd()
-    found = (folder / ".kgents" / "config.yaml" for folder in (here, *here.parents))
-    return next((path for path in found if path.is_file()), here / ".kgents" / "config.yaml")
-
-
-def _from_project(model: type[Settings]) -> dict[str, Any]:
-    """Return what the project's file sets; a folder that somebody merely entered must not run its code."""
-    path = _project_file()
-    values = _from_file(path, model)
-    if values.pop("modules", None):
-        warnings.warn(
-            f"{path}: modules was ignored, since importing them runs code: set KGENTS_MODULES, or use --import",
-            SettingsWarning,
-            stacklevel=4,
-        )
-    return values
-
-
-def _from_file(path: Path, model: type[Settings]) -> dict[str, Any]:
-    """Return what a config file sets, or nothing, with a warning that says why, if it is broken."""
-    if not path.is_file():
-        return {}
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
-            raise InvalidSettings("it is not a mapping of names to values")
-        model.__pydantic_validator__.validate_python(values)
-    except (OSError, yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: also an impossible date
-        reason = _explain(error) if isinstance(error, ValidationError) else _one_line(error)
-        warnings.warn(f"{path} was passed over: {reason}", SettingsWarning, stacklevel=4)
-        return {}
-    return values
-
-
-def _one_line(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "it is nested too deep"
-    mark = getattr(error, "problem_mark", None)
-    if mark is not None:
-        return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or 'not YAML'}"
-    if isinstance(error, OSError):
-        return error.strerror or type(error).__name__
-    if isinstance(error, UnicodeDecodeError):
-        return "it is not UTF-8 text"
-    return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _explain(error: ValidationError) -> str:
-    parts = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(str(step) for step in problem["loc"]) or "settings"
-        known = name.split(".")[0] in Settings.model_fields
-        hint = f" (or KGENTS_{name.split('.')[0].upper()})" if known else ""
-        parts.append(f"{name}{hint}: {problem['msg']}")
-    return "; ".join(parts)
-
-
-def private_directory(path: Path) -> Path:
-    """Make a directory that only its owner can enter (0700), parents included, and return it.
-
-    Raises:
-        ReadOnly: it cannot be made, or is no directory.
-    """
-    try:
-        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            with suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-        if not path.is_dir():
-            raise ReadOnly(f"{path} is not a directory: move it away, or set KGENTS_DATA_DIR")
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        if isinstance(error, DgentError):
-            raise
-        raise ReadOnly(f"cannot make the directory {path}: {getattr(error, 'strerror', error)}") from None
-    return path
-
-
-def private_file(path: Path) -> Path:
-    """Create a file that only its owner can read (0600) if it is not there, and return its path.
-
-    Never opens a file that exists: closing it would drop the locks that SQLite holds on it. A file that others can
-    read warns. A symbolic link is refused.
-
-    Raises:
-        ReadOnly: it cannot be made, or is no regular file.
-    """
-    private_directory(path.parent)
-    try:
-        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600))
-    except FileExistsError:
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ReadOnly(f"{path} is not a regular file: a link in the data directory is not followed") from None
-        if mode & 0o077:
-            message = f"{path} can be read by other users: run `chmod 600 {path}`"
-            warnings.warn(message, PrivacyWarning, stacklevel=3)
-    except (OSError, ValueError) as error:
-        raise ReadOnly(f"cannot create {path}: {getattr(error, 'strerror', error)}") from None
-    return path
+def _variable(name: str) -> str:
+    """Return the variable that states a setting: KGENTS_NAME, or one of a field of it, KGENTS_NAME__FIELD."""
+    wanted = f"KGENTS_{name}".upper()
+    stated = (each.upper() for each, value in os.environ.items() if value)
+    return next((each for each in stated if each == wanted or each.startswith(f"{wanted}__")), wanted)

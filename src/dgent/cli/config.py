@@ -1,0 +1,123 @@
+"""`kg config`: which settings hold and where each comes from, and which projects are trusted to make them."""
+
+from __future__ import annotations
+
+from pathlib import Path  # typer reads the annotations at run time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dgent.cli.command import Kg, command
+
+if TYPE_CHECKING:
+    from dgent.settings import ConfigFile
+    from dgent.settings.trust import Trust
+
+app = typer.Typer(help="The settings, and which projects are trusted to make them.", no_args_is_help=True)
+Project = Annotated[
+    Path | None, typer.Argument(help="The project's folder or its config file; the one around here if there is none.")
+]
+
+
+@app.command()
+@command
+async def show(kg: Kg) -> None:
+    """Show every setting and where it comes from, and what of the project's file is ignored."""
+    from dgent.cli.show import grid, line
+    from dgent.settings.trust import Trust
+
+    values = kg.settings.model_dump(mode="json")
+    rows = {name: {"value": value, "from": _origin(kg, name)} for name, value in values.items()}
+    table = grid("setting", "from", "value")
+    for name, row in rows.items():
+        table.add_row(name, line(row["from"]), line(_said(row["value"])))
+    files = [_file("user file", kg.origins.user)]
+    if kg.origins.project is not None:
+        files.append(_file("project file", kg.origins.project))
+    known = sorted(Trust(kg.settings.trust_path).files())
+    kg.answer({"settings": rows, "files": files, "trusted": known}, table, *map(_described, files), *_listed(known))
+
+
+@app.command()
+@command
+async def trust(kg: Kg, project: Project = None) -> None:
+    """Let a project's config file count in full, until it changes; read it before."""
+    from dgent.settings import Settings, approved
+
+    file = approved(_named(project), Settings)
+    record = _record(kg)
+    record.add(file.path, file.content or b"")
+    lines = [f"  {name}: {_said(_plain(value))}" for name, value in file.values.items()]
+    path = file.path.resolve()
+    answer = {"path": str(path), "settings": sorted(file.values)}
+    kg.answer(answer, f"trusted until it changes: {path}", *lines)
+
+
+@app.command()
+@command
+async def untrust(kg: Kg, project: Project = None) -> None:
+    """Let a project's config file count no longer, except for what is harmless."""
+    from dgent.exceptions import NotFound
+
+    path = _named(project)
+    if not _record(kg).drop(path):
+        raise NotFound(f"{path.resolve()} is not trusted: `kg config show` lists what is")
+    kg.answer({"path": str(path.resolve())}, f"not trusted any more: {path.resolve()}")
+
+
+def _named(project: Path | None) -> Path:
+    from dgent.exceptions import NotFound
+    from dgent.settings import config_path, project_folder
+
+    folder = project_folder() if project is None else project
+    if folder is None:
+        raise NotFound("there is no .kgents/config.yaml here or in a folder above")
+    return (config_path(folder) if folder.is_dir() else folder).absolute()
+
+
+def _record(kg: Kg) -> Trust:
+    """Return the record of what is trusted; what the settings warn of is what this command is about."""
+    import warnings
+
+    from dgent.exceptions import SettingsWarning
+    from dgent.settings.trust import Trust
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", SettingsWarning)
+        return Trust(kg.settings.trust_path)
+
+
+def _origin(kg: Kg, name: str) -> str:
+    return kg.origins.named.get(name, "default")
+
+
+def _file(kind: str, file: ConfigFile) -> dict[str, Any]:
+    state = "not there" if file.content is None and not file.problem else "trusted" if file.trusted else "not trusted"
+    return {"kind": kind, "path": str(file.path), "state": state, "ignored": file.ignored, "problem": file.problem}
+
+
+def _described(file: dict[str, Any]) -> str:
+    text = f"{file['kind']}: {file['path']} ({file['state']})"
+    if file["problem"]:
+        text += f", passed over: {file['problem']}"
+    return text + (f", ignored: {', '.join(file['ignored'])}" if file["ignored"] else "")
+
+
+def _listed(known: list[str]) -> list[str]:
+    return [f"trusted while it is as it was: {path}" for path in known]
+
+
+def _plain(value: Any) -> Any:
+    from sqlalchemy.engine import URL
+
+    from dgent.settings import shown
+
+    return shown(value) if isinstance(value, URL) else value
+
+
+def _said(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)

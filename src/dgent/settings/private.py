@@ -1,0 +1,117 @@
+"""Folders and files that only their owner can enter and read, and a warning where one of them is not so."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import warnings
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dgent.exceptions import DgentError, PrivacyWarning, ReadOnly
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OTHERS = 0o077
+
+
+def private_directory(path: Path) -> Path:
+    """Make a directory that only its owner can enter (0700), parents included, and return it.
+
+    Raises:
+        ReadOnly: it cannot be made, or is no directory.
+    """
+    try:
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            with suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+        if not path.is_dir():
+            raise ReadOnly(f"{path} is not a directory: move it away, or set KGENTS_DATA_DIR")
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+        if isinstance(error, DgentError):
+            raise
+        raise ReadOnly(f"cannot make the directory {path}: {getattr(error, 'strerror', error)}") from None
+    return path
+
+
+def data_directory(path: Path) -> Path:
+    """Make the private directory in which data lies; one that is there and that others can enter warns.
+
+    Raises:
+        ReadOnly: it cannot be made, or is no directory.
+    """
+    private_directory(path)
+    if stat.S_IMODE(path.stat().st_mode) & OTHERS:
+        warn_of(path, "entered", 0o700)
+    return path
+
+
+def private_file(path: Path) -> Path:
+    """Create a file that only its owner can read (0600) if it is not there, and return its path.
+
+    Never opens a file that exists: closing it would drop the locks that SQLite holds on it. A file that others can
+    read warns. A symbolic link is refused.
+
+    Raises:
+        ReadOnly: it cannot be made, or is no regular file.
+    """
+    private_directory(path.parent)
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600))
+    except FileExistsError:
+        mode = path.lstat().st_mode
+        if not stat.S_ISREG(mode):
+            raise ReadOnly(f"{path} is not a regular file: a link in the data directory is not followed") from None
+        if mode & OTHERS:
+            warn_of(path, "read", 0o600)
+    except (OSError, ValueError) as error:
+        raise ReadOnly(f"cannot create {path}: {getattr(error, 'strerror', error)}") from None
+    return path
+
+
+def read_regular(path: Path, most: int, *, links: bool = True) -> tuple[bytes, os.stat_result]:
+    """Return what a file holds, up to one byte more than `most`, and its status. It waits for no pipe.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file; with `links` off, also where it is a link.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if links else os.O_NOFOLLOW))
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no regular file")
+        return os.read(fd, most + 1), status
+    finally:
+        os.close(fd)
+
+
+def replace_private(path: Path, content: bytes) -> None:
+    """Put a file that only its owner can read in the place of another: a reader sees the old one or the new one, whole.
+
+    Raises:
+        OSError: the old one is as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(fd)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def warn_of(path: Path, verb: str, mode: int) -> None:
+    """Warn that other users can do this with a file or a folder of ours, with the command to type."""
+    warnings.warn(f"{path} can be {verb} by other users: run `chmod {mode:o} {path}`", PrivacyWarning, stacklevel=4)
