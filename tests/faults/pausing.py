@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,13 +37,17 @@ class Pause:
         self.passed = 0
         self.task: asyncio.Future[Any] | None = None
         self._at, self._meanwhile = at, meanwhile
-        self._loop = asyncio.get_running_loop()
+        self._loop, self._thread = asyncio.get_running_loop(), threading.get_ident()
 
     def statement(self, *_: object) -> None:
-        """Pass a gate in the middle of synchronous code: in a greenlet of the loop, or on another thread."""
-        if not self._reached():
+        """Pass a gate in the middle of synchronous code: in a greenlet of the loop, or on another thread.
+
+        Short reads of SQLite run on the thread of the loop, which cannot stop: they are no gates.
+        """
+        here = in_greenlet()
+        if (threading.get_ident() == self._thread and not here) or not self._reached():
             return
-        if in_greenlet():
+        if here:
             await_only(self._stop())
         else:
             asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result()

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 
 from dgent.datum import Datum
+from dgent.exceptions import Conflict, VersionConflict
 from dgent.models import Crystal
 from dgent.query import Query
 from dgent.services.mirror import SCHEMA, crystal_of, hash_of, summary_of
@@ -82,11 +83,12 @@ async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
         if _agree(row, live):
             outcome = None if row.datum_id else report.restored
         elif (described := await _described(tx, row, datum_id)) and _is_no_shorter(described, live):
-            await tx.memory.put(described, ttl="keep")
+            await _put_over(tx, live, described)
             outcome = report.restored
         elif live is None:
             return report.lost
         else:
+            await _put_over(tx, live, live)
             row.content_hash, row.summary = hash_of(live.content), summary_of(live)
             outcome = report.followed
         row.datum_id = datum_id
@@ -95,6 +97,24 @@ async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
     outcome = await in_both(storage, work)
     if outcome is not None:
         outcome.append(id)
+
+
+async def _put_over(tx: UnitOfWork, live: Datum | None, datum: Datum) -> None:
+    """Put a datum over what was looked at, and keep it so until the commit; an equal one changes nothing.
+
+    A memory elsewhere can expect nothing: there the delivery has to tell.
+
+    Raises:
+        Conflict: somebody was first, and all is to be looked at again.
+    """
+    if not tx.memory.capabilities.versioned:
+        if datum is not live:
+            await tx.memory.put(datum, ttl="keep")
+        return
+    try:
+        await tx.memory.put(datum, expect=live.version if live else 0, ttl="keep")
+    except VersionConflict as conflict:
+        raise Conflict(f"{conflict} while it was healed") from None
 
 
 def _is_no_shorter(described: Datum, live: Datum | None) -> bool:
@@ -121,6 +141,7 @@ async def _adopt(storage: StorageProvider, id: str, report: Healing) -> None:
         datum = await tx.memory.get(id)
         if datum is None or await tx.session.get(Crystal, id) is not None:
             return False
+        await _put_over(tx, datum, datum)
         tx.session.add(crystal_of(datum, moment_of(datum.created_at)))
         return True
 
