@@ -17,7 +17,7 @@ from .conftest import opened
 from .wide import Wide
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
 HANG = 120.0
 
@@ -80,8 +80,7 @@ async def test_of_two_who_expect_no_row_one_gets_it_where_there_is_no_version(ur
     async def put(table: TableAdapter, id: str) -> Any:
         try:
             return await table.put(row(id, score=len(won)), expect=0)
-        except VersionConflict as conflict:
-            assert conflict.actual == 1
+        except VersionConflict:
             return None
 
     async with asyncio.timeout(HANG), two(url) as (mine, theirs):

@@ -1,4 +1,4 @@
-"""What is damaged can be erased like anything else, and leaves nothing behind that a new datum could be mistaken for."""
+"""What is damaged can be erased like anything else, and leaves nothing that a new datum could be mistaken for."""
 
 from __future__ import annotations
 
