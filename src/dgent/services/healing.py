@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 
 from dgent.datum import Datum
-from dgent.exceptions import Conflict, VersionConflict
 from dgent.models import Crystal
 from dgent.query import Query
 from dgent.services.mirror import SCHEMA, crystal_of, hash_of, summary_of
-from dgent.services.tracks import in_both, moment_of, select_rows
+from dgent.services.tracks import hold, in_both, moment_of, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -72,23 +71,23 @@ def _agree(row: Crystal, datum: Datum | None) -> bool:
 
 
 async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
-    """Mend one crystal, looked at again under a lock: it may have changed since."""
+    """Mend one crystal, looked at again under the locks of both tracks: it may have changed since."""
 
     async def work(tx: UnitOfWork) -> list[str] | None:
         row = await tx.session.get(Crystal, id, with_for_update=True)
         if row is None:
             return None
         datum_id = row.datum_id or row.id
+        await hold(tx)
         live = await tx.memory.get(datum_id)
         if _agree(row, live):
             outcome = None if row.datum_id else report.restored
         elif (described := await _described(tx, row, datum_id)) and _is_no_shorter(described, live):
-            await _put_over(tx, live, described)
+            await tx.memory.put(described, ttl="keep")
             outcome = report.restored
         elif live is None:
             return report.lost
         else:
-            await _put_over(tx, live, live)
             row.content_hash, row.summary = hash_of(live.content), summary_of(live)
             outcome = report.followed
         row.datum_id = datum_id
@@ -97,24 +96,6 @@ async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
     outcome = await in_both(storage, work)
     if outcome is not None:
         outcome.append(id)
-
-
-async def _put_over(tx: UnitOfWork, live: Datum | None, datum: Datum) -> None:
-    """Put a datum over what was looked at, and keep it so until the commit; an equal one changes nothing.
-
-    A memory elsewhere can expect nothing: there the delivery has to tell.
-
-    Raises:
-        Conflict: somebody was first, and all is to be looked at again.
-    """
-    if not tx.memory.capabilities.versioned:
-        if datum is not live:
-            await tx.memory.put(datum, ttl="keep")
-        return
-    try:
-        await tx.memory.put(datum, expect=live.version if live else 0, ttl="keep")
-    except VersionConflict as conflict:
-        raise Conflict(f"{conflict} while it was healed") from None
 
 
 def _is_no_shorter(described: Datum, live: Datum | None) -> bool:
@@ -138,10 +119,10 @@ async def _described(tx: UnitOfWork, row: Crystal, datum_id: str) -> Datum | Non
 
 async def _adopt(storage: StorageProvider, id: str, report: Healing) -> None:
     async def work(tx: UnitOfWork) -> bool:
+        await hold(tx)
         datum = await tx.memory.get(id)
         if datum is None or await tx.session.get(Crystal, id) is not None:
             return False
-        await _put_over(tx, datum, datum)
         tx.session.add(crystal_of(datum, moment_of(datum.created_at)))
         return True
 
