@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
 
 from .conftest import opened
-from .wide import Wide
+from .wide import Note, Wide
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -95,3 +96,20 @@ async def test_of_two_who_expect_no_row_one_gets_it_where_there_is_no_version(ur
                 won.append(await pause.task)
                 assert sum(each is not None for each in won) == 1
             assert await theirs.get(f"r{at}") in won
+
+
+async def test_a_delete_that_expects_a_version_deletes_it_or_says_which_is_there(url: str) -> None:
+    """The row gets the expected version between the statement that deletes and the look at what is there."""
+    async with asyncio.timeout(HANG), opened(url) as one, opened(url) as two:
+        await one.write(Wide.metadata.create_all)
+        mine, theirs = TableAdapter(Note, one), TableAdapter(Note, two)
+        for at in range(3):
+            put = await mine.put(Datum.create(id=f"r{at}", data={"n": 1}))
+            assert put.version == 1
+            pause = Pause(at, partial(theirs.update, put.id, {"n": 2}))
+            deleted = None
+            with statements(pause), suppress(VersionConflict):
+                deleted = await mine.delete(put.id, expect=2)
+            if pause.task is not None:
+                await pause.task
+            assert await theirs.exists(put.id) is (deleted is None)

@@ -121,13 +121,16 @@ def remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any], 
     statements, bound = statements_of(layout), bound_key(connection, layout, key)
     if expect is None:
         return statements.delete.run(connection, *bound) > 0
-    if expect > 0 and statements.delete_expected.run(connection, *bound, expect) > 0:
-        return True
-    live = get(connection, layout, key)
-    actual = 0 if live is None else live.version
-    if actual != expect:
-        raise VersionConflict(id, expect, actual)
-    return False
+    for _ in range(TRIES):
+        if expect > 0 and statements.delete_expected.run(connection, *bound, expect) > 0:
+            return True
+        live = get(connection, layout, key)
+        actual = 0 if live is None else live.version
+        if actual != expect:
+            raise VersionConflict(id, expect, actual)
+        if live is None:
+            return False
+    raise Conflict(f"{id!r} was changed by others each time: try again")  # it became what is expected after each look
 
 
 def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
