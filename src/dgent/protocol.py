@@ -123,7 +123,9 @@ class DgentProtocol(StateBackend, Protocol):
       version of its id. `delete` appends a tombstone; only `purge` and `compact` erase.
     * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
       live version (0: absent).
-    * Time to live: what has expired is absent. `put(d, ttl="keep")` moves no moment of expiry; any other put sets it.
+    * Time to live: what has expired is absent, by one clock: the process's, or that of the server that holds the store.
+      All verbs agree on it, whatever that clock does. `put(d, ttl="keep")` moves no moment of expiry; any other put
+      sets it.
     * Causality: `causal_chain(x)` unfolds the parents of x, oldest first; an absent parent ends it; a put that would
       close a cycle is refused; deleting a parent changes no child.
     * Pages: joined under any sequence of limits they give each live id once, equal times included.
@@ -209,7 +211,11 @@ class DgentProtocol(StateBackend, Protocol):
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
-        """Return a page of what was live at a moment (Unix seconds, by the store's clock), in the order of the ids."""
+        """Return a page of what was live at a moment (Unix seconds, by the store's clock), in the order of the ids.
+
+        Where that clock went back, what was stored until it had caught up has the time of the last write before; what
+        also expired in that time was live at no moment that history has.
+        """
 
     async def purge(self, id: str) -> int:
         """Erase every version of an id for good and return how many there were."""

@@ -17,11 +17,20 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from tests.causal.places import async_database, first_bad, held, put, undone
 
-from dgent.causal.chain import OWN, Entry, Format
+from dgent.causal.chain import AGENT_STORE, OWN, Entry, Format
 from dgent.causal.generation import Generation
 from dgent.causal.writer_log import WriterLog
 from dgent.database.errors import translate
-from dgent.exceptions import Conflict, InvalidDatum, InvalidInput, MalformedRow, NonMonotonicGeneration, StoreError
+from dgent.datum import Limits
+from dgent.exceptions import (
+    Conflict,
+    InvalidDatum,
+    InvalidInput,
+    LimitExceeded,
+    MalformedRow,
+    NonMonotonicGeneration,
+    StoreError,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -389,3 +398,14 @@ async def test_each_verb_inside_of_a_transaction_of_both_tracks(engine: Engine, 
         assert first_bad("dgent/1", sorted(found, key=lambda row: row[2])) is None
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize("format", [OWN, AGENT_STORE])
+def test_a_payload_that_is_too_large_passes_no_door(engine: Engine, format: Format) -> None:
+    log = WriterLog(format, Limits(max_content=10))
+    with engine.begin() as connection:
+        log.append(connection, "s", "w", b"x" * 10)
+        for payloads in ([b"x" * 11], [b"", b"x" * 11]):
+            with pytest.raises(LimitExceeded, match="max_content"):
+                log.append_many(connection, "s", "w", payloads)
+        assert log.head(connection, "s", "w").seq == 1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg.errors
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
@@ -17,8 +19,15 @@ from tests.faults.stores import sync_engine
 
 from dgent.database.file_lock import FileLock
 from dgent.database.sqlite_engine import create_sync_engine, lock_path
-from dgent.datum import Datum
-from dgent.exceptions import CausalCycle, StorageTimeout, VersionConflict
+from dgent.datum import Datum, Limits
+from dgent.exceptions import (
+    CausalCycle,
+    InvalidDatum,
+    InvalidNamespace,
+    LimitExceeded,
+    StorageTimeout,
+    VersionConflict,
+)
 from dgent.memory import sql_erase, sql_read, sql_write
 from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql import SqlBackend
@@ -29,7 +38,7 @@ from dgent.query import Query
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from sqlalchemy import Connection, Engine
 
@@ -308,3 +317,89 @@ def test_a_program_that_commits_as_it_goes_loses_nothing(engine: Engine) -> None
         sql_write.apply_each(connection, "default", [[Put(Datum("c", b"c", 1.0))]], time.time)
     with engine.connect() as connection:
         assert [each.id for each in sql_read.query(connection, "default", Query(), time.time())] == ["a"]
+
+
+# What no door lets through
+
+
+@pytest.mark.parametrize("namespace", ["../x", "", "a//b", "a/./b", "a\0b", "x" * 513, "\ud800", None, 7])
+def test_no_namespace_is_written_that_not_every_store_can_keep(engine: Engine, namespace: Any) -> None:
+    with engine.begin() as connection:
+        with pytest.raises(InvalidNamespace):
+            sql_write.apply_each(connection, namespace, [[Put(Datum("a", b"", 1.0))]], time.time)
+        assert sql_read.namespaces(connection, None, 10) == []
+
+
+@pytest.mark.parametrize("ttl", [0, -1, -1e-9, math.nan, math.inf, "1", True, 1e13])
+def test_no_time_to_live_is_planned_that_is_none(ttl: Any) -> None:
+    with pytest.raises(InvalidDatum, match="ttl"):
+        Put(Datum("a", b"", 1.0), ttl=ttl)
+
+
+@pytest.mark.parametrize("expect", [-1, "1", 1.0, True])
+def test_nothing_is_expected_that_is_no_version(expect: Any) -> None:
+    with pytest.raises(InvalidDatum, match="expect"):
+        Put(Datum("a", b"", 1.0), expect)
+    with pytest.raises(InvalidDatum, match="expect"):
+        Delete("a", expect)
+
+
+@pytest.mark.parametrize("id", ["", "a\0b", "\ud800", "x" * 513, 7, None])
+def test_nothing_is_deleted_by_what_is_no_id(id: Any) -> None:
+    with pytest.raises(InvalidDatum):
+        Delete(id)
+    with pytest.raises(InvalidDatum):
+        Put(id)
+
+
+def test_what_is_too_large_is_refused_and_takes_its_batch_along(engine: Engine) -> None:
+    small = Limits(max_content=10, max_metadata=10)
+    batches = [
+        [Put(Datum("a", b"small", 1.0))],
+        [Put(Datum("b", b"small", 1.0)), Put(Datum("c", b"x" * 11, 1.0))],
+        [Put(Datum("d", b"", 1.0, metadata={"long": "x" * 10}))],
+        [Put(Datum("e", b"small", 1.0))],
+    ]
+    with engine.begin() as connection:
+        first, *refused, last = sql_write.apply_each(connection, "default", batches, time.time, small)
+        assert [type(error) for error in refused] == [LimitExceeded, LimitExceeded]
+        assert [outcomes[0].seq for outcomes in (first, last) if isinstance(outcomes, list)] == [1, 2]
+        assert sql_read.count(connection, "default", None, time.time()) == 2
+        (refused_by_default,) = sql_write.apply_each(
+            connection, "default", [[Put(Datum("f", b"", 1.0, metadata={"long": "x" * 70_000}))]], time.time
+        )
+        assert isinstance(refused_by_default, LimitExceeded)
+
+
+# A transaction that sees what was there when it began
+
+
+CHANGES: dict[str, Callable[[SqlBackend], Awaitable[Any]]] = {
+    "put": lambda store: store.put(Datum("b", b"new", 1.0)),
+    "delete": lambda store: store.delete("b"),
+    "purge": lambda store: store.purge("b"),
+    "compact": lambda store: store.compact(keep_versions=1),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_who_sees_an_old_moment_is_refused_the_lock(postgres_url: str, change: str) -> None:
+    """At REPEATABLE READ a decision would be of that moment, and not of what is there when the lock is free."""
+    engine = sync_engine(postgres_url).execution_options(isolation_level="REPEATABLE READ")
+    store = PostgresBackend(postgres_url)
+    try:
+        await store.put_many([Datum(id, b"old", 1.0) for id in "ab"])
+        await store.put(Datum("a", b"older", 1.0))
+        with engine.connect() as late:
+            assert sql_read.get(late, "default", "a", None, 0.0) is not None
+            assert await CHANGES[change](store)
+            with pytest.raises(psycopg.errors.SerializationFailure):
+                sql_write.apply_each(late, "default", [[Put(Datum("b", b"old", 1.0))]], time.time)
+            late.rollback()
+            [outcomes] = sql_write.apply_each(late, "default", [[Put(Datum("b", b"mine", 1.0))]], time.time)
+            late.commit()
+        assert not isinstance(outcomes, Exception)
+        assert await store.get("b") == outcomes[0].datum
+    finally:
+        await store.close()
+        engine.dispose()

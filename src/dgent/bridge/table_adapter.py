@@ -101,13 +101,15 @@ class TableAdapter:
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Write the row that a datum describes and return it as it is stored.
 
+        `expect=0`, that there is no row, is known without a version column, too.
+
         Raises:
             InvalidRow: names the table, the field and the reason.
             VersionConflict: another version than `expect` is live.
             CausalCycle: the parent descends from this row.
             IntegrityViolation: a key, a check or a reference refused it.
         """
-        self._refuse(ttl=None if ttl == "keep" else ttl, expect=check_expect(expect))
+        self._refuse(ttl=None if ttl == "keep" else ttl, expect=check_expect(expect) or None)
         (stored,) = await self._put([self._admitted(datum, expect)])
         return stored
 

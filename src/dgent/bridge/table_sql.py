@@ -35,6 +35,8 @@ class Statements:
         self.key_names = [f"k{at}" for at in range(len(layout.keys))]
         named, here = " ".join(self.key_names), self.is_row()
         self.get = Statement(select(*layout.columns).where(here), named)
+        # Nobody else writes the row until the commit; on SQLite the transaction of a writer is that lock.
+        self.hold = Statement(select(*layout.columns).where(here).with_for_update(key_share=True), named)
         self.exists = Statement(select(_one).select_from(layout.table).where(here), named)
         self.count = Statement(select(func.count()).select_from(layout.table))
         self.keys = Statement(select(*(field.column for field in layout.keys)))
@@ -44,7 +46,10 @@ class Statements:
             self.delete_expected = Statement(delete(layout.table).where(here, expected), f"{named} expected")
         if layout.textual:
             key = layout.keys[0].column
-            self.get_many = Statement(select(*layout.columns).where(one_of(key, "ids")), "ids", lists="ids")
+            many = select(*layout.columns).where(one_of(key, "ids"))
+            self.get_many = Statement(many, "ids", lists="ids")
+            held = many.order_by(key).with_for_update(key_share=True)  # in one order, whoever holds several
+            self.hold_many = Statement(held, "ids", lists="ids")
             within = and_(bytewise(key) >= bindparam("first"), bytewise(key) < bindparam("end"))
             self.count_range = Statement(select(func.count()).select_from(layout.table).where(within), "first end")
         if layout.parent is not None:
@@ -138,18 +143,21 @@ def bound_key(connection: Connection, layout: Layout, key: Sequence[Any]) -> lis
     return layout.bind(layout.keys, key, connection.dialect)
 
 
-def row_of(connection: Connection, layout: Layout, key: Sequence[Any]) -> Any | None:
-    """Return the driver's row with this key."""
-    return statements_of(layout).get.row(connection, *bound_key(connection, layout, key))
+def row_of(connection: Connection, layout: Layout, key: Sequence[Any], *, hold: bool = False) -> Any | None:
+    """Return the driver's row with this key; `hold` keeps it as it is until the commit."""
+    statements = statements_of(layout)
+    statement = statements.hold if hold else statements.get
+    return statement.row(connection, *bound_key(connection, layout, key))
 
 
-def rows_of(connection: Connection, layout: Layout, ids: list[str]) -> dict[str, Any]:
-    """Return the driver's rows that have one of these ids, by id."""
+def rows_of(connection: Connection, layout: Layout, ids: list[str], *, hold: bool = False) -> dict[str, Any]:
+    """Return the driver's rows that have one of these ids, by id; `hold` keeps them as they are until the commit."""
     if layout.textual and len(ids) > 1:
-        place = layout.fields.index(layout.keys[0])
-        return {row[place]: row for row in statements_of(layout).get_many.rows(connection, ids)}
+        place, statements = layout.fields.index(layout.keys[0]), statements_of(layout)
+        statement = statements.hold_many if hold else statements.get_many
+        return {row[place]: row for row in statement.rows(connection, ids)}
     keys = {id: key for id in ids if (key := layout.key_of(id)) is not None}
-    return {id: row for id, key in keys.items() if (row := row_of(connection, layout, key)) is not None}
+    return {id: row for id, key in keys.items() if (row := row_of(connection, layout, key, hold=hold)) is not None}
 
 
 def get(connection: Connection, layout: Layout, key: Sequence[Any]) -> Datum | None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Integer, bindparam, literal_column, select, update
+from sqlalchemy import Integer, bindparam, literal_column, update
 
 from dgent.bridge.draft import as_datum, loaded, stamp
-from dgent.bridge.table_sql import bound_key, statements_of
+from dgent.bridge.table_sql import bound_key, row_of, statements_of
 from dgent.bridge.table_write import check_acyclic
 from dgent.database.statement import Statement
 from dgent.exceptions import DatumNotFound, InvalidDatum, InvalidRow, VersionConflict
@@ -61,7 +61,7 @@ def write(connection: Connection, layout: Layout, asked: Update, limits: Limits)
         CausalCycle: the parent descends from this row. LimitExceeded: the row would be too large.
     """
     dialect = connection.dialect
-    row = _locking(layout).row(connection, *bound_key(connection, layout, asked.key))
+    row = row_of(connection, layout, asked.key, hold=True)
     if row is None:
         raise _not_found(layout, asked.id)
     live, before = layout.datum_of(row, dialect), layout.values_of(row, dialect)
@@ -92,15 +92,6 @@ def _store(connection: Connection, layout: Layout, asked: Update, values: dict[s
     if layout.derive is not None:
         layout.derive(connection, [asked.key[0] if len(asked.key) == 1 else tuple(asked.key)])
     return layout.datum_of(row, dialect)
-
-
-@lru_cache(maxsize=1024)
-def _locking(layout: Layout) -> Statement:
-    """Read a row that nobody else writes until the commit; on SQLite the transaction of a writer is that lock."""
-    statements = statements_of(layout)
-    return Statement(
-        select(*layout.columns).where(statements.is_row()).with_for_update(), " ".join(statements.key_names)
-    )
 
 
 @lru_cache(maxsize=4096)

@@ -1,9 +1,13 @@
-"""How rows are written from what datums give. Plain functions over a `Connection`; each is one unit of work."""
+"""How rows are written from what datums give. Plain functions over a `Connection`; each is one unit of work.
+
+A row is held before it is looked at, so that what it keeps of itself is what is there when it is written. One that is
+not there cannot be held: it is inserted, and where another writer was first it is held and looked at after all.
+"""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import text
 
@@ -23,6 +27,9 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+
+TRIES: Final = 8
+"""How often a row may come and go between two looks at it."""
 _SAVEPOINT, _ROLLBACK, _RELEASE = (
     Statement(text(command)) for command in ("SAVEPOINT unit_apart", "ROLLBACK TO unit_apart", "RELEASE unit_apart")
 )
@@ -43,35 +50,44 @@ def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> tupl
     Raises:
         VersionConflict: a row has another version than was expected. CausalCycle: a parent descends from its own child.
     """
-    rows = rows_of(connection, layout, list(dict.fromkeys(put.id for put in puts)))
+    rows = rows_of(connection, layout, list(dict.fromkeys(put.id for put in puts)), hold=True)
     written: dict[str, Any] = {}
     results: list[Datum] = []
     changed: list[int] = []
     for at, put in enumerate(puts):
-        row = rows.get(put.id)
-        result = None if row is None else _as_it_is(connection, layout, put, row)
-        if result is None:
-            row = rows[put.id] = _write(connection, layout, put, row)
+        row, wrote = _put(connection, layout, put, rows.get(put.id))
+        rows[put.id] = row
+        if wrote:
             written[put.id] = put.key[0] if len(put.key) == 1 else tuple(put.key)
-            result = layout.datum_of(row, connection.dialect)
             changed.append(at)
-        results.append(result)
+        results.append(layout.datum_of(row, connection.dialect))
     if layout.derive is not None:
         for keys in batched(written.values()):
             layout.derive(connection, keys)
     return results, changed
 
 
-def _as_it_is(connection: Connection, layout: Layout, put: Put, row: Any) -> Datum | None:
-    """Return the datum that a row is, if the put would not change it."""
+def _put(connection: Connection, layout: Layout, put: Put, row: Any | None) -> tuple[Any, bool]:
+    """Write a row that is held, or that was not there, unless it stays as it is; tell whether it was written."""
+    for _ in range(TRIES):
+        if row is not None and _stays(connection, layout, put, row):
+            return row, False
+        stored = _write(connection, layout, put, row)
+        if stored is not None:
+            return stored, True
+        row = row_of(connection, layout, put.key, hold=True)  # another writer was first
+    raise Conflict(f"{put.id!r} was put and deleted by others each time: try again")
+
+
+def _stays(connection: Connection, layout: Layout, put: Put, row: Any) -> bool:
     version = row[-1] if layout.version is not None else 0
-    _check_expected(put, version)
+    _check_expected(put, version or 1)
     values = completed(layout, put.given, layout.values_of(row, connection.dialect))
-    live = layout.datum_of(row, connection.dialect)
-    return live if as_datum(layout, values, version) == live else None
+    return as_datum(layout, values, version) == layout.datum_of(row, connection.dialect)
 
 
-def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) -> Any:
+def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) -> Any | None:
+    """Write a row; None where it was not there, and is now."""
     if row is None:
         _check_expected(put, 0)
     live = None if row is None else layout.values_of(row, connection.dialect)
@@ -80,21 +96,19 @@ def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) ->
         stamp(layout, values, live)
     if layout.parent is not None and (live is None or live[layout.parent.name] != values[layout.parent.name]):
         check_acyclic(connection, layout, put.id, put.key, values[layout.parent.name])
-    return _store(connection, layout, put, values)
+    return _store(connection, layout, put, values, "insert" if row is None else "update" if put.expect else "upsert")
 
 
-def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, Any]) -> Any:
-    kind = "upsert" if put.expect is None else "update" if put.expect else "insert"
+def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, Any], kind: str) -> Any | None:
     given = [field for field in layout.fields if field.name in values]
     bound = layout.bind(given, [values[field.name] for field in given], connection.dialect)
     bound += layout.bind(layout.kept, [(each.stamp or each.default)() for each in layout.kept], connection.dialect)  # type: ignore[misc]
     statement = statements_of(layout).write(kind, tuple([field.name for field in given]))
     row = statement.row(connection, *bound, *bound_key(connection, layout, put.key), put.expect or 0)
-    if row is None:  # another writer was first
-        row = row_of(connection, layout, put.key)
-        actual = 0 if row is None else row[-1] if layout.version is not None else 1
-        if put.expect is not None or row is None:
-            raise VersionConflict(put.id, put.expect or 0, actual)
+    if row is None and kind != "insert":  # another writer was first, where a host's session took no lock
+        found = row_of(connection, layout, put.key)
+        actual = 0 if found is None else found[-1] if layout.version is not None else 1
+        raise VersionConflict(put.id, put.expect or 0, actual)
     return row
 
 
@@ -107,13 +121,16 @@ def remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any], 
     statements, bound = statements_of(layout), bound_key(connection, layout, key)
     if expect is None:
         return statements.delete.run(connection, *bound) > 0
-    if expect > 0 and statements.delete_expected.run(connection, *bound, expect) > 0:
-        return True
-    live = get(connection, layout, key)
-    actual = 0 if live is None else live.version
-    if actual != expect:
-        raise VersionConflict(id, expect, actual)
-    return False
+    for _ in range(TRIES):
+        if expect > 0 and statements.delete_expected.run(connection, *bound, expect) > 0:
+            return True
+        live = get(connection, layout, key)
+        actual = 0 if live is None else live.version
+        if actual != expect:
+            raise VersionConflict(id, expect, actual)
+        if live is None:
+            return False
+    raise Conflict(f"{id!r} was changed by others each time: try again")  # it became what is expected after each look
 
 
 def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:

@@ -15,7 +15,7 @@ from dgent.causal.ground import Ground
 from dgent.causal.writer_log import LIMIT, START, Batch, Head, WriterLog, check_names, check_payload, check_place
 from dgent.checks import check_limit
 from dgent.database.base import FEW
-from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery, LimitExceeded
+from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
@@ -37,8 +37,6 @@ SHORT: Final = 200
 AT_ONCE: Final = 4000
 """Entries that `verify` recomputes in one call: a few milliseconds."""
 
-_logs: Final = {name: WriterLog(format) for name, format in FORMATS.items()}
-
 
 class Log:
     """The logs of one format in a database, or in one transaction of it: see `joined`.
@@ -51,7 +49,8 @@ class Log:
         self.database = database
         self.doorbell = doorbell or Doorbell()
         self._ground = Ground(database)
-        self._log = _logs[OWN.name]
+        self._logs = {name: WriterLog(format, database.settings.limits) for name, format in FORMATS.items()}
+        self._log = self._logs[OWN.name]
 
     @property
     def format(self) -> str:
@@ -64,10 +63,10 @@ class Log:
         Raises:
             InvalidInput: there is no such format.
         """
-        if format not in _logs:
-            raise InvalidInput(f"no log has the format {format!r:.80}: use {' or '.join(_logs)}")
+        if format not in self._logs:
+            raise InvalidInput(f"no log has the format {format!r:.80}: use {' or '.join(self._logs)}")
         other = copy.copy(self)
-        other._log = _logs[format]  # a copy of this class
+        other._log = self._logs[format]  # a copy of this class
         return other
 
     def joined(self, transaction: Runner) -> Self:
@@ -217,7 +216,7 @@ class Log:
     async def _append(self, batch: Batch) -> list[Entry]:
         check_place(batch.stream, batch.writer)
         for payload in batch.payloads:
-            self._admit(payload)
+            check_payload(payload, self.database.settings.limits)
         runner = await self._ground.runner()
         if len(batch.payloads) <= FEW:
             entries = await runner.write_each(self._log.append_each, batch, ("log", self._log.format.name))
@@ -238,15 +237,6 @@ class Log:
 
     def _check_page(self, limit: int) -> None:
         self.database.settings.limits.page(limit)
-
-    def _admit(self, payload: bytes) -> None:
-        check_payload(payload)
-        most = self.database.settings.max_content
-        if len(payload) > most:
-            raise LimitExceeded(
-                f"the payload has {len(payload):,} bytes, the limit is {most:,}: raise the setting max_content, or "
-                "append a reference to it"
-            )
 
 
 def _position(writer: str | None, after: After) -> dict[str, int]:

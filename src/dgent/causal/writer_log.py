@@ -19,7 +19,8 @@ from dgent.causal.chain import HASH_SIZE, OWN, Entry, Format, chained
 from dgent.checks import check_id, check_limit
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
-from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, MalformedRow
+from dgent.datum import Limits
+from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -57,10 +58,12 @@ class WriterLog:
 
     Args:
         format: how entries are chained: ours, or `AGENT_STORE`, which the crate of that name reads and writes.
+        limits: how large a payload may be.
     """
 
-    def __init__(self, format: Format = OWN) -> None:
+    def __init__(self, format: Format = OWN, limits: Limits = Limits()) -> None:  # noqa: B008  # frozen
         self.format = format
+        self._limits = limits
         self._sql = _statements(format)
 
     def append(self, connection: Connection, stream: str, writer: str, payload: bytes) -> Entry:
@@ -70,6 +73,7 @@ class WriterLog:
 
         Raises:
             InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            LimitExceeded: the payload is larger than `limits.max_content`.
             MalformedRow: the last entry has a form that it cannot have, and nothing can follow it.
         """
         return self.append_many(connection, stream, writer, [payload])[0]
@@ -78,12 +82,12 @@ class WriterLog:
         """Add entries in order, next to each other, and return them.
 
         Raises:
-            InvalidDatum, MalformedRow: as for `append`; nothing was written.
+            InvalidDatum, LimitExceeded, MalformedRow: as for `append`; nothing was written.
         """
         listed = [*payloads]
         check_place(stream, writer)
         for payload in listed:
-            check_payload(payload)
+            check_payload(payload, self._limits)
         while listed:
             entries = chained(self.format, stream, writer, *self.head(connection, stream, writer), listed)
             first, *rest = [_row(entry) for entry in entries]
@@ -278,10 +282,15 @@ def check_names(*names: object) -> None:
             raise InvalidDatum("the name of a stream or writer holds a lone surrogate") from None
 
 
-def check_payload(payload: object) -> None:
-    """Refuse a payload that is not bytes, with InvalidDatum."""
+def check_payload(payload: object, limits: Limits) -> None:
+    """Refuse a payload that is not bytes, with InvalidDatum, or too large, with LimitExceeded."""
     if type(payload) is not bytes:
         raise InvalidDatum(f"a payload is bytes, not {type(payload).__name__}: encode it")
+    if len(payload) > limits.max_content:
+        raise LimitExceeded(
+            f"the payload has {len(payload):,} bytes, the limit is {limits.max_content:,}: raise the setting "
+            "max_content, or append a reference to it"
+        )
 
 
 def topic(format: Format, stream: str) -> str:

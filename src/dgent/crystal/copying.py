@@ -146,7 +146,7 @@ async def _write_rows(crystals: list[Crystal[Any]], schema: Schema[Any], adapter
 async def _put_new(adapter: TableAdapter, row: Datum) -> bool:
     """Put a row that was not there; tell whether it still was not."""
     try:
-        await adapter.put(row, expect=0 if adapter.capabilities.versioned else None)
+        await adapter.put(row, expect=0)
     except VersionConflict:
         return False
     return True

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import orjson
-from sqlalchemy import Connection, Executable, LargeBinary, Table, bindparam
+from sqlalchemy import Connection, Executable, LargeBinary, Table, Update, bindparam
 from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql import ClauseElement
 
@@ -124,22 +124,28 @@ class Statement:
 class BulkInsert:
     """An INSERT of many rows: `executemany` on SQLite; one `unnest` of columns, or a COPY, on PostgreSQL.
 
-    With `replace` a row whose key is there already gets these columns anew.
+    `beside` is an UPDATE, with its parameters, that goes with every INSERT: in the same round trip, if that is of one
+    row and to a server. With `replace` a row whose key is there already gets these columns anew.
     """
 
-    def __init__(self, table: Table, *, replace: Sequence[str] = ()) -> None:
+    def __init__(self, table: Table, beside: tuple[Update, str] | None = None, *, replace: Sequence[str] = ()) -> None:
         self._table = table
+        self._beside = beside
+        self._alone = None if beside is None else Statement(*beside)
         self._replace = replace
         self._names = [column.name for column in table.columns]
         self._blobs = [at for at, column in enumerate(table.columns) if isinstance(column.type, LargeBinary)]
         self._text = ""
-        self._given: dict[tuple[tuple[bool, ...], int], Statement] = {}
+        self._given: dict[tuple[tuple[bool, ...], int, bool], Statement] = {}
 
-    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Insert rows of values in the order of the table's columns."""
+    def run(self, connection: Connection, rows: Sequence[tuple[Any, ...]], *beside: Any) -> None:
+        """Insert rows of values in the order of the table's columns; `beside` are the values of what goes with them."""
+        if self._alone is not None and (len(rows) > 1 or connection.dialect.driver != "asyncpg"):
+            self._alone.run(connection, *beside)
+            beside = ()
         if len(rows) == 1:
             given = tuple([value is not None for value in rows[0]])
-            self._values(given, 1).run(connection, *compress(rows[0], given))
+            self._values(given, 1, together=bool(beside)).run(connection, *compress(rows[0], given), *beside)
         elif rows and connection.dialect.driver == "asyncpg":
             self._run_together(connection, rows)
         elif rows:
@@ -175,14 +181,18 @@ class BulkInsert:
             name, names = self._table.name, self._names
             dbapi.run_async(lambda driver: driver.copy_records_to_table(name, records=rows, columns=names))
 
-    def _values(self, given: tuple[bool, ...], count: int) -> Statement:
-        found = self._given.get((given, count))
+    def _values(self, given: tuple[bool, ...], count: int, *, together: bool = False) -> Statement:
+        found = self._given.get((given, count, together))
         if found is None:
             names = list(compress(self._names, given))
             rows: list[dict[str, Any]]
             rows = [{name: bindparam(f"{name}_{at}") for name in names} for at in range(count)]
             params = " ".join(f"{name}_{at}" for at in range(count) for name in names)
-            found = self._given[given, count] = Statement(self._upserting(insert(self._table).values(rows)), params)
+            element: Any = self._upserting(insert(self._table).values(rows))
+            if together and self._beside is not None:
+                update, more = self._beside
+                element, params = element.add_cte(update.cte("beside")), f"{params} {more}"
+            found = self._given[given, count, together] = Statement(element, params)
         return found
 
     def _upserting(self, element: Insert) -> Insert:

@@ -11,7 +11,7 @@ longer so: PostgreSQL refuses it the lock (40001, `Conflict`), and it may run ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import Float, bindparam, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -50,12 +50,14 @@ _BEGIN = Statement(
     .on_conflict_do_nothing(index_elements=[h.namespace]),
     "ns",
 )
-_MOVE = Statement(
+MOVE: Final = (
     update(heads)
     .where(h.namespace == bindparam("ns"))
     .values(seq=bindparam("to_seq"), stored_at=bindparam("at", type_=Float(53))),
     "ns to_seq at",
 )
+"""Says where a namespace stands after what was appended, with the names of its values: it goes with the INSERT."""
+_MOVE = Statement(*MOVE)
 _TOUCH = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=h.seq), "ns")
 
 
@@ -76,7 +78,7 @@ def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> 
 
 
 def move(connection: Connection, namespace: str, seq: int, stored_at: float) -> None:
-    """Say where the namespace stands after what was appended. Whoever appended nothing leaves it alone."""
+    """Say where the namespace stands, where no rows are inserted."""
     _MOVE.run(connection, namespace, seq, stored_at)
 
 

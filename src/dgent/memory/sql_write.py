@@ -19,7 +19,7 @@ from dgent.database.constructs import one_of
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Datum, Limits, stamped
 from dgent.exceptions import CausalCycle, DgentError, InvalidDatum, VersionConflict
-from dgent.memory.sql_head import Head, move, take
+from dgent.memory.sql_head import MOVE, Head, take
 from dgent.memory.tables import Row, corrupt, datums, digest, is_whole, terms
 from dgent.memory.terms import terms_of
 
@@ -154,7 +154,7 @@ _ANCESTORS = Statement(select(_up), "ns start now")
 _MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
-_INSERT, _INSERT_TERMS = BulkInsert(datums), BulkInsert(terms)
+_INSERT, _INSERT_TERMS = BulkInsert(datums, MOVE), BulkInsert(terms)
 _REPLACE_TERMS = BulkInsert(terms, replace=["version"])
 """For ids that are there: where one is damaged, its terms could not all be forgotten."""
 
@@ -289,12 +289,12 @@ class Flush:
             above = known[above]
 
     def write(self, connection: Connection) -> None:
-        """Write the rows that the operations made."""
+        """Write the rows that the operations made, and where the namespace stands then."""
         rows = [row for id in self.pending if (row := self.latest.get(id)) is not None and row.live]
         if rows:  # they are no longer the last: take the mark and the terms from them
             _SUPERSEDE.run_many(connection, [(self.namespace, row.id, row.version) for row in rows])
             forget(connection, self.namespace, rows)
-        _INSERT.run(connection, self.new_rows())
+        _INSERT.run(connection, self.new_rows(), self.namespace, self.seq, self.stored_at)
         (_REPLACE_TERMS if rows else _INSERT_TERMS).run(connection, self.new_terms())
 
     def new_rows(self) -> list[Row]:
@@ -355,7 +355,6 @@ def flushed(
     results = flush.apply_each(batches)
     if flush.rows:
         flush.write(connection)
-        move(connection, namespace, flush.seq, flush.stored_at)
     return results, flush, head
 
 

@@ -18,6 +18,7 @@ from dgent.services.tracks import (
     check_tags,
     check_text,
     facts,
+    hold,
     in_both,
     locked,
     missing,
@@ -266,6 +267,7 @@ async def _write_idea(tx: UnitOfWork, idea: GardenIdea, labels: dict[str, Any] |
     """Put the datum of an idea as its row says; its other metadata stay."""
     idea.datum_id = idea.datum_id or idea.id
     if labels is None:
+        await hold(tx)
         before = await tx.memory.get(idea.datum_id)
         labels = {} if before is None else dict(before.metadata)
     stands = {"schema": IDEA, "lifecycle": idea.lifecycle, "confidence": idea.confidence}

@@ -20,7 +20,7 @@ from dgent.datum import Datum
 from dgent.models import Crystal
 from dgent.query import Query
 from dgent.services.mirror import SCHEMA, crystal_of, hash_of, summary_of
-from dgent.services.tracks import in_both, moment_of, select_rows
+from dgent.services.tracks import hold, in_both, moment_of, select_rows
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -71,13 +71,14 @@ def _agree(row: Crystal, datum: Datum | None) -> bool:
 
 
 async def _mend(storage: StorageProvider, id: str, report: Healing) -> None:
-    """Mend one crystal, looked at again under a lock: it may have changed since."""
+    """Mend one crystal, looked at again under the locks of both tracks: it may have changed since."""
 
     async def work(tx: UnitOfWork) -> list[str] | None:
         row = await tx.session.get(Crystal, id, with_for_update=True)
         if row is None:
             return None
         datum_id = row.datum_id or row.id
+        await hold(tx)
         live = await tx.memory.get(datum_id)
         if _agree(row, live):
             outcome = None if row.datum_id else report.restored
@@ -118,6 +119,7 @@ async def _described(tx: UnitOfWork, row: Crystal, datum_id: str) -> Datum | Non
 
 async def _adopt(storage: StorageProvider, id: str, report: Healing) -> None:
     async def work(tx: UnitOfWork) -> bool:
+        await hold(tx)
         datum = await tx.memory.get(id)
         if datum is None or await tx.session.get(Crystal, id) is not None:
             return False

@@ -111,6 +111,15 @@ async def locked(tx: UnitOfWork, model: type[M], id: str) -> M:
     return row
 
 
+async def hold(tx: UnitOfWork) -> None:
+    """Let nobody else write agent memory until the commit, so that what is read from now on stays as it is.
+
+    Call it when the rows are written or locked, and before the read that decides. A put of nothing locks what every put
+    locks. A memory elsewhere cannot be held: its writes wait for the commit.
+    """
+    await tx.memory.put_many([])
+
+
 async def refuse_live(tx: UnitOfWork, ids: Iterable[str]) -> None:
     """Refuse ids of the caller's choice that agent memory uses for something else.
 
@@ -118,7 +127,10 @@ async def refuse_live(tx: UnitOfWork, ids: Iterable[str]) -> None:
         Conflict: one of them has a live datum.
     """
     chosen = sorted(set(ids))
-    if chosen and (live := await tx.memory.get_many(chosen)):
+    if not chosen:
+        return
+    await hold(tx)
+    if live := await tx.memory.get_many(chosen):
         raise Taken(f"the id {min(live)!r} belongs to a datum that something else put there: choose another")
 
 
