@@ -118,7 +118,7 @@ class Files:
         if main != self._main:
             self._admit(main)
         if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
-            raise self._exchanged()
+            raise self.exchanged()
 
     def look(self) -> bool:
         """Look at the names, without the lock, and tell whether the file was written by nobody knows whom yet.
@@ -128,9 +128,9 @@ class Files:
         """
         main = _main(self._name)
         if main is None or self._main is None or main[:2] != self._main[:2]:
-            raise self._exchanged()
+            raise self.exchanged()
         if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
-            raise self._exchanged()
+            raise self.exchanged()
         if main == self._main:
             return False
         note = Note.load(self.lock.read())
@@ -139,9 +139,18 @@ class Files:
     @property
     def log_is_gone(self) -> bool:
         """Whether nothing has the name of the `-wal`, while the file is the one that was opened."""
+        return self.is_the_same and not _stat(self._log_name)[0]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nobody wrote into the file since it was opened."""
+        return _main(self._name) == self._main
+
+    @property
+    def is_the_same(self) -> bool:
+        """Whether the file that has the name is the one that was opened, whatever was written into it."""
         main = _main(self._name)
-        here = main is not None and self._main is not None and main[:2] == self._main[:2]
-        return here and not _stat(self._log_name)[0]
+        return main is not None and self._main is not None and main[:2] == self._main[:2]
 
     @property
     def overwritten(self) -> bool:
@@ -195,7 +204,7 @@ class Files:
     def _admit(self, main: Main | None) -> None:
         """Accept what another process of ours wrote into the file: its checkpoint."""
         if main is None or self._main is None or main[:2] != self._main[:2]:
-            raise self._exchanged()
+            raise self.exchanged()
         note = Note.load(self.lock.read())
         if note is None or note.main != main:
             raise Corrupt(
@@ -205,7 +214,8 @@ class Files:
             )
         self._main, self._note, self._pending = main, note, note.pending
 
-    def _exchanged(self) -> Corrupt:
+    def exchanged(self) -> Corrupt:
+        """Return the error that says so."""
         return Corrupt(
             f"{self.path}, its -wal or its -shm was removed or replaced while it was open: stop, put the file back "
             "with its -wal file, and open it again"

@@ -24,6 +24,8 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
-        url = URL.create("sqlite+aiosqlite", database=str(Path(path).expanduser().absolute()))
+        file = str(Path(path).expanduser().absolute())
         loaded = Settings.load() if settings is None else settings
+        query = loaded.url.query if loaded.url.database == file else {}  # what its URL says of it holds here as well
+        url = URL.create("sqlite+aiosqlite", database=file, query=query)
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

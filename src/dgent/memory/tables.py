@@ -21,13 +21,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     insert,
+    inspect,
     select,
     text,
 )
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
 from dgent.datum import Datum, load_datum, uuid7
-from dgent.exceptions import Corrupt, SchemaTooNew
+from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -205,6 +206,27 @@ def create(connection: Connection) -> str:
         known = {"format": str(FORMAT), "store_id": uuid7()}
         connection.execute(insert(meta), [{"key": key, "value": value} for key, value in known.items()])
     if known["format"] != str(FORMAT):
+        raise SchemaTooNew(
+            f"the memory tables have format {known['format']}, this version of dgent knows {FORMAT}: upgrade dgent"
+        )
+    return known["store_id"]
+
+
+def find(connection: Connection) -> str:
+    """Return the id of the store where nothing can be made.
+
+    Raises:
+        SchemaOutdated: its tables are not there, or of an older format. SchemaTooNew: a newer D-gent wrote them.
+    """
+    there = set(inspect(connection).get_table_names())
+    if missing := sorted(set(metadata.tables) - there):
+        raise SchemaOutdated(
+            f"{', '.join(missing)} are not there and cannot be made: open it once where it can be written"
+        )
+    known: dict[str, str] = dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
+    if "store_id" not in known or int(known.get("format", 0)) < FORMAT:
+        raise SchemaOutdated("the memory tables are of an older format: open them once where they can be written")
+    if int(known["format"]) > FORMAT:
         raise SchemaTooNew(
             f"the memory tables have format {known['format']}, this version of dgent knows {FORMAT}: upgrade dgent"
         )
