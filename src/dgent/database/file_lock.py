@@ -16,7 +16,7 @@ from dgent.settings import private_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-_NOTE: Final = 256
+_NOTE: Final = 255
 _SHORTEST: Final = 0.0005
 _LONGEST: Final = 0.005
 
@@ -56,20 +56,25 @@ class FileLock:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def read(self) -> bytes:
-        """Return what a holder left for the next one in the file; nothing where nobody has. For any thread."""
+        """Return the note and the mark that a holder left in the file; nothing where nobody has. For any thread."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return b""
         try:
-            return os.pread(fd, _NOTE, 0)
+            return os.pread(fd, _NOTE + 1, 0)
         finally:
             os.close(fd)
 
     def write(self, note: bytes) -> None:
-        """Leave something for the next holder, of at most 256 bytes; while the lock is held."""
+        """Leave something for the next holder, of at most 255 bytes; while the lock is held."""
         with suppress(OSError):  # a full disk: the next holder finds what does not fit, and looks for itself
             os.pwrite(self._fd, note.ljust(_NOTE), 0)
+
+    def mark(self, mark: bytes) -> None:
+        """Leave one byte behind the note, which `read` returns last: for what may be cut off by the holder's death."""
+        with suppress(OSError):
+            os.pwrite(self._fd, mark, _NOTE)
 
     def _open(self) -> int:
         """Open the file, made if need be; its folder only the first time: later it was moved with all that is in it."""

@@ -153,13 +153,17 @@ def check_belongings(files: Files, turn: AbstractContextManager[object] = _NO_TU
 
 def _make_safe(connection: sqlite3.Connection, files: Files) -> None:
     """Put the log into the file and cut it, after a sync of it failed: the kernel takes it for written since then."""
+    files.begin()
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        files.note()
     except sqlite3.Error:
         raise BackendUnavailable(
             f"{files.path}: the disk failed at a commit, and the file could not be made safe since: nothing is written "
             "until it can be; look after the disk"
         ) from None
+    finally:
+        files.end()
     if busy:
         raise StorageTimeout(
             f"{files.path}: the disk failed at a commit, and somebody read for too long for the file to be made safe: "
@@ -176,13 +180,16 @@ def commit(run: Callable[[], object], files: Files) -> None:
         sqlite3.Error: which says OutcomeUnknown, through `translate`, where it may be in all the same; the connection
             must not be used again. OutcomeUnknown: it went into files that nobody finds.
     """
+    files.begin()
     try:
         run()
+        files.settle()
     except sqlite3.Error as error:
         if in_doubt(error):
             files.doubt()
         raise
-    files.settle()
+    finally:
+        files.end()
 
 
 def close_last(files: Files, close: Callable[[], object]) -> None:
@@ -192,10 +199,12 @@ def close_last(files: Files, close: Callable[[], object]) -> None:
         if keeper is not None:
             with suppress(sqlite3.Error):
                 keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        files.begin()
         close()
         if keeper is None:
             files.note()
     finally:
+        files.end()
         if keeper is not None:
             keeper.close()
 

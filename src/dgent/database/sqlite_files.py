@@ -11,7 +11,9 @@ left it. What that was stands in the lock's file, for other processes and for th
 fsync of a commit failed, and the log was not put into the file since.
 
 A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
-have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`).
+have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`). While the file is open
+that is so only if somebody died in his commit, for which each commit leaves a mark behind the note until it is settled;
+else it was not ours who wrote.
 
 Everything here is used under the lock between processes, by whoever has this process's turn, but for `look`, which any
 reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
@@ -23,6 +25,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from dgent.database.sqlite_check import check_whole
 from dgent.exceptions import Corrupt, OutcomeUnknown
 
 if TYPE_CHECKING:
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from dgent.database.file_lock import FileLock
 
 _MARK: Final = "dgent 1"
+_BUSY: Final = b"*"
+_DONE: Final = b" "
 
 Main: TypeAlias = tuple[int, int, int, int]
 """What the file is, and whether it was written: device, inode, size, time of the last change in nanoseconds."""
@@ -52,7 +57,7 @@ class Note(NamedTuple):
     def load(cls, line: bytes) -> Note | None:
         """Return what `dump` wrote; None for everything else, as after a power loss."""
         with suppress(ValueError):
-            mark, format, *numbers = line.decode().split()
+            mark, format, *numbers = line[: line.index(b"\n")].decode().split()
             device, inode, size, changed, log, pending, in_doubt = map(int, numbers)
             if f"{mark} {format}" == _MARK:
                 return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt))
@@ -161,6 +166,14 @@ class Files:
         note = Note.load(self.lock.read())
         return note is None or note.main != main
 
+    def begin(self) -> None:
+        """Leave a mark, by which others see that whoever commits or checkpoints now died in it."""
+        self.lock.mark(_BUSY)
+
+    def end(self) -> None:
+        """Take it away."""
+        self.lock.mark(_DONE)
+
     def settle(self) -> None:
         """Take a commit down: before it is acknowledged.
 
@@ -205,14 +218,19 @@ class Files:
         """Accept what another process of ours wrote into the file: its checkpoint."""
         if main is None or self._main is None or main[:2] != self._main[:2]:
             raise self.exchanged()
-        note = Note.load(self.lock.read())
-        if note is None or note.main != main:
+        left = self.lock.read()
+        note = Note.load(left)
+        if note is not None and note.main == main:
+            self._main, self._note, self._pending = main, note, note.pending
+            return
+        if not left.endswith(_BUSY):
             raise Corrupt(
-                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it: stop "
-                "every program that has it open, restore it with its -wal file from one backup or remove the -wal, and "
-                "open it again"
+                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it or "
+                "another program checkpoints it: close it and open it again, when it is read whole"
             )
-        self._main, self._note, self._pending = main, note, note.pending
+        check_whole(self.path)  # somebody died in his commit
+        self._main, self._pending = main, False
+        self._write()
 
     def exchanged(self) -> Corrupt:
         """Return the error that says so."""
