@@ -294,7 +294,7 @@ def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
     if not path.exists():
         return ()
     why, files = why_read_only(path, settings.url), files_of(path, settings)
-    with closing(files.lock):
+    with closing(files):
         if why:
             driver = ReadOnlyFile(path, settings, why, settings.url).connect()
         else:
@@ -308,7 +308,7 @@ def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
     if why := why_read_only(_path(settings), settings.url):
         raise ReadOnly(why)
     files = files_of(_path(settings), settings)
-    with closing(files.lock), files.lock:
+    with closing(files), files.lock:
         driver = prepare(files, settings)
         try:
             return _transaction(driver, files, work)

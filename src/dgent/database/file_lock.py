@@ -32,10 +32,11 @@ class FileLock:
     Args:
         path: the lock's own file, made privately (0600).
         timeout: longest wait for another process, in seconds.
+        sole: nothing else guards the data, so make also sure that the file was not moved.
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self._name, self._timeout = path, str(path), timeout
+    def __init__(self, path: Path, timeout: float, *, sole: bool) -> None:
+        self.path, self._name, self._timeout, self._sole = path, str(path), timeout, sole
         self._fd, self._known = -1, False
         _all.add(self)
 
@@ -73,8 +74,10 @@ class FileLock:
 
     def mark(self, mark: bytes) -> None:
         """Leave one byte behind the note, which `read` returns last: for what may be cut off by the holder's death."""
-        with suppress(OSError):
+        try:  # twice in each commit, and a block of `suppress` costs as much again
             os.pwrite(self._fd, mark, _NOTE)
+        except OSError:
+            return
 
     def _open(self) -> int:
         """Open the file, made if need be; its folder only the first time: later it was moved with all that is in it."""
@@ -108,7 +111,7 @@ class FileLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if _same_file(self._fd, self._name):
+        if _same_file(self._fd, self._name) if self._sole else os.fstat(self._fd).st_nlink:
             return True
         self.close()
         return False

@@ -99,7 +99,7 @@ def lock_path(path: Path) -> Path:
 
 def files_of(path: Path, settings: Settings) -> Files:
     """Return the files of a database, with a lock of their own."""
-    return Files(path, FileLock(lock_path(path), settings.busy_timeout))
+    return Files(path, FileLock(lock_path(path), settings.busy_timeout, sole=False))
 
 
 def prepare(
@@ -129,6 +129,7 @@ def prepare(
                 connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes the other two files
         files.adopt()
+        files.hold()
         if files.in_doubt:
             with turn:
                 _make_safe(connection, files)
@@ -287,7 +288,7 @@ class _SyncConnection(sqlite3.Connection):
                 super().close()
         finally:
             self._held.close()
-            self._turn.close()
+            self._files.close()
 
     def _give_turn(self) -> None:
         if not is_in_transaction(self):  # a COMMIT that failed may have left it open
@@ -309,7 +310,7 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
         try:
             return prepare(files, settings, files.lock, partial(_SyncConnection, files))
         except BaseException:
-            files.lock.close()
+            files.close()
             raise
 
     engine = create_engine(

@@ -22,6 +22,7 @@ reading thread may call. Nothing opens the file or its `-shm`: closing either wo
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from dgent.database.file_lock import FileLock
 
 _MARK: Final = "dgent 1"
+_TICK: Final = 50_000_000  # nanoseconds
+_O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux has it
 _BUSY: Final = b"*"
 _DONE: Final = b" "
 
@@ -80,6 +83,9 @@ class Files:
         self._pending = False
         self._note: Note | None = None
         self.in_doubt = False
+        self._here: int | str = self._name
+        self._folder: int | str = str(path.parent)
+        self._folder_seen = 0
 
     def belong_together(self) -> bool:
         """Tell whether what lies there, before anything of it is opened, is what the note says.
@@ -110,8 +116,30 @@ class Files:
         self._main = _main(self._name)
         self._log, size, self._log_changed = _stat(self._log_name)
         self._index = _stat(self._index_name)[0]
+        self._folder_seen = 0
         note = self._note
         self._pending = bool(size) and note is not None and note.pending and note.main == self._main
+
+    def hold(self) -> None:
+        """Keep a way to look at the file and its folder that takes a third of the time, until `close`.
+
+        A descriptor made by O_PATH opens nothing: to close it drops no lock.
+        """
+        self._let_go()
+        if _O_PATH:
+            self._here = os.open(self._name, _O_PATH | os.O_CLOEXEC)
+            self._folder = os.open(self.path.parent, _O_PATH | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give back the descriptors, the lock's too."""
+        self._let_go()
+        self.lock.close()
+
+    def _let_go(self) -> None:
+        held = [each for each in (self._here, self._folder) if isinstance(each, int)]
+        self._here, self._folder = self._name, str(self.path.parent)
+        for descriptor in held:
+            os.close(descriptor)
 
     def check(self) -> None:
         """Make sure, before a transaction, that it would go into the files that others find.
@@ -122,8 +150,19 @@ class Files:
         main = _main(self._name)
         if main != self._main:
             self._admit(main)
-        if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
+        if not self._names_hold():
             raise self.exchanged()
+
+    def _names_hold(self) -> bool:
+        """Tell whether the other two files have their names, which takes no look where no name in the folder changed.
+
+        The folder's time counts when it is older than the tick of the clock that it was taken from.
+        """
+        changed = _time(self._folder)
+        if changed and changed == self._folder_seen:
+            return True
+        self._folder_seen = changed if changed < time.time_ns() - _TICK else 0
+        return _stat(self._log_name)[0] == self._log and _stat(self._index_name)[0] == self._index
 
     def look(self) -> bool:
         """Look at the names, without the lock, and tell whether the file was written by nobody knows whom yet.
@@ -180,10 +219,10 @@ class Files:
         Raises:
             OutcomeUnknown: it went into files that others do not find.
         """
+        if self._pending and _main(self._here) == self._main and self._names_hold():
+            return
         main = _main(self._name)
         log, _, changed = _stat(self._log_name)
-        if main == self._main and log == self._log and (self._pending or changed == self._log_changed):
-            return
         if main is None or self._main is None or main[:2] != self._main[:2] or log != self._log:
             raise OutcomeUnknown(
                 f"{self.path} or its -wal was removed or replaced while something was committed: stop, put the files "
@@ -240,12 +279,19 @@ class Files:
         )
 
 
-def _main(name: str) -> Main | None:
+def _main(name: int | str) -> Main | None:
     try:
         status = os.stat(name)  # noqa: PTH116  # a microsecond instead of three, once a commit
     except OSError:  # FileNotFoundError, or a folder that cannot be entered any more
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _time(name: int | str) -> int:
+    try:
+        return os.stat(name).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return 0
 
 
 def _stat(name: str) -> tuple[int, int, int]:

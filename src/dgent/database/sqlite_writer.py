@@ -120,7 +120,7 @@ class Writer:
                 with suppress(DgentError, OSError):  # another process that keeps the lock will checkpoint
                     turn.enter_context(self.lock)
                 close_last(self.files, lambda: close(connection))
-        self.lock.close()
+        self.files.close()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
