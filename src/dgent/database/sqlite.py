@@ -8,7 +8,25 @@ Three ways to the file, each with connections of its own:
 * an ORM transaction begins on its caller's thread if nothing else is under way, else it takes its turn in the writer's
   queue; the writer serves it and waits until it has ended.
 
-All of them refuse a file that is not the one that was opened first.
+All of them refuse files that are not those that were opened first (`sqlite_files`). A file that can only be read has
+readers alone (`sqlite_readonly`).
+
+Who holds what:
+
+    state            thread                   file lock   gate           what a cancel of the caller does
+    idle             none                     free        open           nothing
+    group commit     the writer's             held        writer         a unit is done whole, or never begun
+    lent turn        the writer's serves it,  held        writer         what the body did is undone; a COMMIT that
+                     statements on both                                  was asked for runs to its end
+    begun by itself  the caller's; COMMIT     held        that turn,     the same
+                     on the writer's                      then writer
+    in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
+                     next transaction                                    see `sqlite_writer`
+    reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
+    closing          the closer's, when the   held        writer's for   it goes on to its end
+                     others have ended                    good
+
+The lock of the object (`_lock`) is held only to start threads and to open readers, never while anything is awaited.
 """
 
 from __future__ import annotations
