@@ -27,6 +27,7 @@ from dgent.database.errors import sqlstate, translate
 from dgent.database.postgres_engine import creator
 from dgent.database.postgres_url import read_url
 from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
+from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
@@ -294,10 +295,14 @@ def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
     path = _path(settings)
     if not _is_there(path):
         return ()
-    files = files_of(path, settings)
-    with closing(files.lock):
-        check_belongings(files, files.lock)
-        with closing(connect(path, settings, reader=True)) as driver, wrap(driver) as connection:
+    why, files = why_read_only(path, settings.url), files_of(path, settings)
+    with closing(files):
+        if why:
+            driver = ReadOnlyFile(path, settings, why, settings.url).connect()
+        else:
+            check_belongings(files, files.lock)
+            driver = connect(path, settings, reader=True)
+        with closing(driver), wrap(driver) as connection:
             return work(connection)
 
 
@@ -313,8 +318,10 @@ def _is_there(path: Path) -> bool:
 
 
 def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
+    if why := why_read_only(_path(settings), settings.url):
+        raise ReadOnly(why)
     files = files_of(_path(settings), settings)
-    with closing(files.lock), files.lock:
+    with closing(files), files.lock:
         driver = prepare(files, settings)
         try:
             return _transaction(driver, files, work)

@@ -66,7 +66,7 @@ def engine(place: str) -> Iterator[Engine]:
 
 def is_free(path: Path) -> bool:
     """Tell whether another program, which waits for nothing, gets the lock between processes."""
-    with closing(FileLock(lock_path(path), 0)) as lock:
+    with closing(FileLock(lock_path(path), 0, sole=False)) as lock:
         try:
             with lock:
                 return True

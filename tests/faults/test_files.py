@@ -21,7 +21,8 @@ from tests.faults.processes import started
 from tests.faults.stores import sqlite, sync_engine
 
 from dgent import migrations
-from dgent.database import sqlite_engine
+from dgent.database import sqlite_engine, sqlite_files
+from dgent.database.sqlite_files import Files
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, OutcomeUnknown
 from dgent.memory.jsonl import JSONLBackend
@@ -384,6 +385,47 @@ async def test_a_checkpoint_of_another_process_is_none_of_that(tmp_path: Path) -
         with pytest.raises(Corrupt, match="not by D-gent"):
             await one.put(datum("after"))
     assert await opened(path) == count + 1
+
+
+def checkpoint_and_hang(pipe: Connection, _: int, path: Path) -> None:
+    """Commit so much that it checkpoints, and stop before that is noted: called in a process."""
+
+    def hang(files: Files) -> None:
+        pipe.send(files.path.stat().st_mtime_ns)
+        pipe.recv()
+
+    async def main() -> None:
+        store = SQLiteBackend(path)
+        await store.put(datum("theirs"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Files, "settle", hang)
+            await store.put(Datum("large", bytes(8 * 2**20), 1.0))
+
+    asyncio.run(main())
+
+
+async def test_somebody_killed_between_his_checkpoint_and_his_note_stops_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is read whole then, and on it goes. Mutant: no mark left behind the note, and every put is refused."""
+    checked: list[Path] = []
+    monkeypatch.setattr(sqlite_files, "check_whole", checked.append)
+    path = tmp_path / "membrane.db"
+    async with sqlite(path) as store:
+        await store.put(datum("ours"))
+        changed = path.stat().st_mtime_ns
+        with started(1, checkpoint_and_hang, path) as [child]:
+            assert child.answer() != changed
+            child.process.kill()
+            child.process.join()
+        await store.put(datum("after"))
+        async with store.database.transaction() as tx:
+            await store.joined(tx).put(datum("more"))
+        assert await store.count() == 5
+        assert checked == [path]
+        path.write_bytes(path.read_bytes())
+        with pytest.raises(Corrupt, match="not by D-gent"):
+            await store.put(datum("last"))
 
 
 @pytest.mark.parametrize("happened", ["removed", "replaced", "older", "longer", "same size"])

@@ -184,7 +184,7 @@ def test_threads_with_loops_of_their_own_share_a_store(sqlite_path: Path, full_s
 
 def fork_while_locked(pipe: Connection, path: Path) -> None:
     """Take the lock, fork a child that lives on, and wait to be killed."""
-    lock = FileLock(path, 1.0)
+    lock = FileLock(path, 1.0, sole=False)
     with lock:
         child = os.fork()
         if child == 0:
@@ -199,7 +199,7 @@ def test_a_lock_is_free_when_its_process_is_killed_though_a_child_of_it_lives(tm
     path = tmp_path / "lock"
     holder = Child(fork_while_locked, path)
     child = holder.answer()
-    lock = FileLock(path, 0.01)
+    lock = FileLock(path, 0.01, sole=False)
     try:
         with pytest.raises(StorageTimeout), lock:
             pass

@@ -207,6 +207,11 @@ class Database(ABC):
         """
 
     @property
+    def read_only(self) -> str:
+        """Why it can only be read, for a message; empty where it can be written."""
+        return ""
+
+    @property
     def forked(self) -> bool:
         """Whether this is a child process of the one that opened the database."""
         return self._forks != _forks

@@ -16,7 +16,7 @@ from dgent.settings import private_file
 if TYPE_CHECKING:
     from pathlib import Path
 
-_NOTE: Final = 256
+_NOTE: Final = 255
 _SHORTEST: Final = 0.0005
 _LONGEST: Final = 0.005
 
@@ -32,10 +32,11 @@ class FileLock:
     Args:
         path: the lock's own file, made privately (0600).
         timeout: longest wait for another process, in seconds.
+        sole: nothing else guards the data, so make also sure that the file was not moved.
     """
 
-    def __init__(self, path: Path, timeout: float) -> None:
-        self.path, self._name, self._timeout = path, str(path), timeout
+    def __init__(self, path: Path, timeout: float, *, sole: bool) -> None:
+        self.path, self._name, self._timeout, self._sole = path, str(path), timeout, sole
         self._fd, self._known = -1, False
         _all.add(self)
 
@@ -56,20 +57,27 @@ class FileLock:
         fcntl.flock(self._fd, fcntl.LOCK_UN)
 
     def read(self) -> bytes:
-        """Return what a holder left for the next one in the file; nothing where nobody has. For any thread."""
+        """Return the note and the mark that a holder left in the file; nothing where nobody has. For any thread."""
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except OSError:
             return b""
         try:
-            return os.pread(fd, _NOTE, 0)
+            return os.pread(fd, _NOTE + 1, 0)
         finally:
             os.close(fd)
 
     def write(self, note: bytes) -> None:
-        """Leave something for the next holder, of at most 256 bytes; while the lock is held."""
+        """Leave something for the next holder, of at most 255 bytes; while the lock is held."""
         with suppress(OSError):  # a full disk: the next holder finds what does not fit, and looks for itself
             os.pwrite(self._fd, note.ljust(_NOTE), 0)
+
+    def mark(self, mark: bytes) -> None:
+        """Leave one byte behind the note, which `read` returns last: for what may be cut off by the holder's death."""
+        try:  # twice in each commit, and a block of `suppress` costs as much again
+            os.pwrite(self._fd, mark, _NOTE)
+        except OSError:
+            return
 
     def _open(self) -> int:
         """Open the file, made if need be; its folder only the first time: later it was moved with all that is in it."""
@@ -103,7 +111,7 @@ class FileLock:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        if _same_file(self._fd, self._name):
+        if _same_file(self._fd, self._name) if self._sole else os.fstat(self._fd).st_nlink:
             return True
         self.close()
         return False

@@ -8,7 +8,25 @@ Three ways to the file, each with connections of its own:
 * an ORM transaction begins on its caller's thread if nothing else is under way, else it takes its turn in the writer's
   queue; the writer serves it and waits until it has ended.
 
-All of them refuse a file that is not the one that was opened first.
+All of them refuse files that are not those that were opened first (`sqlite_files`). A file that can only be read has
+readers alone (`sqlite_readonly`).
+
+Who holds what:
+
+    state            thread                   file lock   gate           what a cancel of the caller does
+    idle             none                     free        open           nothing
+    group commit     the writer's             held        writer         a unit is done whole, or never begun
+    lent turn        the writer's serves it,  held        writer         what the body did is undone; a COMMIT that
+                     statements on both                                  was asked for runs to its end
+    begun by itself  the caller's; COMMIT     held        that turn,     the same
+                     on the writer's                      then writer
+    in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
+                     next transaction                                    see `sqlite_writer`
+    reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
+    closing          the closer's, when the   held        writer's for   it goes on to its end
+                     others have ended                    good
+
+The lock of the object (`_lock`) is held only to start threads and to open readers, never while anything is awaited.
 """
 
 from __future__ import annotations
@@ -29,15 +47,17 @@ from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.errors import raise_ours, translated
 from dgent.database.sqlite_engine import is_in_transaction
 from dgent.database.sqlite_orm import Orm
-from dgent.database.sqlite_readers import Readers, open_readers
+from dgent.database.sqlite_readers import Readers, connect_reader, open_readers
+from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only
 from dgent.database.sqlite_turn import Gate, Turn
 from dgent.database.sqlite_watch import SQLiteWatches
 from dgent.database.sqlite_writer import Writer, grouped
 from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
-from dgent.exceptions import Corrupt, NestedWrite, StorageTimeout
+from dgent.exceptions import Corrupt, NestedWrite, ReadOnly, StorageTimeout
 
 if TYPE_CHECKING:
+    import sqlite3
     from asyncio import Future
     from collections.abc import AsyncIterator, Callable, Hashable
 
@@ -67,6 +87,7 @@ class SQLiteDatabase(Database):
         self._writer = Writer(self.path, settings)
         self._looks_at = 0.0
         self._wrong: Exception | None = None
+        self._read_only: ReadOnlyFile | None = None
         self._readers: Readers | None = None
         self._orm: Orm | None = None
         self._gate = Gate()
@@ -112,6 +133,9 @@ class SQLiteDatabase(Database):
 
     def _look(self) -> None:
         """Look at the files; where that does not tell who wrote into one, let the writer look, under the lock."""
+        if self._read_only is not None:
+            self._read_only.look()
+            return
         try:
             unsure = self._writer.files.look()
         except Corrupt:
@@ -184,23 +208,43 @@ class SQLiteDatabase(Database):
         self._check_not_nested()
         return (self._thread or self._the_thread()).do(task, item, lane)
 
+    def _refuse_read_only(self) -> None:
+        with translated(self.what):
+            if self.read_only:
+                raise ReadOnly(self.read_only)
+
     def _the_thread(self) -> Worker:
         if self._thread is None:
             with self._lock:
                 self._check_usable()  # closed meanwhile, from another thread
                 if self._thread is None:
+                    self._refuse_read_only()
                     self._thread = Worker(f"dgent-write-{self.path.name}", self._run_writes, self._finish_writes)
         return self._thread
 
     async def _start(self) -> Readers:
         """Let the writer make the file, then open the readers."""
-        if not self._writer.is_open:  # where a transaction is open it is, and would be waited for
+        if not self._writer.is_open and not self.read_only:  # where a transaction is open the writer is, and waited for
             await self._the_thread().do(_nothing)
         with translated(self.what), self._lock:
             self._check_usable()  # closed meanwhile
             if self._readers is None:
-                self._readers = open_readers(self.path, self.settings, self._writer.files.look)
+                self._readers = open_readers(self.path, self.settings, self._connect_reader)
             return self._readers
+
+    def _connect_reader(self) -> sqlite3.Connection:
+        if self._read_only is not None:
+            return self._read_only.connect()
+        return connect_reader(self.path, self.settings, self._writer.files.look)
+
+    @property
+    def read_only(self) -> str:
+        """Why the file can only be read; empty where it can be written. It stays so until the database is closed."""
+        if self._read_only is None and not self._writer.is_open:
+            with translated(self.what):
+                if why := why_read_only(self.path, self.url):
+                    self._read_only = ReadOnlyFile(self.path, self.settings, why, self.url)
+        return "" if self._read_only is None else self._read_only.why
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         """Run a unit of work past the engine, on the session's connection: in one hop, or in none if it is short."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
@@ -15,7 +15,7 @@ from dgent.database.file_lock import FileLock
 from dgent.database.sqlite_check import check_whole, observer
 from dgent.database.sqlite_files import Files
 from dgent.database.statement import OWN_TURNS
-from dgent.exceptions import BackendUnavailable, Corrupt, DgentError, StorageTimeout
+from dgent.exceptions import BackendUnavailable, Corrupt, DgentError, ReadOnly, StorageTimeout
 from dgent.settings import Settings, private_file
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 CACHE_KIB = 16_384
 CHECKPOINT_PAGES = 1000
+_NO_TURN: Final = nullcontext()
 
 
 def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -> list[str]:
@@ -60,12 +61,17 @@ def connect(
         factory=factory,
     )
     try:
-        for pragma in pragmas(settings, writer=writer, reader=reader):
-            connection.execute(pragma)
+        set_up(connection, settings, writer=writer, reader=reader)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def set_up(connection: sqlite3.Connection, settings: Settings, *, writer: bool = False, reader: bool = False) -> None:
+    """Run the pragmas of a connection."""
+    for pragma in pragmas(settings, writer=writer, reader=reader):
+        connection.execute(pragma)
 
 
 def wrap(connection: sqlite3.Connection) -> Connection:
@@ -93,13 +99,13 @@ def lock_path(path: Path) -> Path:
 
 def files_of(path: Path, settings: Settings) -> Files:
     """Return the files of a database, with a lock of their own."""
-    return Files(path, FileLock(lock_path(path), settings.busy_timeout))
+    return Files(path, FileLock(lock_path(path), settings.busy_timeout, sole=False))
 
 
 def prepare(
     files: Files,
     settings: Settings,
-    turn: AbstractContextManager[object] | None = None,
+    turn: AbstractContextManager[object] = _NO_TURN,
     factory: Any = sqlite3.Connection,
 ) -> sqlite3.Connection:
     """Create the file if it is not there, open it as the writer and put it into WAL mode.
@@ -110,7 +116,7 @@ def prepare(
         Corrupt: the file was cut short, or its `-wal` is that of another, or gone.
         BackendUnavailable: the disk failed at a commit, and still does. StorageTimeout: somebody reads too long.
     """
-    path, turn = files.path, turn or nullcontext()
+    path = files.path
     check_belongings(files, turn)
     has_log = _size(path.with_name(f"{path.name}-wal")) > 0
     connection = connect(private_file(path), settings, writer=True, factory=factory)
@@ -123,6 +129,7 @@ def prepare(
                 connection.execute("PRAGMA journal_mode=WAL")
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes the other two files
         files.adopt()
+        files.hold()
         if files.in_doubt:
             with turn:
                 _make_safe(connection, files)
@@ -132,8 +139,12 @@ def prepare(
     return connection
 
 
-def check_belongings(files: Files, turn: AbstractContextManager[object]) -> None:
-    """Let nothing be opened, since SQLite would put it into the file, before it is sure whose the `-wal` is."""
+def check_belongings(files: Files, turn: AbstractContextManager[object] = _NO_TURN) -> None:
+    """Let nothing be opened, since SQLite would put it into the file, before it is sure whose the `-wal` is.
+
+    Raises:
+        Corrupt: it is another's, or gone.
+    """
     if files.belong_together():
         return
     with turn:
@@ -143,13 +154,17 @@ def check_belongings(files: Files, turn: AbstractContextManager[object]) -> None
 
 def _make_safe(connection: sqlite3.Connection, files: Files) -> None:
     """Put the log into the file and cut it, after a sync of it failed: the kernel takes it for written since then."""
+    files.begin()
     try:
         busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        files.note()
     except sqlite3.Error:
         raise BackendUnavailable(
             f"{files.path}: the disk failed at a commit, and the file could not be made safe since: nothing is written "
             "until it can be; look after the disk"
         ) from None
+    finally:
+        files.end()
     if busy:
         raise StorageTimeout(
             f"{files.path}: the disk failed at a commit, and somebody read for too long for the file to be made safe: "
@@ -166,13 +181,16 @@ def commit(run: Callable[[], object], files: Files) -> None:
         sqlite3.Error: which says OutcomeUnknown, through `translate`, where it may be in all the same; the connection
             must not be used again. OutcomeUnknown: it went into files that nobody finds.
     """
+    files.begin()
     try:
         run()
+        files.settle()
     except sqlite3.Error as error:
         if in_doubt(error):
             files.doubt()
         raise
-    files.settle()
+    finally:
+        files.end()
 
 
 def close_last(files: Files, close: Callable[[], object]) -> None:
@@ -182,10 +200,12 @@ def close_last(files: Files, close: Callable[[], object]) -> None:
         if keeper is not None:
             with suppress(sqlite3.Error):
                 keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        files.begin()
         close()
         if keeper is None:
             files.note()
     finally:
+        files.end()
         if keeper is not None:
             keeper.close()
 
@@ -215,9 +235,9 @@ def is_in_transaction(driver: Any) -> bool:
 class _SyncConnection(sqlite3.Connection):
     """A connection whose writing transactions hold the file's lock, from before they begin until they have ended."""
 
-    def __init__(self, files: Files, *args: Any, **named: Any) -> None:
+    def __init__(self, files: Files, *args: Any, why: str = "", **named: Any) -> None:
         super().__init__(*args, **named)
-        self._files, self._turn, self._held = files, files.lock, ExitStack()
+        self._files, self._turn, self._held, self._why = files, files.lock, ExitStack(), why
         self._writes = False
 
     def begin(self, *, reading: bool) -> None:
@@ -225,8 +245,10 @@ class _SyncConnection(sqlite3.Connection):
 
         Raises:
             StorageTimeout: another process had the turn for longer than `busy_timeout`.
-            Corrupt: the file, its -wal or its -shm was removed or replaced.
+            Corrupt: the file, its -wal or its -shm was removed or replaced. ReadOnly: the file can only be read.
         """
+        if self._why and not reading:
+            raise ReadOnly(self._why)
         self.execute(f"PRAGMA query_only={'ON' if reading else 'OFF'}")
         self._writes = not reading
         if reading:
@@ -258,7 +280,7 @@ class _SyncConnection(sqlite3.Connection):
     def close(self) -> None:
         taken = False
         with suppress(DgentError, OSError):  # a folder that is gone
-            taken = self._turn.try_take()
+            taken = not self._why and self._turn.try_take()
         try:
             if taken:
                 close_last(self._files, super().close)
@@ -266,7 +288,7 @@ class _SyncConnection(sqlite3.Connection):
                 super().close()
         finally:
             self._held.close()
-            self._turn.close()
+            self._files.close()
 
     def _give_turn(self) -> None:
         if not is_in_transaction(self):  # a COMMIT that failed may have left it open
@@ -279,13 +301,16 @@ def create_sync_engine(path: Path, settings: Settings) -> Engine:
     A transaction holds the lock between processes until it ends, as those of the asynchronous stores do. One of a
     connection with the execution option `dgent_read=True` takes no turn, holds up no writer, and cannot write.
     """
+    from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only  # noqa: PLC0415  # which opens files by this
 
     def create() -> sqlite3.Connection:
         files = files_of(path, settings)
+        if why := why_read_only(path):
+            return ReadOnlyFile(path, settings, why).connect(partial(_SyncConnection, files, why=why))
         try:
             return prepare(files, settings, files.lock, partial(_SyncConnection, files))
         except BaseException:
-            files.lock.close()
+            files.close()
             raise
 
     engine = create_engine(

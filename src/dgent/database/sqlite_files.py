@@ -11,7 +11,9 @@ left it. What that was stands in the lock's file, for other processes and for th
 fsync of a commit failed, and the log was not put into the file since.
 
 A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
-have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`).
+have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`). While the file is open
+that is so only if somebody died in his commit, for which each commit leaves a mark behind the note until it is settled;
+else it was not ours who wrote.
 
 Everything here is used under the lock between processes, by whoever has this process's turn, but for `look`, which any
 reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
@@ -20,9 +22,11 @@ reading thread may call. Nothing opens the file or its `-shm`: closing either wo
 from __future__ import annotations
 
 import os
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from dgent.database.sqlite_check import check_whole
 from dgent.exceptions import Corrupt, OutcomeUnknown
 
 if TYPE_CHECKING:
@@ -31,6 +35,10 @@ if TYPE_CHECKING:
     from dgent.database.file_lock import FileLock
 
 _MARK: Final = "dgent 1"
+_TICK: Final = 50_000_000  # nanoseconds
+_O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux has it
+_BUSY: Final = b"*"
+_DONE: Final = b" "
 
 Main: TypeAlias = tuple[int, int, int, int]
 """What the file is, and whether it was written: device, inode, size, time of the last change in nanoseconds."""
@@ -52,7 +60,7 @@ class Note(NamedTuple):
     def load(cls, line: bytes) -> Note | None:
         """Return what `dump` wrote; None for everything else, as after a power loss."""
         with suppress(ValueError):
-            mark, format, *numbers = line.decode().split()
+            mark, format, *numbers = line[: line.index(b"\n")].decode().split()
             device, inode, size, changed, log, pending, in_doubt = map(int, numbers)
             if f"{mark} {format}" == _MARK:
                 return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt))
@@ -75,6 +83,9 @@ class Files:
         self._pending = False
         self._note: Note | None = None
         self.in_doubt = False
+        self._here: int | str = self._name
+        self._folder: int | str = str(path.parent)
+        self._folder_seen = 0
 
     def belong_together(self) -> bool:
         """Tell whether what lies there, before anything of it is opened, is what the note says.
@@ -105,8 +116,30 @@ class Files:
         self._main = _main(self._name)
         self._log, size, self._log_changed = _stat(self._log_name)
         self._index = _stat(self._index_name)[0]
+        self._folder_seen = 0
         note = self._note
         self._pending = bool(size) and note is not None and note.pending and note.main == self._main
+
+    def hold(self) -> None:
+        """Keep a way to look at the file and its folder that takes a third of the time, until `close`.
+
+        A descriptor made by O_PATH opens nothing: to close it drops no lock.
+        """
+        self._let_go()
+        if _O_PATH:
+            self._here = os.open(self._name, _O_PATH | os.O_CLOEXEC)
+            self._folder = os.open(self.path.parent, _O_PATH | os.O_CLOEXEC)
+
+    def close(self) -> None:
+        """Give back the descriptors, the lock's too."""
+        self._let_go()
+        self.lock.close()
+
+    def _let_go(self) -> None:
+        held = [each for each in (self._here, self._folder) if isinstance(each, int)]
+        self._here, self._folder = self._name, str(self.path.parent)
+        for descriptor in held:
+            os.close(descriptor)
 
     def check(self) -> None:
         """Make sure, before a transaction, that it would go into the files that others find.
@@ -117,8 +150,19 @@ class Files:
         main = _main(self._name)
         if main != self._main:
             self._admit(main)
-        if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
-            raise self._exchanged()
+        if not self._names_hold():
+            raise self.exchanged()
+
+    def _names_hold(self) -> bool:
+        """Tell whether the other two files have their names, which takes no look where no name in the folder changed.
+
+        The folder's time counts when it is older than the tick of the clock that it was taken from.
+        """
+        changed = _time(self._folder)
+        if changed and changed == self._folder_seen:
+            return True
+        self._folder_seen = changed if changed < time.time_ns() - _TICK else 0
+        return _stat(self._log_name)[0] == self._log and _stat(self._index_name)[0] == self._index
 
     def look(self) -> bool:
         """Look at the names, without the lock, and tell whether the file was written by nobody knows whom yet.
@@ -128,9 +172,9 @@ class Files:
         """
         main = _main(self._name)
         if main is None or self._main is None or main[:2] != self._main[:2]:
-            raise self._exchanged()
+            raise self.exchanged()
         if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
-            raise self._exchanged()
+            raise self.exchanged()
         if main == self._main:
             return False
         note = Note.load(self.lock.read())
@@ -139,9 +183,18 @@ class Files:
     @property
     def log_is_gone(self) -> bool:
         """Whether nothing has the name of the `-wal`, while the file is the one that was opened."""
+        return self.is_the_same and not _stat(self._log_name)[0]
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether nobody wrote into the file since it was opened."""
+        return _main(self._name) == self._main
+
+    @property
+    def is_the_same(self) -> bool:
+        """Whether the file that has the name is the one that was opened, whatever was written into it."""
         main = _main(self._name)
-        here = main is not None and self._main is not None and main[:2] == self._main[:2]
-        return here and not _stat(self._log_name)[0]
+        return main is not None and self._main is not None and main[:2] == self._main[:2]
 
     @property
     def overwritten(self) -> bool:
@@ -152,16 +205,24 @@ class Files:
         note = Note.load(self.lock.read())
         return note is None or note.main != main
 
+    def begin(self) -> None:
+        """Leave a mark, by which others see that whoever commits or checkpoints now died in it."""
+        self.lock.mark(_BUSY)
+
+    def end(self) -> None:
+        """Take it away."""
+        self.lock.mark(_DONE)
+
     def settle(self) -> None:
         """Take a commit down: before it is acknowledged.
 
         Raises:
             OutcomeUnknown: it went into files that others do not find.
         """
+        if self._pending and _main(self._here) == self._main and self._names_hold():
+            return
         main = _main(self._name)
         log, _, changed = _stat(self._log_name)
-        if main == self._main and log == self._log and (self._pending or changed == self._log_changed):
-            return
         if main is None or self._main is None or main[:2] != self._main[:2] or log != self._log:
             raise OutcomeUnknown(
                 f"{self.path} or its -wal was removed or replaced while something was committed: stop, put the files "
@@ -195,29 +256,42 @@ class Files:
     def _admit(self, main: Main | None) -> None:
         """Accept what another process of ours wrote into the file: its checkpoint."""
         if main is None or self._main is None or main[:2] != self._main[:2]:
-            raise self._exchanged()
-        note = Note.load(self.lock.read())
-        if note is None or note.main != main:
+            raise self.exchanged()
+        left = self.lock.read()
+        note = Note.load(left)
+        if note is not None and note.main == main:
+            self._main, self._note, self._pending = main, note, note.pending
+            return
+        if not left.endswith(_BUSY):
             raise Corrupt(
-                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it: stop "
-                "every program that has it open, restore it with its -wal file from one backup or remove the -wal, and "
-                "open it again"
+                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it or "
+                "another program checkpoints it: close it and open it again, when it is read whole"
             )
-        self._main, self._note, self._pending = main, note, note.pending
+        check_whole(self.path)  # somebody died in his commit
+        self._main, self._pending = main, False
+        self._write()
 
-    def _exchanged(self) -> Corrupt:
+    def exchanged(self) -> Corrupt:
+        """Return the error that says so."""
         return Corrupt(
             f"{self.path}, its -wal or its -shm was removed or replaced while it was open: stop, put the file back "
             "with its -wal file, and open it again"
         )
 
 
-def _main(name: str) -> Main | None:
+def _main(name: int | str) -> Main | None:
     try:
         status = os.stat(name)  # noqa: PTH116  # a microsecond instead of three, once a commit
     except OSError:  # FileNotFoundError, or a folder that cannot be entered any more
         return None
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _time(name: int | str) -> int:
+    try:
+        return os.stat(name).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return 0
 
 
 def _stat(name: str) -> tuple[int, int, int]:

@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVarTuple, Unpack
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVarTuple, Unpack
 
 from dgent.database.errors import translate, translated
 from dgent.database.sqlite_engine import close, connect, wrap
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from dgent.database.base import A, Each, T
     from dgent.settings import Settings
+
+    Connect: TypeAlias = Callable[[], sqlite3.Connection]
 
 Ts = TypeVarTuple("Ts")
 
@@ -47,11 +49,11 @@ class Readers(NamedTuple):
         await self.scans.stop()
 
 
-def open_readers(path: Path, settings: Settings, look: Callable[[], object]) -> Readers:
-    """Return the readers of a file that exists; `look` raises if a file was exchanged before a connection was open."""
-    inline = InlineReader(_connect(path, settings, look))
+def open_readers(path: Path, settings: Settings, connect: Connect) -> Readers:
+    """Return the readers of a file that exists."""
+    inline = InlineReader(connect())
     short, scans = (
-        Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, look), most=16) for name in ("read", "scan")
+        Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, connect), most=16) for name in ("read", "scan")
     )
     return Readers(inline, Gathering(inline), short, scans)
 
@@ -137,16 +139,14 @@ class Gathering:
                 future.set_result(None if results is None else [results[at]])
 
 
-def _reader(
-    path: Path, settings: Settings, look: Callable[[], object]
-) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
+def _reader(path: Path, settings: Settings, connect: Connect) -> tuple[Callable[[list[Job]], None], Callable[[], None]]:
     """Return what a reader thread runs, and what it does at its end."""
     opened: list[Connection] = []
 
     def run(jobs: list[Job]) -> None:
         with translated(str(path)):
             if not opened:
-                opened.append(wrap(_connect(path, settings, look)))
+                opened.append(wrap(connect()))
         driver: Any = opened[0].connection.dbapi_connection
         done: list[Job] = []
         for job in jobs:
@@ -174,7 +174,8 @@ def _reader(
     return run, finish
 
 
-def _connect(path: Path, settings: Settings, look: Callable[[], object]) -> sqlite3.Connection:
+def connect_reader(path: Path, settings: Settings, look: Callable[[], object]) -> sqlite3.Connection:
+    """Open a connection; `look` raises if a file was exchanged before it was open."""
     look()
     connection = connect(path, settings, reader=True)
     try:

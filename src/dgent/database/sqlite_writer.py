@@ -120,7 +120,7 @@ class Writer:
                 with suppress(DgentError, OSError):  # another process that keeps the lock will checkpoint
                     turn.enter_context(self.lock)
                 close_last(self.files, lambda: close(connection))
-        self.lock.close()
+        self.files.close()
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -131,9 +131,11 @@ class Writer:
         """Put a log that nobody will find any more into the file, while this connection still has it."""
         if self._connection is not None and self.files.log_is_gone and not self.files.overwritten:
             driver: Any = self._connection.connection.dbapi_connection
+            self.files.begin()
             with suppress(sqlite3.Error):
                 driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self.files.note()
+            self.files.end()
 
     def _run_groups(self, connection: Connection, driver: sqlite3.Connection, groups: list[list[Job]]) -> None:
         self._until = time.monotonic() + self._settings.command_timeout

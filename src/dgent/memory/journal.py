@@ -46,7 +46,7 @@ class Journal:
         self.path = path
         self.ledger = Ledger(limits, clock)
         self._limits, self._clock = limits, clock
-        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout)
+        self._lock = FileLock(path.with_name(f"{path.name}.lock"), lock_timeout, sole=True)
         self._fd = -1
         self._header = Header("", 0, 0, {})
         self._seen = (0, 0, 0)  # inode, acknowledged size, last change; in one assignment for the readers

@@ -126,7 +126,7 @@ class ManifestFile:
         if _dumped(known) == before and not known.rebuilt:
             return
         private_directory(self.path.parent)
-        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), LOCK_TIMEOUT)
+        lock = FileLock(self.path.with_name(f"{self.path.name}.lock"), LOCK_TIMEOUT, sole=True)
         with os_errors(self.path), closing(lock), lock:
             known = self.read()
             change(known)

@@ -15,7 +15,7 @@ from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
-from dgent.memory.tables import create
+from dgent.memory.tables import TABLES
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
@@ -89,12 +89,21 @@ class SqlBackend:
         return other
 
     async def prepare(self) -> str:
-        """Make the tables if they are not there, and return the id of the store."""
+        """Make the tables if they are not there, and return the id of the store.
+
+        Raises:
+            SchemaOutdated: it can only be read, and they are not there.
+        """
         if self._ready.store_id is None:
             async with self._ready.lock():
                 if self._ready.store_id is None:
-                    self._ready.store_id = await self.database.write(create)
+                    self._ready.store_id = await self._create_or_find()
         return self._ready.store_id
+
+    async def _create_or_find(self) -> str:
+        if self.database.read_only:
+            return await self.database.read(TABLES.check)
+        return await self.database.write(TABLES.prepare)
 
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got."""
@@ -211,6 +220,7 @@ class SqlBackend:
             "where": self.database.what,
             "namespace": self.namespace,
             "available": await self.is_available(),
+            "read_only": self.database.read_only,
             "capabilities": str(self.capabilities),
         }
 

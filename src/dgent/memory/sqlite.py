@@ -27,7 +27,8 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
-        file = checked_path(path, "MemoryBackend(), or StorageProvider.create_minimal() for both tracks")
-        url = URL.create("sqlite+aiosqlite", database=str(file))
+        file = str(checked_path(path, "MemoryBackend(), or StorageProvider.create_minimal() for both tracks"))
         loaded = Settings.load() if settings is None else settings
+        query = loaded.url.query if loaded.url.database == file else {}  # what its URL says of it holds here as well
+        url = URL.create("sqlite+aiosqlite", database=file, query=query)
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)
