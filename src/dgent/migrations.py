@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,11 +26,11 @@ from dgent.database.errors import sqlstate, translate
 from dgent.database.file_lock import FileLock
 from dgent.database.postgres_engine import creator
 from dgent.database.sqlite_engine import connect, lock_path, prepare, wrap
+from dgent.database.sqlite_memory import connect_memory
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
     InvalidInput,
-    InvalidSettings,
     MigrationError,
     ReadOnly,
     SchemaOutdated,
@@ -184,7 +184,7 @@ def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDire
         refuse_newer(
             _heads(settings), scripts or _scripts()
         )  # before the file is put into WAL mode: a newer database is not touched
-        result: T = _BACKENDS[settings.url.get_backend_name()].write(settings, work)
+        result: T = _backend(settings).write(settings, work)
         return result
 
 
@@ -234,10 +234,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 
 def _resolve(target: Target) -> Settings:
-    settings = target if isinstance(target, Settings) else Settings.load(database_url=target)
-    if settings.url.get_backend_name() == "sqlite" and settings.url.database in {None, "", ":memory:"}:
-        raise InvalidSettings("a database in memory ends with its connection and cannot be migrated: name a file")
-    return settings
+    return target if isinstance(target, Settings) else Settings.load(database_url=target)
 
 
 def _config() -> Config:
@@ -259,7 +256,7 @@ def _heads_on(connection: Connection) -> tuple[str, ...]:
 
 def _heads(settings: Settings) -> tuple[str, ...]:
     with _explained(settings):
-        found: tuple[str, ...] = _BACKENDS[settings.url.get_backend_name()].read(settings, _heads_on)
+        found: tuple[str, ...] = _backend(settings).read(settings, _heads_on)
         return found
 
 
@@ -335,6 +332,16 @@ def _transaction(driver: Any, work: Callable[[Connection], T]) -> T:
     return result
 
 
+def _read_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
+    with closing(connect_memory(settings.url, settings)) as driver, wrap(driver) as connection:
+        return work(connection)
+
+
+def _write_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
+    with closing(connect_memory(settings.url, settings)) as driver:
+        return _transaction(driver, work)
+
+
 def _path(settings: Settings) -> Path:
     return Path(str(settings.url.database)).absolute()
 
@@ -373,7 +380,12 @@ class _Backend(NamedTuple):
     write: Callable[[Settings, Callable[[Connection], Any]], Any]
 
 
+def _backend(settings: Settings) -> _Backend:
+    return _BACKENDS["memory" if settings.in_memory else settings.url.get_backend_name()]
+
+
 _BACKENDS: Final = {
+    "memory": _Backend(_read_memory, _write_memory),
     "sqlite": _Backend(_read_sqlite, _write_sqlite),
     "postgresql": _Backend(_read_postgres, _write_postgres),
 }
