@@ -168,16 +168,6 @@ async def test_after_close_it_says_so(place: dict[str, Any]) -> None:
         await storage.relational.fetch_all("SELECT 1")
 
 
-async def test_the_minimal_storage_is_complete_and_leaves_nothing() -> None:
-    storage = await StorageProvider.create_minimal()
-    folder = storage.settings.data_dir
-    assert folder.stat().st_mode & 0o077 == 0
-    assert await storage.table(Crystal).count() == 0
-    await storage.memory.put(Datum.create("x"))
-    await storage.close()
-    assert not folder.exists()
-
-
 async def test_strict_refuses_a_fallback(tmp_path: Path) -> None:
     with pytest.raises(BackendUnavailable) as refused:
         await StorageProvider.from_config(

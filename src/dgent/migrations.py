@@ -27,12 +27,12 @@ from dgent.database.errors import sqlstate, translate
 from dgent.database.postgres_engine import creator
 from dgent.database.postgres_url import read_url
 from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
+from dgent.database.sqlite_memory import connect_memory
 from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
     InvalidInput,
-    InvalidSettings,
     MigrationError,
     ReadOnly,
     SchemaOutdated,
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 
     from alembic.runtime.migration import MigrationContext
 
-    from dgent.database.sqlite_files import Files
 
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
@@ -188,7 +187,7 @@ def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDire
         refuse_newer(
             _heads(settings), scripts or _scripts()
         )  # before the file is put into WAL mode: a newer database is not touched
-        result: T = _BACKENDS[settings.url.get_backend_name()].write(settings, work)
+        result: T = _backend(settings).write(settings, work)
         return result
 
 
@@ -238,10 +237,7 @@ async def _in_thread(work: Callable[[], T]) -> T:
 
 
 def _resolve(target: Target) -> Settings:
-    settings = target if isinstance(target, Settings) else Settings.load(database_url=target)
-    if settings.url.get_backend_name() == "sqlite" and settings.url.database in {None, "", ":memory:"}:
-        raise InvalidSettings("a database in memory ends with its connection and cannot be migrated: name a file")
-    return settings
+    return target if isinstance(target, Settings) else Settings.load(database_url=target)
 
 
 def _config() -> Config:
@@ -263,7 +259,7 @@ def _heads_on(connection: Connection) -> tuple[str, ...]:
 
 def _heads(settings: Settings) -> tuple[str, ...]:
     with _explained(settings):
-        found: tuple[str, ...] = _BACKENDS[settings.url.get_backend_name()].read(settings, _heads_on)
+        found: tuple[str, ...] = _backend(settings).read(settings, _heads_on)
         return found
 
 
@@ -324,20 +320,30 @@ def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
     with closing(files), files.lock:
         driver = prepare(files, settings)
         try:
-            return _transaction(driver, files, work)
+            return _transaction(driver, partial(commit, driver.commit, files), work)
         finally:
             close_last(files, driver.close)  # rolls back what was not committed
 
 
-def _transaction(driver: Any, files: Files, work: Callable[[Connection], T]) -> T:
+def _transaction(driver: Any, commit: Callable[[], object], work: Callable[[Connection], T]) -> T:
     for statement in ("PRAGMA foreign_keys=OFF", "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"):
         driver.execute(statement)
     with wrap(driver) as connection, connection.begin():
         result = work(connection)
     if broken := sorted({row[0] for row in driver.execute("PRAGMA foreign_key_check")}):
         raise MigrationError(f"rows of {', '.join(broken)} point to rows that are not there: nothing was changed")
-    commit(driver.commit, files)
+    commit()
     return result
+
+
+def _read_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
+    with closing(connect_memory(settings.url, settings)) as driver, wrap(driver) as connection:
+        return work(connection)
+
+
+def _write_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
+    with closing(connect_memory(settings.url, settings)) as driver:
+        return _transaction(driver, driver.commit, work)
 
 
 def _path(settings: Settings) -> Path:
@@ -378,7 +384,12 @@ class _Backend(NamedTuple):
     write: Callable[[Settings, Callable[[Connection], Any]], Any]
 
 
+def _backend(settings: Settings) -> _Backend:
+    return _BACKENDS["memory" if settings.in_memory else settings.url.get_backend_name()]
+
+
 _BACKENDS: Final = {
+    "memory": _Backend(_read_memory, _write_memory),
     "sqlite": _Backend(_read_sqlite, _write_sqlite),
     "postgresql": _Backend(_read_postgres, _write_postgres),
 }

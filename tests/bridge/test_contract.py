@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import uuid4
 
 import orjson
 import pytest
@@ -80,6 +82,14 @@ class TestOnSQLite(TableContract):
     @pytest.fixture
     def place(self, sqlite_path: Any) -> str:
         return f"sqlite:///{sqlite_path}"
+
+
+class TestInMemory(TableContract):
+    capabilities = replace(TableContract.capabilities, durable=False, shared=False)
+
+    @pytest.fixture
+    def place(self) -> str:
+        return f"sqlite:////{uuid4()}?vfs=memdb"
 
 
 class TestOnPostgres(TableContract):

@@ -97,6 +97,12 @@ def test_memory_serves_who_asks_for_it_by_name(kg: Runner, clean_room: Path, mon
     refused(kg, "memory put", "--data-dir", "file/data")
 
 
+@pytest.mark.parametrize("path", ["memory put", "memory list", "db upgrade", "status"])
+def test_a_database_in_memory_is_no_place_for_a_command(kg: Runner, path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGENTS_DATABASE_URL", "sqlite:////x?vfs=memdb")
+    refused(kg, path)
+
+
 # As another user, since root writes everywhere
 
 NOBODY = 65534

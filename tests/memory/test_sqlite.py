@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
+from dgent.database import open_database
 from dgent.datum import Limits
+from dgent.memory.sql import SqlBackend
 from dgent.memory.sqlite import SQLiteBackend
+from dgent.settings import Settings
 from dgent.testing import DgentContract
 
 
@@ -23,3 +28,20 @@ class TestSQLite(DgentContract):
         limits: Limits = Limits(),  # noqa: B008
     ) -> SQLiteBackend:
         return SQLiteBackend(place / "membrane.db", namespace, clock=clock, limits=limits)
+
+
+class TestInMemory(DgentContract):
+    """What `StorageProvider.create_minimal()` stands on."""
+
+    capabilities = replace(SqlBackend.capabilities, durable=False, shared=False)
+
+    async def open(
+        self,
+        place: Path,
+        namespace: str,
+        *,
+        clock: Callable[[], float] = time.time,
+        limits: Limits = Limits(),  # noqa: B008
+    ) -> SqlBackend:
+        database = open_database(Settings.load(database_url=f"sqlite:////{uuid4()}?vfs=memdb"))
+        return SqlBackend(database, namespace, clock=clock, limits=limits)

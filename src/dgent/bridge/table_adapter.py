@@ -82,7 +82,10 @@ class TableAdapter:
         self.namespace = f"table/{self.table}"
         self.on_change = on_change
         self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
+        lasts = not isinstance(runner, Database) or runner.durable
         self.capabilities = Capabilities(
+            durable=lasts,
+            shared=lasts,
             history=False,
             ttl=False,
             schema_free=False,

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary, WeakSet
 
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES
 
 if TYPE_CHECKING:
     from dgent.database import Database, Runner
@@ -50,5 +50,8 @@ class Ground:
                 await self._create()
 
     async def _create(self) -> None:
-        await self._runner.write(create)
+        if self.database.read_only:
+            await self._runner.read(TABLES.check)
+        else:
+            await self._runner.write(TABLES.prepare)
         self._runner.after_commit(partial(_made.add, self.database))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from dgent.cli.exits import ExitCode, exit_code, explained
-from dgent.exceptions import DgentError, DgentWarning
+from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -51,7 +51,10 @@ class Kg:
     def _resolved(self) -> tuple[Settings, Origins]:
         from dgent.settings import Settings
 
-        return Settings.resolve(**self.overrides)
+        resolved = Settings.resolve(**self.overrides)
+        if resolved[0].in_memory:
+            raise InvalidSettings("a database in memory ends with this command: name a file in database_url")
+        return resolved
 
     @cached_property
     def console(self) -> Console:

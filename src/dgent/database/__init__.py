@@ -18,6 +18,10 @@ def open_database(settings: Settings) -> Database:
     Raises:
         InvalidSettings: an option in the URL is unknown. CapabilityMissing: its driver is not installed.
     """
+    if settings.in_memory:
+        from dgent.database.sqlite_memory import InMemoryDatabase  # noqa: PLC0415
+
+        return InMemoryDatabase(settings.url, settings)
     if settings.url.get_backend_name() == "sqlite":
         from dgent.database.sqlite import SQLiteDatabase  # noqa: PLC0415  # only the driver that is used
 

@@ -166,9 +166,11 @@ class Database(ABC):
 
     Attributes:
         look_every: seconds between two looks at whether another process has changed something, while anybody watches.
+        durable: whether what was acknowledged is there after the process has ended.
     """
 
     look_every: float
+    durable = True
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url

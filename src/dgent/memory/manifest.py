@@ -107,7 +107,7 @@ class ManifestFile:
         """
         try:
             return _parsed(self.path.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return Manifest()
         except SchemaTooNew:
             raise

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from dgent.checks import check_namespace, check_ttl, checked_ids
+from dgent.database import open_database
 from dgent.datum import Datum, stamped
 from dgent.exceptions import (
     BackendUnavailable,
@@ -367,8 +367,9 @@ class _Builder:
             from dgent.memory.postgres import PostgresBackend  # noqa: PLC0415  # only the driver that is used
 
             return PostgresBackend(settings.url, settings.namespace, settings=settings, **rest)
-        path = settings.sqlite_path if self._postgres is not None else Path(settings.url.database or "")
-        return SQLiteBackend(path, settings.namespace, settings=settings, **rest)
+        if self._postgres is None:
+            return _over(open_database(settings), name, settings.namespace, rest)
+        return SQLiteBackend(settings.sqlite_path, settings.namespace, settings=settings, **rest)
 
 
 def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -> Backend:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
@@ -68,6 +69,8 @@ class SqlBackend:
     ) -> None:
         self.namespace = check_namespace(namespace)
         self.database = database
+        if not database.durable:
+            self.capabilities = replace(self.capabilities, durable=False, shared=False)
         self.limits = limits or database.settings.limits
         self.clock = clock or time.time
         self.on_change = on_change

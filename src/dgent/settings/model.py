@@ -228,6 +228,11 @@ class Settings(BaseSettings):
         return URL.create("sqlite+aiosqlite", database=str(self.sqlite_path))
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the database lies in the memory of this process and ends with it."""
+        return self.url.query.get("vfs") == "memdb"
+
+    @property
     def sqlite_path(self) -> Path:
         """Where the SQLite file of this machine lies."""
         return self.data_dir / "membrane.db"

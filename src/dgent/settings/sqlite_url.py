@@ -4,7 +4,7 @@
     sqlite:///~/notes.db                              sqlite+aiosqlite:////home/ada/notes.db
     file:/srv/notes.db?mode=ro                        sqlite+aiosqlite:////srv/notes.db?mode=ro
     sqlite:///file:/srv/notes.db?immutable=1&uri=true sqlite+aiosqlite:////srv/notes.db?mode=ro&immutable=1
-    sqlite:////scratch?vfs=memdb                      as it is: a database in the memory of this process, by a name
+    sqlite:////scratch?vfs=memdb                      as it is: what `StorageProvider.create_minimal()` opens, in memory
 
 SQLAlchemy has decoded the path of a URL; that of a `file:` URI is decoded here, as SQLite does.
 """

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from typing import TYPE_CHECKING, Any, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import uuid4
+
+from sqlalchemy import URL
 
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+
+_NOWHERE: Final = Path("/dev/null/dgent")  # no folder can be made there: what wanted one would be refused
 
 
 class StorageProvider:
@@ -51,7 +55,6 @@ class StorageProvider:
         self.log = Log(database, self.doorbell)
         self.universe = Universe(self.memory)
         self._resolver = Resolver(self.memory, self.tables)
-        self._scratch: str | None = None
 
     @classmethod
     async def from_config(cls, settings: Settings | None = None, **overrides: Any) -> Self:
@@ -68,7 +71,8 @@ class StorageProvider:
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
         loaded = Settings.load(**overrides) if settings is None else settings
-        data_directory(loaded.data_dir)
+        if not loaded.in_memory:
+            data_directory(loaded.data_dir)
         database = open_database(loaded)
         bus = DataBus()
         storage = cls(loaded, database, DgentRouter(loaded, database=database, bus=bus), bus)
@@ -81,11 +85,18 @@ class StorageProvider:
 
     @classmethod
     async def create_minimal(cls) -> Self:
-        """Open an empty storage that is gone when it is closed, with every table in place; for tests and trials."""
-        folder = tempfile.mkdtemp(prefix="dgent-")
-        storage = await cls.from_config(data_dir=folder, chain=("sqlite",), synchronous="NORMAL")
-        storage._scratch = folder
-        await storage.run_migrations()
+        """Open an empty storage in memory that is gone when it is closed, with every table in place.
+
+        For tests and trials: it touches no disk, and what does not fit into memory is `DiskFull`.
+        """
+        url = URL.create("sqlite+aiosqlite", database=f"/dgent-{uuid4()}", query={"vfs": "memdb"})
+        here: dict[str, Any] = {"database_url": url, "chain": ("sqlite",), "store": {"backend": "sqlite"}}
+        storage = await cls.from_config(data_dir=_NOWHERE, **here)
+        try:
+            await storage.run_migrations()
+        except BaseException:
+            await storage.close()
+            raise
         return storage
 
     async def run_migrations(self) -> str | None:
@@ -149,8 +160,6 @@ class StorageProvider:
         await self.memory.close()
         await self.database.close()
         self.bus.close()
-        if self._scratch is not None:
-            shutil.rmtree(self._scratch, ignore_errors=True)
 
     async def __aenter__(self) -> Self:
         return self
