@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property, lru_cache
 from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 
 import orjson
 from blake3 import blake3
 
 from dgent.checks import MAX_DEPTH, canonical_json, check_id, check_limit
 from dgent.datum import Datum
-from dgent.exceptions import InvalidCursor, InvalidDatum, InvalidQuery
+from dgent.exceptions import Corrupt, InvalidCursor, InvalidDatum, InvalidQuery
 
 Order: TypeAlias = Literal["newest", "oldest", "seq"]
 Position: TypeAlias = "tuple[float | int, str]"
@@ -65,6 +65,20 @@ class Page(list[Datum]):
     ) -> None:
         super().__init__(datums)
         self.cursor, self.damaged = cursor, damaged
+
+    def whole(self) -> Self:
+        """Return the page, if nothing was left out of it: what copies or changes all that it reads asks for that.
+
+        Raises:
+            Corrupt: something was; the message names the first.
+        """
+        if self.damaged:
+            id, version, reason, _ = self.damaged[0]
+            raise Corrupt(
+                f"version {version} of {id!r:.200} is not what was written ({reason}), and {len(self.damaged) - 1:,} "
+                "more are not: restore them from a backup, or purge them"
+            )
+        return self
 
 
 @dataclass(frozen=True, eq=False)

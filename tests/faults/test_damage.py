@@ -18,12 +18,14 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageError
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.tables import FORMAT
+from dgent.query import Page
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 MARK = b"the content of the one that is looked at, "
 HEADER = 100  # bytes, of a SQLite file
+pytestmark = pytest.mark.filterwarnings("ignore::dgent.exceptions.DamagedWarning")
 
 
 def datum(n: int, version: int = 0) -> Datum:
@@ -45,13 +47,17 @@ async def truth(store: SQLiteBackend) -> dict[str, Any]:
         "old": store.get("k7", version=1),
         "gone": store.get("k8"),
         "many": store.get_many([f"k{n}" for n in range(0, 40, 3)]),
-        "list": store.list(limit=1000),
-        "prefix": store.list("k1", limit=50),
+        "list": whole_page(store.list(limit=1000)),
+        "prefix": whole_page(store.list("k1", limit=50)),
         "chain": store.causal_chain("k5"),
         "history": store.history("k7"),
     }
     answers = await asyncio.gather(*asked.values(), return_exceptions=True)
     return dict(zip(asked, answers, strict=True))
+
+
+async def whole_page(page: Awaitable[Page]) -> Page:
+    return (await page).whole()
 
 
 async def look(path: Path) -> dict[str, Any]:
@@ -120,9 +126,11 @@ async def test_a_flipped_bit_in_a_content_is_corrupt_and_never_an_answer(
         at, bit = start + chance.randrange(len(datum(20).content)), chance.randrange(8)
         place(sqlite_path, whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
         async with sqlite(sqlite_path) as store:
-            for use in (store.get("k20"), store.get("k20", version=1), store.list(limit=100), store.history("k20")):
+            for use in (store.get("k20"), store.get("k20", version=1), store.history("k20")):
                 with pytest.raises(Corrupt, match="k20"):
                     await use
+            page = await store.list(limit=100)
+            assert (len(page), [each.id for each in page.damaged]) == (38, ["k20"])
             with pytest.raises(Corrupt, match="k20"):
                 await store.causal_chain("k21")
             assert await store.get("k7") == right["get"]

@@ -11,7 +11,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import orjson
-from sqlalchemy import Connection, Executable, LargeBinary, Table, bindparam, insert
+from sqlalchemy import Connection, Executable, LargeBinary, Table, bindparam
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql import ClauseElement
 
 if TYPE_CHECKING:
@@ -111,10 +112,14 @@ class Statement:
 
 
 class BulkInsert:
-    """An INSERT of many rows: `executemany` on SQLite; one `unnest` of columns, or a COPY, on PostgreSQL."""
+    """An INSERT of many rows: `executemany` on SQLite; one `unnest` of columns, or a COPY, on PostgreSQL.
 
-    def __init__(self, table: Table) -> None:
+    With `replace` a row whose key is there already gets these columns anew.
+    """
+
+    def __init__(self, table: Table, *, replace: Sequence[str] = ()) -> None:
         self._table = table
+        self._replace = replace
         self._names = [column.name for column in table.columns]
         self._blobs = [at for at, column in enumerate(table.columns) if isinstance(column.type, LargeBinary)]
         self._text = ""
@@ -151,7 +156,9 @@ class BulkInsert:
 
     def _run_together(self, connection: Connection, rows: Sequence[tuple[Any, ...]]) -> None:
         dbapi: Any = connection.connection.dbapi_connection
-        if len(rows) < COPY_FROM or not dbapi.autocommit:  # who is not has a transaction yet to begin, at the cursor
+        if (
+            len(rows) < COPY_FROM or self._replace or not dbapi.autocommit
+        ):  # who is not has a transaction yet to begin, at the cursor
             columns = [list(column) for column in zip(*rows, strict=True)]
             _execute(dbapi, self._unnest(connection.dialect), columns)
         else:
@@ -165,8 +172,14 @@ class BulkInsert:
             rows: list[dict[str, Any]]
             rows = [{name: bindparam(f"{name}_{at}") for name in names} for at in range(count)]
             params = " ".join(f"{name}_{at}" for at in range(count) for name in names)
-            found = self._given[given, count] = Statement(insert(self._table).values(rows), params)
+            found = self._given[given, count] = Statement(self._upserting(insert(self._table).values(rows)), params)
         return found
+
+    def _upserting(self, element: Insert) -> Insert:
+        if not self._replace:
+            return element
+        anew = {name: element.excluded[name] for name in self._replace}
+        return element.on_conflict_do_update(index_elements=list(self._table.primary_key), set_=anew)
 
     def _unnest(self, dialect: Dialect) -> str:
         if self._text:
@@ -175,6 +188,10 @@ class BulkInsert:
         types = [column.type.compile(dialect=dialect).split(" COLLATE ")[0] for column in columns]
         arrays = ", ".join(f"${at}::{kind}[]" for at, kind in enumerate(types, 1))
         self._text = f"INSERT INTO {self._table.name} ({', '.join(self._names)}) SELECT * FROM unnest({arrays})"  # noqa: S608  # our names
+        if self._replace:
+            keys = ", ".join(column.name for column in self._table.primary_key)
+            anew = ", ".join(f"{name} = excluded.{name}" for name in self._replace)
+            self._text += f" ON CONFLICT ({keys}) DO UPDATE SET {anew}"
         return self._text
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
@@ -23,15 +23,18 @@ from sqlalchemy import (
 )
 
 from dgent.checks import ID_LENGTH
+from dgent.database.careful import Source, is_undecodable, page_of
 from dgent.database.constructs import BYTEWISE, last_of_each, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.tables import READ, datum_of, datums, datums_of, heads, terms
+from dgent.memory.tables import READ, datum_of, datums, datums_of, each_of, heads, terms
 from dgent.memory.terms import terms_for
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dgent.datum import Datum
 
 d, t = datums.c, terms.c
@@ -67,8 +70,8 @@ _GET_VERSION = Statement(
 )
 # "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table.
 _GET_MANY = Statement(
-    select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false()), _unexpired(d)),
-    "ns ids now",
+    select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false())),
+    "ns ids",
     lists="ids",
 )
 _COUNT = Statement(select(func.count()).where(d.namespace == bindparam("ns"), d.live), "ns")
@@ -124,13 +127,10 @@ def _chain() -> Statement:
 
 
 _CHAIN = _chain()
-_HISTORY = Statement(
-    select(*READ)
-    .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version < bindparam("before"))
-    .order_by(d.version.desc())
-    .limit(bindparam("most", type_=Integer)),
-    "ns id before most",
-)
+_history = select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id")).order_by(d.version.desc())
+_history = _history.limit(bindparam("most", type_=Integer))
+_HISTORY = Statement(_history, "ns id most")
+_HISTORY_BELOW = Statement(_history.where(d.version < bindparam("before")), "ns id most before")
 
 
 def _as_of() -> Statement:
@@ -148,7 +148,7 @@ def _as_of() -> Statement:
             d.id >= bindparam("first"),
             or_(bindparam("end", type_=BYTEWISE).is_(None), d.id < bindparam("end", type_=BYTEWISE)),
             d.version == last_then,
-            d.content.is_not(None),
+            or_(d.content.is_not(None), d.live),  # a live row without a content is damaged, and is named
             or_(d.expires_at.is_(None), d.expires_at > bindparam("time")),
         )
         .order_by(d.id)
@@ -177,9 +177,15 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
         row = _GET_VERSION.row(connection, namespace, id, version)
     else:
         row = _GET.row(connection, namespace, id)
-        if row is not None and row[_EXPIRES_AT] is not None and row[_EXPIRES_AT] <= now:
-            return None
-    return None if row is None else datum_of(namespace, row)
+    if row is None:
+        return None
+    found = datum_of(namespace, row)  # first: what is damaged may only seem to have expired
+    return found if version is not None or _lives(row, now) else None
+
+
+def _lives(row: Any, now: float) -> bool:
+    expires_at = row[_EXPIRES_AT]
+    return expires_at is None or expires_at > now
 
 
 def get_each(
@@ -187,13 +193,14 @@ def get_each(
 ) -> list[Datum | Exception | None]:
     """Return what `get` returns for each of these (id, version); one damaged row is the error of its own asker."""
     ids = list({id: None for id, version in asked if version is None})
-    rows = {row[0]: row for row in _GET_MANY.rows(connection, namespace, ids, now)} if ids else {}
+    rows = {row[0]: row for row in _GET_MANY.rows(connection, namespace, ids)} if ids else {}
 
     def one(id: str, version: int | None) -> Datum | Exception | None:
         try:
             if version is not None:
                 return get(connection, namespace, id, version, now)
-            return datums_of(namespace, [rows[id]])[0] if id in rows else None
+            found = datums_of(namespace, [rows[id]])[0] if id in rows else None
+            return found if found is not None and _lives(rows[id], now) else None
         except Corrupt as error:
             return error
 
@@ -202,8 +209,9 @@ def get_each(
 
 def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
     """Return the live ones of these ids, by id."""
-    rows = _GET_MANY.rows(connection, namespace, ids, now)
-    found = {row[0]: datum for row, datum in zip(rows, datums_of(namespace, rows), strict=True)}
+    rows = _GET_MANY.rows(connection, namespace, ids)
+    read = zip(rows, datums_of(namespace, rows), strict=True)  # before any is left out: as for `get`
+    found = {row[0]: datum for row, datum in read if _lives(row, now)}
     return {id: found[id] for id in ids if id in found}
 
 
@@ -229,7 +237,10 @@ def causal_chain(connection: Connection, namespace: str, id: str, now: float, mo
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:
     """Return the last `limit` versions below `before`, oldest first."""
-    rows = _HISTORY.rows(connection, namespace, id, 2**62 if before is None else before, limit)
+    if before is None:
+        rows = _HISTORY.rows(connection, namespace, id, limit)
+    else:
+        rows = _HISTORY_BELOW.rows(connection, namespace, id, limit, before)
     return [_revision(namespace, row) for row in reversed(rows)]
 
 
@@ -245,10 +256,28 @@ def as_of(
     fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
     last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
     end = _end(prefix) if prefix else None
-    found = datums_of(namespace, _AS_OF.rows(connection, namespace, last, prefix or "", end, time, limit + 1))
+
+    def rows(behind: str | None, most: int) -> list[Any]:
+        return _AS_OF.rows(connection, namespace, behind or "", prefix or "", end, time, most)
+
+    try:
+        found = datums_of(namespace, rows(last, limit + 1))
+    except Exception as error:
+        _check_passable(error)
+        each: Source[Datum, str] = Source(rows, partial(each_of, namespace), lambda datum: datum.id)
+        part = page_of(connection, each, last, limit, lambda _: True, f"namespace {namespace!r}")
+        return Page(
+            part.found, None if part.last is None else seal_cursor((0, part.last.id), fingerprint), part.damaged
+        )
     if len(found) <= limit or not limit:
         return Page(found[:limit])
     return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
+
+
+def _check_passable(error: Exception) -> None:
+    """Raise an error again, unless it is that of a row that is damaged, which the others can be read without."""
+    if not isinstance(error, Corrupt) and not is_undecodable(error):
+        raise error
 
 
 def stats(connection: Connection, namespace: str, now: float) -> StoreStats:
@@ -289,10 +318,27 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     if len(wanted) > 1:
         wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
     by = "term" if wanted else _walk(connection, namespace, query)
+
+    def rows(behind: Position | None, most: int) -> list[Any]:
+        return _rows(connection, namespace, query, by, wanted, behind, most, now)
+
+    try:
+        return _whole_page(namespace, query, at, rows)
+    except Exception as error:
+        _check_passable(error)
+    each = Source(rows, partial(each_of, namespace), query.position)
+    part = page_of(connection, each, at, query.limit, query.looks_right, f"namespace {namespace!r}")
+    cursor = None if part.last is None else seal_cursor(query.position(part.last), query.fingerprint)
+    return Page(part.found, cursor, part.damaged)
+
+
+def _whole_page(
+    namespace: str, query: Query, at: Position | None, rows: Callable[[Position | None, int], list[Any]]
+) -> Page:
     batch = query.limit + 1
     found: list[Datum] = []
     while True:
-        here = datums_of(namespace, _rows(connection, namespace, query, by, wanted, at, batch, now))
+        here = datums_of(namespace, rows(at, batch))
         found += filter(query.looks_right, here) if query.looks_inside else here
         if len(found) > query.limit or len(here) < batch:
             return query.page(found)

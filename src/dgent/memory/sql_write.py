@@ -8,16 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from sqlalchemy import Connection, and_, bindparam, case, delete, func, literal_column, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from dgent.database.careful import is_undecodable, lenient_text
 from dgent.database.constructs import one_of
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
-from dgent.memory.tables import Row, datums, digest, heads, terms
+from dgent.memory.tables import Row, corrupt, datums, digest, heads, is_whole, terms
 from dgent.memory.terms import terms_of
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ _FORGET_TERM = Statement(
     ),
     "ns of_term created of_id",
 )
+_FORGET_ID = Statement(delete(terms).where(t.namespace == bindparam("ns"), t.id == bindparam("of_id")), "ns of_id")
+"""For what is damaged, whose terms nobody knows; it reads all terms of the namespace."""
 _ARE_PARENTS = Statement(
     select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
     "ns ids",
@@ -157,9 +160,12 @@ _COMPACT = Statement(
     ),
     "ns keep before",
 )
+_MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
 _INSERT, _INSERT_TERMS = BulkInsert(datums), BulkInsert(terms)
+_REPLACE_TERMS = BulkInsert(terms, replace=["version"])
+"""For ids that are there: where one is damaged, its terms could not all be forgotten."""
 
 
 @dataclass
@@ -195,7 +201,10 @@ class Flush:
             return error
 
     def _last(self, id: str) -> Row | None:
-        return self.pending.get(id) or self.latest.get(id)
+        row = self.pending.get(id) or self.latest.get(id)
+        if row is not None and not (type(row.version) is int and type(row.expires_at) in _MOMENT):
+            raise corrupt(self.namespace, id, row.version)
+        return row
 
     def _live(self, row: Row | None) -> Row | None:
         if row is None or not row.live or (row.expires_at is not None and row.expires_at <= self.now):
@@ -218,9 +227,13 @@ class Flush:
         return Outcome(stamped(datum, version, seq), True, version, seq)
 
     def _expiry(self, ttl: float | Literal["keep"], live: Row | None) -> float | None:
-        if ttl == "keep":
-            return None if live is None else live.expires_at
-        return self.now + ttl
+        if ttl != "keep":
+            return self.now + ttl
+        if live is None or live.expires_at is None:
+            return None
+        if not is_whole(live):
+            raise corrupt(self.namespace, live.id, live.version)
+        return live.expires_at
 
     def _delete(self, operation: Delete) -> Outcome:
         last = self._last(operation.id)
@@ -284,7 +297,7 @@ class Flush:
             _SUPERSEDE.run_many(connection, [(self.namespace, row.id, row.version) for row in rows])
             _forget(connection, self.namespace, rows)
         _INSERT.run(connection, self.new_rows())
-        _INSERT_TERMS.run(connection, self.new_terms())
+        (_REPLACE_TERMS if rows else _INSERT_TERMS).run(connection, self.new_terms())
 
     def new_rows(self) -> list[Row]:
         """Return the rows to insert. Of an id that comes twice only the last version is live."""
@@ -317,7 +330,7 @@ def apply_each(
         taken - most,
         latest_rows(connection, namespace, ids),
         _parents_among(connection, namespace, children),
-        lambda start: dict(map(tuple, _ANCESTORS.rows(connection, namespace, start, now))),
+        partial(_ancestors, connection, namespace, now=now),
     )
     results = flush.apply_each(batches)
     flush.write(connection)
@@ -334,11 +347,29 @@ def take_head(connection: Connection, namespace: str, seqs: int, now: float) -> 
 
 def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:
     """Return the last version of each id, tombstones included."""
-    if len(ids) == 1:
-        rows = _LATEST_OF_ONE.rows(connection, namespace, ids[0])
-    else:
-        rows = _LATEST.rows(connection, namespace, ids)
+    try:
+        rows = _latest(connection, namespace, ids)
+    except Exception as error:
+        if not is_undecodable(error):
+            raise
+        with lenient_text(connection):  # who else writes here has nothing to do with it
+            rows = _latest(connection, namespace, ids)
     return {row.id: row for row in (Row(*found) for found in rows)}
+
+
+def _latest(connection: Connection, namespace: str, ids: list[str]) -> list[Any]:
+    if len(ids) == 1:
+        return _LATEST_OF_ONE.rows(connection, namespace, ids[0])
+    return _LATEST.rows(connection, namespace, ids)
+
+
+def _ancestors(connection: Connection, namespace: str, start: str, *, now: float) -> dict[str, str | None]:
+    try:
+        return dict(map(tuple, _ANCESTORS.rows(connection, namespace, start, now)))
+    except Exception as error:
+        if is_undecodable(error):
+            raise corrupt(namespace, start, "of an ancestor") from None
+        raise
 
 
 def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set[str]:
@@ -349,7 +380,9 @@ def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
     take_head(connection, namespace, 0, 0.0)
     rows = latest_rows(connection, namespace, list(ids)).values()
-    _forget(connection, namespace, (row for row in rows if row.live))
+    _forget(connection, namespace, [row for row in rows if row.live and is_whole(row)])
+    if damaged := [(namespace, row.id) for row in rows if not is_whole(row)]:
+        _FORGET_ID.run_many(connection, damaged)
     return sum(_PURGE.run(connection, namespace, row.id) for row in rows)
 
 
@@ -366,9 +399,17 @@ def compact(
 
 def _forget(connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
     """Take rows that are no longer live out of the index of terms."""
-    forgotten = [(namespace, term, row.created_at, row.id) for row in rows for term in terms_of(row.metadata)]
+    forgotten = [(namespace, term, row.created_at, row.id) for row in rows for term in _terms(row)]
     if forgotten:
         _FORGET_TERM.run_many(connection, forgotten)
+
+
+def _terms(row: Row) -> Iterable[int]:
+    """Return the terms of a row; none of metadata that are damaged."""
+    try:
+        return terms_of(row.metadata)
+    except (ValueError, TypeError, AttributeError):
+        return ()
 
 
 def _id(operation: Operation) -> str:
@@ -387,4 +428,5 @@ def _same(row: Row, datum: Datum) -> bool:
         and row.parent == datum.causal_parent
         and row.metadata == datum.metadata_json
         and row.content == datum.content
+        and is_whole(row)  # else the put mends it
     )

@@ -6,6 +6,7 @@ leads every key, so that the tables shard by it without change.
 
 from __future__ import annotations
 
+import math
 import struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,12 +26,14 @@ from sqlalchemy import (
     text,
 )
 
+from dgent.database.careful import as_bytes, as_text
 from dgent.database.constructs import BYTEWISE, transaction_lock
 from dgent.datum import Datum, load_datum, uuid7
 from dgent.exceptions import Corrupt, SchemaTooNew
+from dgent.query import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 FORMAT: Final = 1
 _LOCK: Final = 0x6467656E74  # "dgent"
@@ -123,6 +126,13 @@ class Row(NamedTuple):
 
 
 _numbers = struct.Struct("<qqddd").pack
+_NEVER: Final = -1.0
+_NO_PARENT: Final = "\1"
+"""What stands for an absent moment of expiry; and for a parent without a character, which is not an absent one."""
+
+
+def _moment(expires_at: float) -> float:
+    return expires_at if expires_at != _NEVER else math.nan
 
 
 def digest(
@@ -141,8 +151,9 @@ def digest(
 
     NUL separates the texts, none of which can hold one, so no two versions have the same preimage.
     """
-    texts = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0{'-' if content is None else '+'}"
-    numbers = _numbers(version, seq, created_at, stored_at, -1.0 if expires_at is None else expires_at)
+    above = "" if parent is None else parent or _NO_PARENT
+    texts = f"{namespace}\0{id}\0{above}\0{metadata}\0{'-' if content is None else '+'}"
+    numbers = _numbers(version, seq, created_at, stored_at, _NEVER if expires_at is None else _moment(expires_at))
     return blake3(numbers + texts.encode() + (content or b"")).digest(16)
 
 
@@ -158,14 +169,26 @@ def datums_of(namespace: str, rows: Iterable[Any]) -> list[Datum]:
     for row in rows:
         id, version, seq, created_at, stored_at, expires_at, parent, metadata, content, kept = row
         try:
-            numbers = _numbers(version, seq, created_at, stored_at, -1.0 if expires_at is None else expires_at)
-            texts = f"{namespace}\0{id}\0{parent or ''}\0{metadata}\0+".encode()
+            end = _NEVER if expires_at is None else _moment(expires_at)
+            numbers = _numbers(version, seq, created_at, stored_at, end)
+            texts = f"{namespace}\0{id}\0{'' if parent is None else parent or _NO_PARENT}\0{metadata}\0+".encode()
             if blake3(numbers + texts + content).digest(16) != kept:
-                raise _corrupt(namespace, id, version)
+                raise corrupt(namespace, id, version)
         except (TypeError, struct.error, UnicodeEncodeError):  # a column holds another type than was written
-            raise _corrupt(namespace, id, version) from None
+            raise corrupt(namespace, id, version) from None
         found.append(load_datum(id, content, created_at, parent, metadata, version, seq))
     return found
+
+
+def each_of(namespace: str, rows: Iterable[Any]) -> Iterator[Datum | Damaged]:
+    """Return what each row of the columns `READ` is: a datum, or what is left of one."""
+    for row in rows:
+        try:
+            yield datums_of(namespace, [row])[0]
+        except Corrupt:
+            id, version, *_ = row
+            number = version if type(version) is int else 0
+            yield Damaged(as_text(id), number, "its digest is not that of what is stored", as_bytes(row[_CONTENT]))
 
 
 def datum_of(namespace: str, row: Any) -> Datum | None:
@@ -179,13 +202,23 @@ def datum_of(namespace: str, row: Any) -> Datum | None:
     *values, kept = row
     try:
         if digest(namespace, *values) != kept:
-            raise _corrupt(namespace, *row[:2])
+            raise corrupt(namespace, *row[:2])
     except (TypeError, struct.error, UnicodeEncodeError):
-        raise _corrupt(namespace, *row[:2]) from None
+        raise corrupt(namespace, *row[:2]) from None
     return None
 
 
-def _corrupt(namespace: str, id: Any, version: Any) -> Corrupt:
+def is_whole(row: Row) -> bool:
+    """Tell whether a row is what was written, `live` excepted, which is derived."""
+    namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata, content, kept = row
+    try:
+        return kept == digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata, content)
+    except (TypeError, struct.error, UnicodeEncodeError):
+        return False
+
+
+def corrupt(namespace: str, id: Any, version: Any) -> Corrupt:
+    """Return the error for a version that is not what was written."""
     return Corrupt(
         f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, or "
         "purge it"
