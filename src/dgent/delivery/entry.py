@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 RESERVED: Final = ".dgent"
 """The first segment of the namespaces that queues live in; a router refuses it to everybody else."""
 
+DIGITS: Final = 32
+"""Hexadecimal digits of a digest, with which every key begins."""
+
 PAGE: Final = 32
 _AT_ONCE: Final = 1e-6
 _HEADER_ROOM: Final = 16 * 2**10
@@ -107,8 +110,8 @@ class Entry:
 
 
 def group_of(namespace: str, id: str) -> str:
-    """Return how the keys of all entries of an id begin: 32 hexadecimal digits."""
-    return blake3(f"{namespace}\0{id}".encode()).hexdigest(16)
+    """Return how the keys of all entries of an id begin."""
+    return blake3(f"{namespace}\0{id}".encode()).hexdigest(DIGITS // 2)
 
 
 def encoded(entry: Entry) -> Datum:

@@ -18,6 +18,7 @@ from blake3 import blake3
 from dgent.datum import Datum
 from dgent.delivery.entry import EVERYTHING, PAGE, RESERVED, Entry, damaged, decoded, encoded, group_of
 from dgent.delivery.place import RECEIPT, place_in, record_of
+from dgent.delivery.spill import take_over_spill
 from dgent.exceptions import Corrupt, StorageError
 from dgent.query import Query
 
@@ -54,9 +55,20 @@ class Queue:
     def __init__(self, store: Backend, target: str) -> None:
         self.store, self.target = store, target
         self.segment = blake3(target.encode()).hexdigest(8)
+        self._prepared = False
         self._log = store.within(f"{RESERVED}/queue/{self.segment}")
         self._places = store.within(f"{RESERVED}/places/{self.segment}")
         self._aside = store.within(f"{RESERVED}/aside/{self.segment}")
+
+    def over(self, store: Backend) -> Queue:
+        """Return the same queue through another view of its store, such as one inside of a transaction."""
+        return Queue(store, self.target)
+
+    async def prepare(self) -> None:
+        """Take over what the first format of this queue left in the store."""
+        if not self._prepared:
+            await take_over_spill(self)
+            self._prepared = True
 
     async def append(self, entries: Iterable[Entry]) -> list[Entry]:
         """Take writes, all or none, and return them with their keys; they are safe in the store when this answers."""
