@@ -9,7 +9,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Self
 
 from dgent.datum import Datum
-from dgent.delivery import Deliverer, Entry, Known, Queue
+from dgent.delivery import Deliverer, Entry, Known, Queue, Tally
 from dgent.exceptions import BackendUnavailable
 from dgent.testing.clock import ManualClock
 
@@ -90,7 +90,7 @@ class Program:
         """Put a value, or delete; answers when that is acknowledged."""
         datum = None if n is None else value(id, n)
         try:
-            await self.deliverer.bring(namespace, [id])
+            await self.deliverer.bring(namespace, [id], Tally())
             store = self.target.within(namespace)
             if datum is None:
                 await store.delete(id)

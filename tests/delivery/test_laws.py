@@ -179,8 +179,7 @@ async def test_a_put_that_lands_on_a_tombstone_of_somebody_else_is_taken_back() 
     program = Program(target, store, Outage())
     program.outage.on = True
     await program.write("n", "a", 1)
-    deliverer = Deliverer(Queue(store, "first"), slow)
-    await deliverer.run()
+    tally = await Deliverer(Queue(store, "first"), slow).run()
     assert await target.within("n").get("a") is None
-    (entry,) = deliverer.aside
+    (entry,) = tally.aside
     assert entry.datum == value("a", 1)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +16,7 @@ from tests.delivery.programs import Outage, Program, value
 from tests.memory.switchable import Switch, Switchable
 
 from dgent.datum import Datum, Limits
-from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Version, roomy
+from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
 from dgent.delivery import entry as entry_module
 from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, StorageError
 from dgent.memory.jsonl import JSONLBackend
@@ -24,7 +27,6 @@ from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from dgent.protocol import Backend
 
@@ -59,9 +61,8 @@ async def test_writes_get_home_once_and_in_order_on_every_store(store: Backend) 
     target, queue = store.within("n"), Queue(MemoryBackend(), "first")
     await target.put(value("a", 0))
     await queue.append([entry("a", 1), entry("b", 1), entry("a", None), entry("a", 1), entry("c", None), entry("a", 1)])
-    deliverer = Deliverer(queue, store)
-    await deliverer.run()
-    assert (deliverer.delivered, deliverer.aside) == (6, [])
+    tally = await Deliverer(queue, store).run()
+    assert (tally.delivered, tally.aside) == (6, [])
     history = [one.datum for one in await target.history("a")]
     assert history == [value("a", 0), value("a", 1), None, value("a", 1)]
     assert [one.id for one in await target.list(order="seq")] == ["b", "a"]
@@ -76,7 +77,7 @@ async def test_every_store_keeps_a_queue(store: Backend) -> None:
     page = await queue.of("n", "b")
     assert [(one.id, one.datum) for one in page.entries] == [("b", None)]
     deliverer = Deliverer(queue, target)
-    await deliverer.bring("n", ["c", "nothing"])
+    await deliverer.bring("n", ["c", "nothing"], Tally())
     assert await target.get("c") == value("c", 1)
     assert await queue.count() == (71, 0)
     await deliverer.run()
@@ -151,9 +152,8 @@ async def test_what_has_expired_by_the_time_of_the_write_is_superseded_all_the_s
     await MemoryBackend.put(target, value("a", 0), ttl=5)
     await MemoryBackend.put(target, value("b", 0), ttl=5)
     await queue.append([entry("a", 1), entry("b", None)])
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
-    assert (deliverer.delivered, deliverer.aside) == (2, [])
+    tally = await Deliverer(queue, target).run()
+    assert (tally.delivered, tally.aside) == (2, [])
     assert [one.datum for one in await target.history("a")] == [value("a", 0), value("a", 1)]
     assert not await target.exists("b")
 
@@ -167,9 +167,8 @@ async def test_what_the_writer_knew_is_nobody_elses() -> None:
     await queue.append(
         [entry("a", 1, None, seen), entry("b", 1, None, base), entry("c", 1), entry("d", 1, None, other)]
     )
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
-    assert [one.id for one in deliverer.aside] == ["d"]
+    tally = await Deliverer(queue, target).run()
+    assert [one.id for one in tally.aside] == ["d"]
 
 
 async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retried_or_discarded(store: Backend) -> None:
@@ -177,10 +176,9 @@ async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retri
     before = Known(time.time() - 60)
     await queue.append([entry("a", 1, None, before), entry("b", 1), entry("a", 2, None, before)])
     await target.put(value("a", 7))
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
-    assert [(one.id, one.datum) for one in deliverer.aside] == [("a", value("a", 1)), ("a", value("a", 2))]
-    assert all("version 1" in one.reason and "put of 'a'" in one.reason for one in deliverer.aside)
+    tally = await Deliverer(queue, target).run()
+    assert [(one.id, one.datum) for one in tally.aside] == [("a", value("a", 1)), ("a", value("a", 2))]
+    assert all("version 1" in one.reason and "put of 'a'" in one.reason for one in tally.aside)
     assert await target.get("a") == value("a", 7)
     assert await target.get("b") == value("b", 1)
     first, second = await queue.set_aside()
@@ -189,7 +187,7 @@ async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retri
     assert not await queue.discard(first.key)
     assert await queue.retry(second.key)
     assert not await queue.retry(second.key)
-    await deliverer.run()
+    await Deliverer(queue, target).run()
     assert await target.get("a") == value("a", 2)
     assert await queue.count() == (0, 0)
 
@@ -198,9 +196,8 @@ async def test_a_write_that_the_target_refuses_is_set_aside_with_the_reason() ->
     target, queue = MemoryBackend("n"), Queue(MemoryBackend(), "first")
     await target.put(Datum("b", b"", 0.0, "a"))
     await queue.append([replace(entry("a", 1), datum=Datum("a", b"", 0.0, "b")), entry("c", 1)])
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
-    assert [(one.id, one.reason.partition(":")[0]) for one in deliverer.aside] == [("a", "CausalCycle")]
+    tally = await Deliverer(queue, target).run()
+    assert [(one.id, one.reason.partition(":")[0]) for one in tally.aside] == [("a", "CausalCycle")]
     assert await target.exists("c")
     assert await queue.count() == (0, 1)
 
@@ -216,8 +213,8 @@ async def test_what_was_purged_and_begun_anew_meanwhile_is_a_conflict() -> None:
     await here.purge("a")
     await here.put(value("a", 7))
     program.outage.on = False
-    await program.deliverer.run()
-    assert [one.datum for one in program.deliverer.aside] == [value("a", 5)]
+    tally = await program.deliverer.run()
+    assert [one.datum for one in tally.aside] == [value("a", 5)]
     assert [one.datum for one in await here.history("a")] == [value("a", 7)]
 
 
@@ -234,7 +231,7 @@ async def test_a_second_delete_is_not_taken_for_the_first() -> None:
     outage.on = True  # for the one it never ended
     await one.write("n", "x", None)
     outage.on = False
-    await one.deliverer.run()
+    tally = await one.deliverer.run()
     assert await target.within("n").get("x") is None
     assert [entry.datum for entry in await target.within("n").history("x")] == [
         value("x", 1),
@@ -242,7 +239,7 @@ async def test_a_second_delete_is_not_taken_for_the_first() -> None:
         value("x", 2),
         None,
     ]
-    assert one.deliverer.aside == []
+    assert tally.aside == []
 
 
 async def test_what_was_delivered_before_a_death_is_not_put_over_what_came_after_it() -> None:
@@ -331,9 +328,8 @@ async def test_a_target_that_is_damaged_for_one_id_takes_the_others() -> None:
 
     target, queue = Damaged("n"), Queue(MemoryBackend(), "first")
     await queue.append([entry("a", 1), entry("b", 1)])
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
-    assert [(one.id, one.reason[:7]) for one in deliverer.aside] == [("a", "Corrupt")]
+    tally = await Deliverer(queue, target).run()
+    assert [(one.id, one.reason[:7]) for one in tally.aside] == [("a", "Corrupt")]
     assert await target.exists("b")
 
 
@@ -353,8 +349,8 @@ async def test_a_damaged_entry_is_set_aside_with_its_bytes_and_the_others_go_hom
     queue = Queue(store, "first")
     deliverer = Deliverer(queue, target)
     with pytest.warns(DamagedWarning):
-        await deliverer.run()
-    assert (deliverer.delivered, await target.count()) == (5, 5)
+        tally = await deliverer.run()
+    assert (tally.delivered, await target.count()) == (5, 5)
     (aside,) = await queue.set_aside()
     assert aside.key == taken[2].key
     assert aside.raw is not None
@@ -372,8 +368,7 @@ async def test_what_is_no_entry_is_set_aside() -> None:
     for n, content in enumerate(contents):
         await queue._log.put(Datum(f"k{n}", content, 0.0))
     await queue.append([entry("a", 1)])
-    deliverer = Deliverer(queue, target)
-    await deliverer.run()
+    await Deliverer(queue, target).run()
     assert await target.count() == 1
     assert [one.raw for one in await queue.set_aside()] == list(contents)
 
@@ -388,3 +383,28 @@ async def test_queues_for_different_targets_in_one_store_do_not_meet() -> None:
 def test_errors_of_a_queue_name_it() -> None:
     error = QueueUnreadable(Queue(MemoryBackend(), "first"), StorageError("gone"))
     assert (str(error), error.queue.target) == ("gone", "first")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "db"])
+async def test_what_the_first_format_left_is_taken_over_in_its_order(tmp_path: Path, kind: str) -> None:
+    """A frozen file: two namespaces, a delete, a time to live, one taken off already, and one set aside."""
+    path = tmp_path / f"queue.{kind}"
+    shutil.copy(Path(__file__).parent.parent / "assets" / f"queue-1.{kind}", path)
+    path.chmod(0o600)
+    store: Any = JSONLBackend(path) if kind == "jsonl" else SQLiteBackend(path)
+    queue, target = Queue(store, "first"), MemoryBackend()
+    await asyncio.gather(queue.prepare(), Queue(store, "first").prepare())
+    assert await queue.count() == (4, 1)
+    assert (await Deliverer(queue, target).run()).delivered == 4
+    assert [one.datum for one in await target.within("notes").history("a")] == [
+        Datum("a", b"one\ntwo", 1.5, "root", {"tags": ["x"]}),
+        Datum("a", b"three", 3.5),
+    ]
+    assert await target.within("notes/deep").get("a") == Datum("a", b"\xff\x00", 2.5)
+    (aside,) = await queue.set_aside()
+    assert (aside.namespace, aside.id, aside.datum) == ("notes", "b", None)
+    assert "another version" in aside.reason
+    assert await queue.discard(aside.key)
+    await queue.sweep()
+    assert [name for name in await store.namespaces(".dgent") if "/places/" not in name] == []
+    await store.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dgent.delivery.deliverer import Deliverer
 from dgent.delivery.entry import RESERVED, Entry, Known, Version, roomy
 from dgent.delivery.queue import Queue, QueueUnreadable
-from dgent.delivery.report import Delivery, Progress
+from dgent.delivery.report import Delivery, Progress, Tally
 
 __all__ = [
     "RESERVED",
@@ -16,6 +16,7 @@ __all__ = [
     "Progress",
     "Queue",
     "QueueUnreadable",
+    "Tally",
     "Version",
     "roomy",
 ]

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from dgent.datum import uuid7
 from dgent.delivery.queue import Queue, QueueUnreadable
+from dgent.delivery.report import Tally
 from dgent.delivery.trip import Trip
 from dgent.delivery.turns import Turns
 from dgent.exceptions import StorageError
@@ -41,20 +42,14 @@ _PAUSE: Final = 0.02
 
 
 class Deliverer:
-    """Delivers what waits in a queue to its target.
-
-    Attributes:
-        delivered: how many writes it got there. aside: those that it set aside.
-    """
+    """Delivers what waits in a queue to its target. What it has done is counted in the `Tally` that it is given."""
 
     def __init__(self, queue: Queue, target: Backend, *, clock: Callable[[], float] = time.time) -> None:
         self.queue, self.target, self.clock = queue, target, clock
         self.name = uuid7()
-        self.delivered = 0
-        self.aside: list[Entry] = []
         self._turns = Turns()
 
-    async def page(self) -> bool:
+    async def page(self, tally: Tally) -> bool:
         """Deal with the next page; tell whether there was one.
 
         Raises:
@@ -62,37 +57,39 @@ class Deliverer:
         """
         async with self._turns.mine():
             waiting = await self.ask(self.queue.page())
-            moved = await self._put_damaged_aside(waiting.damaged)
-            blocked = await self._deal_with(waiting.entries)
+            moved = await self._put_damaged_aside(waiting.damaged, tally)
+            blocked = await self._deal_with(waiting.entries, tally)
         if blocked:
             await asyncio.sleep(_PAUSE)  # somebody else delivers them, or has died over it
         return bool(waiting.entries or moved)
 
-    async def run(self) -> None:
-        """Deal with all that waits. Raises as `page` does."""
-        while await self.page():
+    async def run(self, tally: Tally | None = None) -> Tally:
+        """Deal with all that waits, and return what was done. Raises as `page` does."""
+        done = Tally() if tally is None else tally
+        while await self.page(done):
             pass
+        return done
 
-    async def bring(self, namespace: str, ids: Iterable[str]) -> None:
+    async def bring(self, namespace: str, ids: Iterable[str], tally: Tally) -> None:
         """Deal with what waits for some ids. Raises as `page` does."""
         for id in ids:
             while (await self.ask(self.queue.of(namespace, id))).entries:
                 async with self._turns.mine():
-                    blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries)
+                    blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries, tally)
                 if blocked:
                     await asyncio.sleep(_PAUSE)
 
-    async def _put_damaged_aside(self, entries: list[Entry]) -> int:
+    async def _put_damaged_aside(self, entries: list[Entry], tally: Tally) -> int:
         if not entries:
             return 0
-        self.aside += entries
+        tally.aside += entries
         return await self.ask(self.queue.put_damaged_aside(entries))
 
-    async def _deal_with(self, entries: list[Entry]) -> bool:
+    async def _deal_with(self, entries: list[Entry], tally: Tally) -> bool:
         """Deliver entries, and tell whether somebody else is at some of them."""
         if not entries:
             return False
-        trip = Trip(self, await self.ask(self.queue.places(entry.group for entry in entries)))
+        trip = Trip(self, tally, await self.ask(self.queue.places(entry.group for entry in entries)))
         try:
             for wave in _waves(entries):
                 await trip.carry(wave)

@@ -76,19 +76,20 @@ class Queue:
         stored = await self._log.put_many([encoded(entry) for entry in taken])
         return [replace(entry, seq=datum.seq) for entry, datum in zip(taken, stored, strict=True)]
 
-    async def page(self, after_seq: int = 0) -> Waiting:
+    async def page(self) -> Waiting:
         """Return what waits next."""
-        return await self._read(None, after_seq)
+        return await self._read(None, 0)
 
     async def of(self, namespace: str, id: str) -> Waiting:
         """Return what waits next for one id."""
         return await self._read(f"{group_of(namespace, id)}-", 0)
 
-    async def pages(self, after_seq: int = 0) -> AsyncIterator[Waiting]:
-        """Go through all that waits, in order."""
+    async def pages(self, after_seq: int = 0, *, one: tuple[str, str] | None = None) -> AsyncIterator[Waiting]:
+        """Go through all that waits behind a seq, in order, or what waits for one (namespace, id)."""
         at: int | None = after_seq
+        prefix = None if one is None else f"{group_of(*one)}-"
         while at is not None:
-            page = await self.page(at)
+            page = await self._read(prefix, at)
             if page:
                 yield page
             at = page.after_seq

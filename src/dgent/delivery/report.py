@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -29,6 +29,14 @@ class Delivery:
     def complete(self) -> bool:
         """Whether nothing waits any more, as far as can be seen."""
         return not self.waiting and not self.reason
+
+
+@dataclass(slots=True)
+class Tally:
+    """What one delivery has done so far: how many writes it got there, and those that it set aside."""
+
+    delivered: int = 0
+    aside: list[Entry] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,7 @@ async def _move(queue: Queue, log: Backend, aside: Backend) -> None:
         await queue.put_aside([_entry(one) for one in records])
         for one in records:
             await aside.purge(one.id)
+    await log.compact()  # what was taken off before
 
 
 async def _old(aside: Backend) -> list[Datum]:

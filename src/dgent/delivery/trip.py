@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dgent.delivery.deliverer import Deliverer
     from dgent.delivery.entry import Entry, Version
+    from dgent.delivery.report import Tally
 
 T = TypeVar("T")
 LEASE: Final = 5.0
@@ -35,8 +36,8 @@ class Trip:
     `blocked` the ids that somebody else is at.
     """
 
-    def __init__(self, by: Deliverer, places: dict[str, Place]) -> None:
-        self._by, self._queue = by, by.queue
+    def __init__(self, by: Deliverer, tally: Tally, places: dict[str, Place]) -> None:
+        self._by, self._queue, self._tally = by, by.queue, tally
         self._writer = Writer(by.target, by.clock, self._is_dealt_with)
         self._places = places
         self.blocked: set[str] = set()
@@ -112,8 +113,8 @@ class Trip:
     def _say(self, group: str) -> None:
         """Count what is durably dealt with, and by us."""
         said = self._unsaid.pop(group, [])
-        self._by.aside += [entry for entry in said if entry.reason]
-        self._by.delivered += sum(not entry.reason for entry in said)
+        self._tally.aside += [entry for entry in said if entry.reason]
+        self._tally.delivered += sum(not entry.reason for entry in said)
 
     async def _is_dealt_with(self, entry: Entry) -> bool:
         return (await self._place_of(entry)).through >= entry.seq

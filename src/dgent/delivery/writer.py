@@ -44,6 +44,9 @@ class Writer:
         self._target, self._clock, self._is_dealt_with = target, clock, is_dealt_with
 
     def _store(self, entry: Entry) -> Backend:
+        """Return the target under the namespace of an entry; one that has none takes whatever it is given."""
+        if getattr(self._target, "namespace", entry.namespace) == entry.namespace:
+            return self._target
         return self._target.within(entry.namespace)
 
     async def last(self, entry: Entry) -> Revision | None:
@@ -132,7 +135,7 @@ class Writer:
 
     async def explained(self, entry: Entry, error: Corrupt) -> str:
         """Return why an id cannot be written whose row is damaged; raise the error if the whole target is."""
-        await self._store(entry).stats()
+        await self._store(entry).count()
         return f"Corrupt: {error}"
 
 

@@ -28,7 +28,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from dgent.datum import as_datetime
-from dgent.delivery import Delivery, Entry, Known, Progress
+from dgent.delivery import Delivery, Entry, Known, Progress, Tally
 from dgent.delivery.turns import Turns
 from dgent.exceptions import (
     BackendUnavailable,
@@ -112,6 +112,7 @@ class Chain:
         self._turns = Turns()
         self._seen: dict[str, Seen] = {}
         self._closed = False
+        self._tally, self.delivered = Tally(), 0
         self._homeward: asyncio.Task[Delivery] | None = None
         self._probe_at, self._delay = 0.0, SOONEST
 
@@ -194,7 +195,7 @@ class Chain:
         """
         self.nudge()
         await self._keeping.ended()
-        await self._ways.bring(namespace, ids)
+        await self._ways.bring(namespace, ids, self._tally)
 
     async def settled(self) -> None:
         """Wait until nothing waits for the first store any more.
@@ -319,7 +320,7 @@ class Chain:
             "state": self.state if self.opened else "not opened",
             "degraded": bool(self.down),
             "waiting": waiting,
-            "delivered": self._ways.delivered,
+            "delivered": self.delivered + self._tally.delivered * (self.state == "delivering"),
             "set_aside": aside,
             "manifest": str(self._manifest.path),
         }
@@ -381,19 +382,18 @@ class Chain:
             _log.warning("%s could not be taken up again: %s", self.first.name, self.down)
 
     async def _come_home(self) -> Delivery:
-        delivered, aside = self._ways.delivered, len(self._ways.refused)
+        tally = self._tally = Tally()  # what is brought in meanwhile counts, too
 
         def report(waiting: int, reason: str) -> Delivery:
-            refused = self._ways.refused[aside:]
-            return Delivery(self._ways.delivered - delivered, waiting, tuple(refused), reason)
+            self.delivered += tally.delivered
+            return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
 
         def progress(waiting: int) -> None:
-            now = report(waiting, "")
-            self._publish(Progress(self.first.name, now.delivered, len(now.set_aside), waiting))
+            self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
 
         try:
             await self._admit()
-            await self._deliver(progress)
+            await self._deliver(tally, progress)
         except OUT_OF_REACH as error:
             self._failed(error)
             return report((await self._ways.counts())[0], self.down)
@@ -402,14 +402,14 @@ class Chain:
             _log.warning("%s: %s", self._ways.left, self._ways.tried)
         return report(0, self._ways.left)
 
-    async def _deliver(self, progress: Callable[[int], None]) -> None:
+    async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
         """Deliver all that waits, and return to the normal state."""
         waits = await self._ways.look()
         while waits or self.state != "normal":
             self._enter("delivering")
             await self._keeping.ended()
             for way in self._ways.reachable:
-                await self._ways.empty(way, progress)
+                await self._ways.empty(way, tally, progress)
             waits = False
             if self.state == "delivering":  # else it was cut off meanwhile
                 self._resume()

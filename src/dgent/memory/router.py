@@ -138,6 +138,11 @@ class DgentRouter:
             raise self._chain.unsettled("what goes beyond the verbs needs it")
         return self._first
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the first store serves and nothing waits for it."""
+        return self._chain.normal
+
     async def settled(self) -> Backend:
         """Return the first store, under this namespace, when nothing waits for it any more.
 

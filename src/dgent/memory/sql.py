@@ -169,6 +169,11 @@ class SqlBackend:
         check_id(id)
         return await self._read(sql_read.causal_chain, id, self.clock(), self.limits.max_chain)
 
+    async def is_parent(self, id: str) -> bool:
+        """Tell whether a live datum names this id as its parent."""
+        check_id(id)
+        return await self._read_short(True, sql_write.is_parent, id)
+
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)

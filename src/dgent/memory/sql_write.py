@@ -376,6 +376,11 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
     return {found for (found,) in _ARE_PARENTS.rows(connection, namespace, list(ids))} if ids else set()
 
 
+def is_parent(connection: Connection, namespace: str, id: str) -> bool:
+    """Tell whether a live datum names this id as its parent."""
+    return bool(_parents_among(connection, namespace, {id}))
+
+
 def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
     take_head(connection, namespace, 0, 0.0)

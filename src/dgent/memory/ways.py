@@ -6,7 +6,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.delivery import Deliverer, Entry, Queue, QueueUnreadable
+from dgent.delivery import Deliverer, Entry, Queue, QueueUnreadable, Tally
 from dgent.exceptions import BackendUnavailable, DgentError, StorageError
 from dgent.memory.manifest import Manifest, ManifestFile, key_of
 
@@ -54,16 +54,6 @@ class Ways:
         lost = ", ".join(way.queue.store.name for way in self._all if way in self._lost)
         return f"writes for {self._first.name} may wait in {lost}, which is out of reach" if lost else ""
 
-    @property
-    def delivered(self) -> int:
-        """How many writes this program has delivered."""
-        return sum(way.delivered for way in self._all)
-
-    @property
-    def refused(self) -> list[Entry]:
-        """The writes that this program has set aside."""
-        return [entry for way in self._all for entry in way.aside]
-
     def attach(self, known: Manifest) -> None:
         """Take up the queues of earlier runs; after the loss of the manifest they may be in every durable store."""
         target = key_of(self._first)
@@ -78,26 +68,26 @@ class Ways:
             await self.counts()
         return found
 
-    async def empty(self, way: Deliverer, progress: Callable[[int], None]) -> None:
+    async def empty(self, way: Deliverer, tally: Tally, progress: Callable[[int], None]) -> None:
         """Deliver all that waits in one of them; `progress` is told after each page how many still wait.
 
         Raises:
             StorageError: the first store failed.
         """
-        aside = len(way.aside)
+        aside = len(tally.aside)
         try:
-            while await way.page():
+            while await way.page(tally):
                 progress((await self.counts())[0])
         except QueueUnreadable as error:
             self._leave(way, error.error)
-        for entry in way.aside[aside:]:
+        for entry in tally.aside[aside:]:
             _log.warning("the %s of %r was set aside: %s", entry.kind, entry.id, entry.reason)
 
-    async def bring(self, namespace: str, ids: Sequence[str]) -> None:
+    async def bring(self, namespace: str, ids: Sequence[str], tally: Tally) -> None:
         """Deliver what waits for some ids. Raises as `empty` does."""
         for way in self.reachable:
             with suppress(QueueUnreadable):  # the delivery reports it
-                await way.bring(namespace, ids)
+                await way.bring(namespace, ids, tally)
 
     async def fall_back(self, *, durable: bool) -> Queue:
         """Return the queue in the first of the later stores that answers; it is the last of the queues then.
