@@ -486,8 +486,8 @@ async def test_the_probe_backs_off(place: Place, monkeypatch: pytest.MonkeyPatch
             now = step / 2
             place.first.calls.clear()
             await router.count()
-            if router._chain._homeward is not None:
-                await asyncio.wait([router._chain._homeward])
+            if router._chain._homeward._task is not None:
+                await asyncio.wait([router._chain._homeward._task])
             if place.first.calls:
                 probed.append(now)
     assert probed == [1.0, 3.0, 7.0, 11.0, 15.0, 19.0]

@@ -84,7 +84,7 @@ class Outbox:
             reason = f"{self.memory.name}: {error}"
             _log.warning("the agent memory %s does not take what waits for it: %s", self.memory.name, error)
         for entry in tally.aside:
-            _log.error("a write committed beside its row was set aside: %r, %s", entry.id, entry.reason)
+            _log.error("%s, committed beside its row, was set aside: %s", entry.what, entry.reason)
         waiting = (await self._way.queue.count())[0] if reason else 0
         self._shared.unswept += tally.delivered
         if self._shared.unswept > SWEEP:

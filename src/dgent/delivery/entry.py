@@ -91,6 +91,11 @@ class Entry:
         return "delete" if self.datum is None else "put"
 
     @property
+    def what(self) -> str:
+        """What it is, for people."""
+        return f"a damaged entry ({self.key!r})" if self.raw is not None else f"the {self.kind} of {self.id!r}"
+
+    @property
     def group(self) -> str:
         """What all entries of one id in one namespace share."""
         return self.key.partition("-")[0]

@@ -23,12 +23,11 @@ import asyncio
 import logging
 import time
 from contextlib import AsyncExitStack
-from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from dgent.datum import as_datetime
-from dgent.delivery import Delivery, Entry, Known, Progress, Tally
+from dgent.delivery import Delivery, Known, Progress, Tally
 from dgent.delivery.turns import Turns
 from dgent.exceptions import (
     BackendUnavailable,
@@ -40,6 +39,7 @@ from dgent.exceptions import (
     StorageTimeout,
     StoreClosed,
 )
+from dgent.memory.background import Background
 from dgent.memory.bus import Failover
 from dgent.memory.change import Change
 from dgent.memory.in_flight import InFlight
@@ -65,15 +65,6 @@ LATEST: Final = 30.0
 _log: Final = logging.getLogger("dgent.memory")
 
 
-class Seen:
-    """The highest seq of a namespace that was seen in an answer; every view of a router shares it."""
-
-    __slots__ = ("seq",)
-
-    def __init__(self) -> None:
-        self.seq = 0
-
-
 class Chain:
     """The stores of a router, in the order of preference, and the state that all its namespaces share.
 
@@ -84,6 +75,7 @@ class Chain:
         heard: when it last answered, Unix seconds.
         filled: whether the manifest knows that it holds something.
         spilling: whether writes are kept when it goes away in mid-run.
+        ways: the queues in which writes for it may wait.
     """
 
     def __init__(
@@ -106,20 +98,19 @@ class Chain:
         self.spilling = spilling
         self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
         self._patience, self._publish = patience, publish
-        self._ways = Ways(backends, manifest)
+        self.ways = Ways(backends, manifest)
         self._view: View | None = None
         self._keeping = InFlight()
         self._turns = Turns()
-        self._seen: dict[str, Seen] = {}
         self._closed = False
         self._tally, self.delivered = Tally(), 0
-        self._homeward: asyncio.Task[Delivery] | None = None
+        self._homeward = Background(self._come_home, self._broke_off)
         self._probe_at, self._delay = 0.0, SOONEST
 
     @property
     def serving(self) -> Backend:
         """The store that takes writes now."""
-        queue = self._ways.last
+        queue = self.ways.last
         return queue.store if self.away and queue is not None else self.first
 
     @property
@@ -133,10 +124,6 @@ class Chain:
     def away(self) -> bool:
         """Whether the first is out of reach and writes go to a queue."""
         return self.state in AWAY
-
-    def seen(self, namespace: str) -> Seen:
-        """Return what is known of the seqs of a namespace."""
-        return self._seen.setdefault(namespace, Seen())
 
     async def open(self) -> None:
         """Open the first store, and begin to deliver what waits for it; or start without it.
@@ -153,7 +140,7 @@ class Chain:
             for told in self._manifest.news(known, self.backends, self._order):
                 degraded(told)
             self.heard = time.time()
-            self._ways.attach(known)
+            self.ways.attach(known)
             try:
                 await self._admit()
             except OUT_OF_REACH as error:
@@ -167,7 +154,7 @@ class Chain:
         """Probe the first store now, deliver all that waits for it, and report."""
         if not self.opened:
             await self.open()
-        return await asyncio.shield(self._go_home())
+        return await self._homeward.done()
 
     async def keep(self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL) -> bool:
         """Let writes wait; tell whether that was done, or the first has come back meanwhile.
@@ -176,13 +163,11 @@ class Chain:
             StorageError: they could not be made safe.
         """
         self.nudge()
-        queue, now = self._ways.last, time.time()
-        if not self.away or not self.opened or queue is None:
+        if not self.away or not self.opened:
             return False
-        known = Known(self.heard, self.seen(namespace).seq)
+        known = Known(self.heard, self.ways.seen(namespace).seq)
         with self._keeping.one():
-            taken = await queue.append([Entry(namespace, id, datum, ttl, now, known) for id, datum in writes])
-            self._ways.remember(queue)
+            taken = await self.ways.append(namespace, writes, ttl, known)
         for entry in taken:  # they have no version yet: the first store will give them one
             self._publish(Change("delete" if entry.datum is None else "put", namespace, entry.id))
         return True
@@ -195,7 +180,7 @@ class Chain:
         """
         self.nudge()
         await self._keeping.ended()
-        await self._ways.bring(namespace, ids, self._tally)
+        await self.ways.bring(namespace, ids, self._tally)
 
     async def settled(self) -> None:
         """Wait until nothing waits for the first store any more.
@@ -210,11 +195,11 @@ class Chain:
                 while self.state == "delivering":
                     if self.down and time.monotonic() < self._probe_at:
                         raise self.refusal("writes are still on their way to it")
-                    await asyncio.shield(self._go_home())
+                    await self._homeward.done()
         except TimeoutError:
             if not bound.expired():
                 raise
-            raise DeliveryPending(self.first.name, (await self._ways.counts())[0]) from None
+            raise DeliveryPending(self.first.name, (await self.ways.counts())[0]) from None
 
     async def view(self, namespace: str) -> Backend:
         """Return what reads see while the first is out of reach: what was written since the start.
@@ -225,7 +210,7 @@ class Chain:
         if self._view is None:
             raise self.refusal("reads wait for it")
         self.nudge()
-        return await self._view.of(self._ways.queues, namespace)
+        return await self._view.of(self.ways.queues, namespace)
 
     def refusal(self, what: str) -> BackendUnavailable:
         """Return the error for what only the first store can do, and see to it that it is probed."""
@@ -238,7 +223,7 @@ class Chain:
         """Return the error for what needs the first store and nothing on its way to it."""
         if self.state == "delivering" and not self.down:
             self.nudge()
-            return DeliveryPending(self.first.name, self._ways.waiting)
+            return DeliveryPending(self.first.name, self.ways.waiting)
         return self.refusal(what)
 
     def lost(self, error: StorageError) -> None:
@@ -252,7 +237,7 @@ class Chain:
         self.down = ""
         self._publish(Failover("recover", self.first.name, self.first.name))
         if self.state == "delivering":
-            self._go_home()
+            self._homeward.begin()
 
     async def take_over(self, error: StorageError, *, spill: bool) -> bool:
         """Take note that a write failed, and have a later, durable store take it and the next; tell whether one does.
@@ -270,7 +255,7 @@ class Chain:
         async with self._turns.mine():
             if self.away:
                 return True
-            store = (await self._ways.fall_back(durable=True)).store
+            store = (await self.ways.fall_back(durable=True)).store
             self._enter("cut off")
             self._wait()
         degraded(
@@ -287,22 +272,14 @@ class Chain:
     def nudge(self) -> None:
         """Probe the first store, and deliver what waits, beside what the caller does, if it is time."""
         if time.monotonic() >= self._probe_at or (self.state == "delivering" and not self.down):
-            self._go_home()
-
-    async def set_aside(self) -> list[Entry]:
-        """Return the writes that were set aside, oldest first."""
-        return await self._ways.set_aside()
+            self._homeward.begin()
 
     async def retry(self, key: str) -> bool:
         """Let a write that was set aside wait again, and deliver it; tell whether there was one."""
-        found = await self._ways.retry(key)
+        found = await self.ways.retry(key)
         if found and not self.away:
             await self.recover()
         return found
-
-    async def discard(self, key: str) -> bool:
-        """Erase a write that was set aside; tell whether there was one."""
-        return await self._ways.discard(key)
 
     async def is_available(self) -> bool:
         """Tell whether reads and writes are answered now."""
@@ -312,24 +289,19 @@ class Chain:
 
     async def describe(self) -> dict[str, object]:
         """Return the state for people."""
-        waiting, aside = await self._ways.counts()
         described: dict[str, object] = {
             "serving": self.serving.name,
             "first": self.first.name,
             "chain": [backend.name for backend in self.backends],
             "state": self.state if self.opened else "not opened",
             "degraded": bool(self.down),
-            "waiting": waiting,
             "delivered": self.delivered + self._tally.delivered * (self.state == "delivering"),
-            "set_aside": aside,
-            "manifest": str(self._manifest.path),
+            **await self.ways.describe(),
         }
-        if self._ways.left:
-            described |= {"left": self._ways.left, "tried": dict(self._ways.tried)}
         if self.down:
             answered = as_datetime(self.heard).isoformat(" ", "seconds")
-            described |= {"reason": self.down, "tried": dict(self._ways.tried), "last_answered": answered}
             late = self.state == "started late"
+            described |= {"reason": self.down, "tried": dict(self.ways.tried), "last_answered": answered}
             described["reads"] = "only what was written since" if late else "refused"
             described["writes"] = "kept until the first is back" if late or self.spilling else "refused"
         return described
@@ -337,10 +309,7 @@ class Chain:
     async def close(self) -> None:
         """Release every store of the chain."""
         self._closed, self.opened, self.normal = True, False, False
-        task, self._homeward = self._homeward, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
-            task.cancel()
-            await asyncio.wait([task])
+        await self._homeward.end()
         async with AsyncExitStack() as stack:
             for backend in self.backends:
                 stack.push_async_callback(backend.close)
@@ -355,31 +324,20 @@ class Chain:
 
     async def _open_first(self) -> None:
         """Serve from the first store; begin to deliver if anything waits for it."""
-        waits = await self._ways.look()
-        if self._ways.left:
-            degraded(self._ways.left)
+        waits = await self.ways.look()
+        if self.ways.left:
+            degraded(self.ways.left)
         if waits:
             self._enter("delivering")
-            self._go_home()
+            self._homeward.begin()
         else:
             self._resume()
             await self._tidy()
 
-    def _go_home(self) -> asyncio.Task[Delivery]:
-        """Return the task that probes the first store and delivers what waits; begin it if there is none."""
-        task = self._homeward
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            # In a context of its own: that of the caller may hold a transaction.
-            task = self._homeward = asyncio.create_task(self._come_home(), context=Context())
-            task.add_done_callback(self._came_home)
-        return task
-
-    def _came_home(self, task: asyncio.Task[Delivery]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.down = str(error) or type(error).__name__
-            self._wait()
-            _log.warning("%s could not be taken up again: %s", self.first.name, self.down)
+    def _broke_off(self, error: BaseException) -> None:
+        self.down = str(error) or type(error).__name__
+        self._wait()
+        _log.warning("%s could not be taken up again: %s", self.first.name, self.down)
 
     async def _come_home(self) -> Delivery:
         tally = self._tally = Tally()  # what is brought in meanwhile counts, too
@@ -396,32 +354,32 @@ class Chain:
             await self._deliver(tally, progress)
         except OUT_OF_REACH as error:
             self._failed(error)
-            return report((await self._ways.counts())[0], self.down)
+            return report((await self.ways.counts())[0], self.down)
         await self._tidy()
-        if self._ways.left:
-            _log.warning("%s: %s", self._ways.left, self._ways.tried)
-        return report(0, self._ways.left)
+        if self.ways.left:
+            _log.warning("%s: %s", self.ways.left, self.ways.tried)
+        return report(0, self.ways.left)
 
     async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
         """Deliver all that waits, and return to the normal state."""
-        waits = await self._ways.look()
+        waits = await self.ways.look()
         while waits or self.state != "normal":
             self._enter("delivering")
             await self._keeping.ended()
-            for way in self._ways.reachable:
-                await self._ways.empty(way, tally, progress)
+            for way in self.ways.reachable:
+                await self.ways.empty(way, tally, progress)
             waits = False
             if self.state == "delivering":  # else it was cut off meanwhile
                 self._resume()
 
     async def _tidy(self) -> None:
         self._manifest.save(volatile=False)
-        await self._ways.tidy()
+        await self.ways.tidy()
 
     def _failed(self, error: StorageError) -> None:
         if self.opened:
             self.lost(error)
-        self._ways.tried[self.first.name] = self.down = str(error)
+        self.ways.tried[self.first.name] = self.down = str(error)
         self._wait()
 
     def _resume(self) -> None:
@@ -429,8 +387,8 @@ class Chain:
         self._enter("normal")
         self.heard = time.time()
         self._delay = SOONEST
-        if not self._ways.left:
-            self._ways.tried.clear()
+        if not self.ways.left:
+            self.ways.tried.clear()
         if was_down:
             self._publish(Failover("recover", self.first.name, self.first.name))
 
@@ -438,7 +396,7 @@ class Chain:
         self.down = reason
         if self._strict:
             raise BackendUnavailable(f"{self.first.name} is out of reach, and strict allows nothing else: {reason}")
-        queue = await self._ways.fall_back(durable=False)
+        queue = await self.ways.fall_back(durable=False)
         self._enter("started late")
         self._view = View(self._limits)
         told = f"{self.first.name} is out of reach ({reason}): {queue.store.name} serves, and shows only what is "

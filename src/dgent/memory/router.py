@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from pathlib import Path
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from dgent.checks import check_namespace, check_ttl, checked_ids
 from dgent.datum import Datum, stamped
-from dgent.delivery import RESERVED, roomy
+from dgent.delivery import RESERVED
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -18,14 +17,11 @@ from dgent.exceptions import (
     InvalidDatum,
     InvalidNamespace,
     StorageTimeout,
-    UnknownBackend,
 )
+from dgent.memory.building import Builder, only
 from dgent.memory.chain import Chain
-from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.manifest import ManifestFile
 from dgent.memory.sql import SqlBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 from dgent.settings import Settings
 
@@ -36,8 +32,6 @@ if TYPE_CHECKING:
     from dgent.delivery import Delivery, Entry
     from dgent.memory.bus import DataBus, Event
     from dgent.protocol import TTL, Backend, Capabilities, Datums, Revisions, StoreStats
-
-NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
 FEW: Final = 64
 """For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
@@ -87,9 +81,9 @@ class DgentRouter:
         loaded = Settings.load() if settings is None else settings
         publish = _ignore if bus is None else bus.publish
         names = loaded.chain if force_backend is None else (force_backend,)
-        chosen = _Builder(loaded, database, bus).build(names) if backends is None else backends
+        chosen = Builder(loaded, database, bus).build(names) if backends is None else backends
         if force_backend is not None or not chosen:
-            chosen = _only(force_backend, chosen)
+            chosen = only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
         self._limits = loaded.limits
         self._chain = Chain(
@@ -109,7 +103,7 @@ class DgentRouter:
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
         self.namespace = namespace
-        self._first, self._seen = self._chain.first.within(namespace), self._chain.seen(namespace)
+        self._first, self._seen = self._chain.first.within(namespace), self._chain.ways.seen(namespace)
 
     @property
     def name(self) -> str:
@@ -187,7 +181,7 @@ class DgentRouter:
 
     async def set_aside(self) -> Sequence[Entry]:
         """Return the writes that were set aside, oldest first, each with its reason."""
-        return await self._chain.set_aside()
+        return await self._chain.ways.set_aside()
 
     async def retry(self, entry: Entry) -> bool:
         """Deliver a write that was set aside over whatever the first store holds; tell whether it was there.
@@ -198,7 +192,7 @@ class DgentRouter:
 
     async def discard(self, entry: Entry) -> bool:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
-        return await self._chain.discard(entry.key)
+        return await self._chain.ways.discard(entry.key)
 
     def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Coroutine[Any, Any, Datum]:
         """Store a datum and return it with the version and seq that it got."""
@@ -413,57 +407,6 @@ class DgentRouter:
     ) -> Coroutine[Any, Any, Page]:
         """Return a page of live datums, the newest first."""
         return self._read("list", prefix, after, limit, cursor=cursor, order=order)
-
-
-class _Builder:
-    """Makes the backends that the settings name; none is opened. The first may hold the open database."""
-
-    def __init__(self, settings: Settings, database: Database | None, bus: DataBus | None) -> None:
-        self._settings, self._database, self._bus = settings, database, bus
-        url = settings.database_url
-        self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
-
-    def build(self, names: Sequence[str]) -> list[Backend]:
-        """Return the backends of a chain, without the PostgreSQL that nobody has configured."""
-        unknown = [name for name in names if name not in NAMES]
-        if unknown:
-            raise UnknownBackend(f"no backend is called {unknown[0]!r}: use {', '.join(NAMES)}")
-        wanted = [name for name in names if name != "postgres" or self._postgres is not None]
-        if not wanted:
-            raise BackendUnavailable("PostgreSQL is not configured: set KGENTS_DATABASE_URL to its URL")
-        return [self._make(name, first=name == wanted[0]) for name in wanted]
-
-    def _make(self, name: str, *, first: bool) -> Backend:
-        settings = self._settings
-        rest: dict[str, Any] = {"limits": settings.limits if first else roomy(settings.limits)}
-        if first and self._bus is not None:
-            rest["on_change"] = self._bus.publish
-        if name == "memory":
-            return MemoryBackend(settings.namespace, **rest)
-        if name == "jsonl":
-            return JSONLBackend(settings.jsonl_path, settings.namespace, **rest)
-        if self._database is not None and (name == "postgres") == (self._postgres is not None):
-            return _over(self._database, name, settings.namespace, rest)
-        if name == "postgres":
-            from dgent.memory.postgres import PostgresBackend  # noqa: PLC0415  # only the driver that is used
-
-            return PostgresBackend(settings.url, settings.namespace, settings=settings, **rest)
-        path = settings.sqlite_path if self._postgres is not None else Path(settings.url.database or "")
-        return SQLiteBackend(path, settings.namespace, settings=settings, **rest)
-
-
-def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -> Backend:
-    backend = SqlBackend(database, namespace, **rest)
-    backend.name, backend.priority = name, 10 if name == "postgres" else 50
-    return backend
-
-
-def _only(name: str | None, backends: Sequence[Backend]) -> Sequence[Backend]:
-    chosen = [backend for backend in backends if backend.name == name]
-    if not chosen:
-        known = ", ".join(backend.name for backend in backends) or "at least one backend"
-        raise UnknownBackend(f"no backend of the chain is called {name!r}: use {known}")
-    return chosen[:1]
 
 
 def _ids(verb: str, args: Sequence[Any]) -> Sequence[str] | None:

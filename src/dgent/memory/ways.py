@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.delivery import Deliverer, Entry, Queue, QueueUnreadable, Tally
+from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally
 from dgent.exceptions import BackendUnavailable, DgentError, StorageError
 from dgent.memory.manifest import Manifest, ManifestFile, key_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dgent.protocol import Backend
+    from dgent.datum import Datum
+    from dgent.protocol import TTL, Backend
 
 _log: Final = logging.getLogger("dgent.memory")
+
+
+class Seen:
+    """The highest seq of a namespace that was seen in an answer; every view of a router shares it."""
+
+    __slots__ = ("seq",)
+
+    def __init__(self) -> None:
+        self.seq = 0
 
 
 class Ways:
@@ -32,6 +43,7 @@ class Ways:
         self._lost: set[Deliverer] = set()
         self.tried: dict[str, str] = {}
         self.waiting = 0
+        self._seen: dict[str, Seen] = {}
 
     @property
     def last(self) -> Queue | None:
@@ -60,6 +72,23 @@ class Ways:
         durable = [store for store in self._later if store.capabilities.durable]
         self._all = [self._way(store) for store in durable if known.rebuilt or (key_of(store), target) in known.spills]
 
+    def seen(self, namespace: str) -> Seen:
+        """Return what was seen of a namespace of the first store."""
+        return self._seen.setdefault(namespace, Seen())
+
+    async def append(
+        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Known
+    ) -> list[Entry]:
+        """Let writes wait in the last one; they are safe there when this answers.
+
+        Raises:
+            StorageError: they could not be made safe.
+        """
+        queue, now = self._all[-1].queue, time.time()
+        taken = await queue.append([Entry(namespace, id, datum, ttl, now, known) for id, datum in writes])
+        self.remember(queue)
+        return taken
+
     async def look(self) -> bool:
         """Find out which of them can be read, and tell whether anything waits there."""
         self._lost.clear()
@@ -81,7 +110,7 @@ class Ways:
         except QueueUnreadable as error:
             self._leave(way, error.error)
         for entry in tally.aside[aside:]:
-            _log.warning("the %s of %r was set aside: %s", entry.kind, entry.id, entry.reason)
+            _log.warning("%s was set aside: %s", entry.what, entry.reason)
 
     async def bring(self, namespace: str, ids: Sequence[str], tally: Tally) -> None:
         """Deliver what waits for some ids. Raises as `empty` does."""
@@ -132,6 +161,12 @@ class Ways:
                 waiting, aside = waiting + more[0], aside + more[1]
         self.waiting = waiting
         return waiting, aside
+
+    async def describe(self) -> dict[str, object]:
+        """Return how much waits, for people, and what cannot be looked at."""
+        waiting, aside = await self.counts()
+        described: dict[str, object] = {"waiting": waiting, "set_aside": aside, "manifest": str(self._manifest.path)}
+        return described | ({"left": self.left, "tried": dict(self.tried)} if self.left else {})
 
     async def set_aside(self) -> list[Entry]:
         """Return the writes that were set aside, oldest first."""
