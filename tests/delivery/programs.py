@@ -21,6 +21,10 @@ class DeathError(Exception):
     """The process ends here."""
 
 
+PAUSES = (0, 0, 0, 1, 1, 2, 4, 60)
+"""Turns of the loop that a call takes: seldom so many that another program gets through all it has to do."""
+
+
 class Life:
     """Counts the calls of a program, and ends it: before the call is made, or after it took effect."""
 
@@ -28,7 +32,7 @@ class Life:
         self.left, self.random, self.dead = calls, random, False
 
     async def step(self) -> None:
-        for _ in range(self.random.randrange(4) if self.random else 0):
+        for _ in range(self.random.choice(PAUSES) if self.random else 0):
             await asyncio.sleep(0)
         if self.left is not None:
             self.left -= 1

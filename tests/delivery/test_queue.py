@@ -273,6 +273,26 @@ async def _dies_after(program: Program, target: MemoryBackend, calls: int) -> bo
     return waits
 
 
+async def test_who_looks_late_takes_no_delivery_for_the_write_of_a_stranger() -> None:
+    """Another program delivers everything between the look at the place of the id and that at the target."""
+    target, queue = MemoryBackend("n"), Queue(MemoryBackend(), "first")
+    other = Deliverer(queue, target)
+
+    class Late(MemoryBackend):
+        async def history(self, id: str, **named: Any) -> Any:
+            await other.run()
+            return await super().history(id, **named)
+
+    late = Late("n")
+    late._house = target._house
+    before = Known(time.time() - 60)
+    await queue.append([entry("a", 1, None, before), entry("a", None, None, before), entry("a", 2, None, before)])
+    tally = await Deliverer(queue, late).run()
+    assert (tally.delivered, tally.aside) == (0, [])
+    assert [one.datum for one in await target.history("a")] == [value("a", 1), None, value("a", 2)]
+    assert await queue.count() == (0, 0)
+
+
 async def test_progress_is_kept_page_by_page_and_within_a_page() -> None:
     """A target that goes away again and again takes some each time, until it has all."""
     count, switch = 3 * entry_module.PAGE, Switch()

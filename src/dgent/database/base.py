@@ -208,6 +208,10 @@ class Database(ABC):
         (see `constructs.announcing`).
         """
 
+    async def ahead(self) -> float:
+        """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
+        return 0.0
+
     @property
     def forked(self) -> bool:
         """Whether this is a child process of the one that opened the database."""

@@ -139,7 +139,11 @@ class Trip:
                 last = await self._writer.last(entry)
                 known = plan is not None or is_known(last, place, entry)
                 if not known and not await self._writer.is_there(last, entry):
-                    return conflict(self._by.target.name, last, entry)
+                    fresh = await self._place_of(entry)
+                    if fresh.row == place.row:
+                        return conflict(self._by.target.name, last, entry)
+                    self._places[entry.group] = fresh  # it was somebody who delivers, since we looked
+                    continue
                 base = plan.base if plan is not None else last.version if last else 0
                 planned = place._replace(plan=Plan(entry.seq, base, self._by.name, now + LEASE))
                 self._places[entry.group] = await self._by.ask(self._queue.move(entry.group, planned))

@@ -50,6 +50,7 @@ from dgent.memory.ways import Ways
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dgent.database import Database
     from dgent.datum import Datum, Limits
     from dgent.memory.bus import Event
     from dgent.memory.manifest import ManifestFile
@@ -93,7 +94,7 @@ class Chain:
         self.backends, self.first = list(backends), backends[0]
         self.state: State = "normal"
         self.normal = self.opened = False
-        self.down, self.heard = "", 0.0
+        self.down, self.heard, self._ahead = "", 0.0, 0.0
         self.filled = not self.first.capabilities.durable
         self.spilling = spilling
         self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
@@ -165,7 +166,7 @@ class Chain:
         self.nudge()
         if not self.away or not self.opened:
             return False
-        known = Known(self.heard, self.ways.seen(namespace).seq)
+        known = Known(self.heard + self._ahead, self.ways.seen(namespace).seq)
         with self._keeping.one():
             taken = await self.ways.append(namespace, writes, ttl, known)
         for entry in taken:  # they have no version yet: the first store will give them one
@@ -321,6 +322,8 @@ class Chain:
 
     async def _admit(self) -> None:
         self.filled = await self._manifest.admit(self.first, order=self._order)
+        database: Database | None = getattr(self.first, "database", None)
+        self._ahead = 0.0 if database is None else await database.ahead()
 
     async def _open_first(self) -> None:
         """Serve from the first store; begin to deliver if anything waits for it."""
