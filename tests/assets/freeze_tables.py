@@ -39,6 +39,13 @@ SIGNED = ("audit", "ada")
 
 
 async def fill(database: Database) -> None:
+    """Write what each verb writes, and what waits for a store elsewhere, in its first format."""
+    await fill_tables(database)
+    await _fill_outbox(database)
+    await _fill_spill(SqlBackend(database))
+
+
+async def fill_tables(database: Database) -> None:
     """Write what each verb writes, through the public face."""
     memory = SqlBackend(database)
     await _fill_memory(memory)
@@ -49,8 +56,6 @@ async def fill(database: Database) -> None:
     for key in GENERATIONS:
         await AsyncGeneration(database, key).bump()
     await AsyncGeneration(database, "report").set(40)
-    await _fill_outbox(database)
-    await _fill_spill(memory)
 
 
 async def _fill_memory(memory: SqlBackend) -> None:

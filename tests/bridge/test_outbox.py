@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import inspect, text
 
 from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.database import Database, open_database
 from dgent.datum import Datum, Limits
+from dgent.delivery import Delivery, trip
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -23,6 +28,8 @@ from dgent.exceptions import (
     LimitExceeded,
 )
 from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.sql import SqlBackend
+from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
@@ -33,7 +40,7 @@ from .conftest import opened, settings_of
 from .test_unit_of_work import STEPS, Fault, _faults, _raise, crystal, row
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import AsyncIterator
 
 
 class Elsewhere(MemoryBackend):
@@ -75,7 +82,7 @@ async def test_d5_what_was_committed_is_delivered(database: Database, memory: El
         (4, datum),
     ]
     assert await memory.exists("d")
-    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert await Outbox(database, memory).reconcile() == Delivery()
 
 
 async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memory: Elsewhere) -> None:
@@ -93,7 +100,7 @@ async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memo
         async with unit_of_work(database, memory) as inner:
             await inner.memory.put(Datum.create(b"1", id="kept"))
         assert await memory.count() == 0
-    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert await Outbox(database, memory).reconcile() == Delivery()
     assert [datum.id for datum in await memory.list()] == ["kept"]
 
 
@@ -109,8 +116,8 @@ async def test_an_outage_delays_and_loses_nothing(database: Database, memory: El
     memory.down, memory.deaf = False, True
     assert (await box.reconcile()).waiting == 3
     memory.deaf = False
-    assert await box.reconcile() == (3, [], 0)
-    assert await box.reconcile() == (0, [], 0)
+    assert await box.reconcile() == Delivery(3)
+    assert await box.reconcile() == Delivery()
     assert [entry.datum.content for entry in await memory.history("c") if entry.datum] == [b"0", b"1", b"2"]
 
 
@@ -118,7 +125,7 @@ async def test_a_time_to_live_is_kept_on_delivery(database: Database) -> None:
     clock = ManualClock(time.time())
     memory = Elsewhere(clock=clock)
     for id in ("expires", "expired", "late", "deleted"):
-        await memory.put(Datum.create(b"1", id=id), ttl=1 if id == "expired" else 100)
+        await memory.put(Datum.create(b"1", id=id), ttl={"expired": 1, "late": 1.5}.get(id, 100))
     await memory.put(Datum.create(b"1", id="stays"))
     clock.advance(1)
     ids = ["expires", "expired", "late", "deleted", "stays", "new"]
@@ -129,39 +136,38 @@ async def test_a_time_to_live_is_kept_on_delivery(database: Database) -> None:
         await tx.memory.put(Datum.create(b"1", id="inside"), ttl=100)
         await tx.memory.put(Datum.create(b"2", id="inside"), ttl="keep")
     memory.down = False
-    await memory.put(Datum.create(b"1", id="late"), ttl=1)
     clock.advance(1)
-    assert await Outbox(database, memory).reconcile() == (8, [], 0)  # the delete had gone through
-    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert await Outbox(database, memory).reconcile() == Delivery(8)  # the delete had gone through
+    assert await Outbox(database, memory).reconcile() == Delivery()
     clock.advance(1)
     assert {datum.id for datum in await memory.list()} == {"expires", "expired", "deleted", "stays", "new", "inside"}
     assert all(datum.content == b"2" for datum in await memory.list())
-    assert [each.datum.content for each in await memory.history("late") if each.datum] == [b"1", b"1", b"2"]
+    assert [each.datum.content for each in await memory.history("late") if each.datum] == [b"1", b"2"]
     clock.advance(1000)
     assert {datum.id for datum in await memory.list()} == {"expired", "deleted", "stays", "new"}
 
 
 async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory: Elsewhere) -> None:
     box = Outbox(database, memory)
-    await memory.put(Datum.create(b"", id="child", causal_parent="c"))
     async with unit_of_work(database, memory) as tx:
         await tx.memory.put(Datum.create(b"1", id="c", causal_parent="child"))
+        await memory.put(Datum.create(b"", id="child", causal_parent="c"))  # somebody else, at the same time
         await tx.memory.put(Datum.create(b"2", id="d"))
     assert await memory.exists("d")
-    report = await box.reconcile()
-    assert (report.delivered, report.waiting) == (0, 0)
-    (entry,) = report.refused
+    assert await box.reconcile() == Delivery()
+    (entry,) = await box.set_aside()
     assert (entry.id, entry.datum.content if entry.datum else None) == ("c", b"1")
-    assert "CausalCycle" in (entry.refusal or "")
+    assert "CausalCycle" in entry.reason
     await memory.delete("child")
-    assert await box.reconcile(retry=True) == (1, [], 0)
+    assert await box.retry(entry)
+    assert await box.set_aside() == []
     assert await memory.exists("c")
     async with unit_of_work(database, memory) as tx:
-        await memory.put(Datum.create(b"", id="child", causal_parent="z"))
         await tx.memory.put(Datum.create(b"1", id="z", causal_parent="child"))
-    (entry,) = await box.refused()
+        await memory.put(Datum.create(b"", id="child", causal_parent="z"))
+    (entry,) = await box.set_aside()
     await box.discard(entry)
-    assert await box.reconcile() == (0, [], 0)
+    assert await box.reconcile() == Delivery()
 
 
 async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: Database) -> None:
@@ -192,6 +198,124 @@ async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: 
         assert [datum.id for datum in await tx.memory.causal_chain("a")] == ["b", "a"]
         assert not tx.memory.capabilities.versioned
     assert [datum.id for datum in await memory.causal_chain("a")] == ["b", "a"]
+
+
+@pytest.fixture(params=["memory", "jsonl", "sqlite", "same"])
+async def other(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Any]:
+    """Return a memory of each kind elsewhere, and one in the same database."""
+    if request.param == "memory":
+        made: Any = MemoryBackend()
+    elif request.param == "jsonl":
+        made = JSONLBackend(tmp_path / "memory.jsonl")
+    elif request.param == "sqlite":
+        made = SQLiteBackend(tmp_path / "memory.db")
+    else:
+        made = SqlBackend(database)
+    yield made
+    if request.param != "same":
+        await made.close()
+
+
+async def test_a_cycle_is_refused_in_the_transaction_also_through_a_parent_that_is_absent(
+    database: Database, other: Any
+) -> None:
+    await other.put(Datum.create(b"", id="child", causal_parent="absent"))
+    async with unit_of_work(database, other) as tx:
+        with pytest.raises(CausalCycle):  # what is there names it already
+            await tx.memory.put(Datum.create(b"", id="absent", causal_parent="child"))
+        await tx.memory.put(Datum.create(b"", id="a", causal_parent="b"))
+        await tx.memory.put(Datum.create(b"", id="b", causal_parent="c"))
+        with pytest.raises(CausalCycle):  # what this transaction wrote does
+            await tx.memory.put(Datum.create(b"", id="c", causal_parent="a"))
+        await tx.memory.put(Datum.create(b"", id="c", causal_parent="child"))
+    async with unit_of_work(database, other) as tx:
+        await tx.memory.delete("child")
+        await tx.memory.put(Datum.create(b"", id="absent", causal_parent="child"))
+    assert {datum.id for datum in await other.list()} == {"a", "b", "c", "absent"}
+    assert await Outbox(database, other).set_aside() == []
+
+
+async def test_a_delivery_is_never_put_over_what_came_after_it(
+    database: Database, memory: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process dies between the delivery and its receipt; somebody puts a newer value with `expect=`."""
+    monkeypatch.setattr(trip, "LEASE", 0.0)
+    box = Outbox(database, memory)
+    memory.deaf = True  # it takes the write, and we never hear of it
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.put(Datum.create(b"old", id="c"))
+    memory.deaf = False
+    newer = await memory.put(Datum.create(b"newer", id="c"), expect=1)
+    assert await box.reconcile() == Delivery(1)
+    assert await memory.get("c") == newer
+
+
+async def test_what_somebody_else_wrote_while_a_write_waited_is_not_overwritten(
+    database: Database, memory: Elsewhere
+) -> None:
+    box = Outbox(database, memory)
+    await memory.put(Datum.create(b"0", id="c"))
+    memory.down = True
+    for n in (1, 2):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"%d" % n, id="c"))
+    memory.down = False
+    theirs = await memory.put(Datum.create(b"theirs", id="c"), expect=1)
+    report = await box.reconcile()
+    assert (report.delivered, report.waiting) == (0, 0)
+    assert [entry.datum and entry.datum.content for entry in report.set_aside] == [b"1", b"2"]
+    assert all("version 2" in entry.reason for entry in report.set_aside)
+    assert await memory.get("c") == theirs
+
+
+@pytest.mark.parametrize("place", ["sqlite", "postgres"])
+async def test_the_table_of_the_first_outbox_is_taken_over_in_its_order(
+    request: pytest.FixtureRequest, sqlite_path: Path, place: str
+) -> None:
+    frozen = Path(__file__).parent.parent / "assets" / "queue-1.db"
+    if place == "sqlite":
+        shutil.copy(frozen, sqlite_path)
+        sqlite_path.chmod(0o600)
+        url = f"sqlite:///{sqlite_path}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        await _old_table(url, frozen)
+    async with opened(url) as database:
+        one, two = MemoryBackend("one"), MemoryBackend("two")
+        await two.put(Datum("b", b"stays", 0.0))
+        assert await Outbox(database, one).reconcile() == Delivery(4)
+        assert [(each.version, each.datum) for each in await one.history("a")] == [
+            (1, Datum("a", b"1", 1.0, None, {"k": "one"})),
+            (2, Datum("a", b"2", 2.0)),
+        ]
+        assert len(await one.history("c")) == 1  # it was to keep the time of what is gone, so it is gone, too
+        box = Outbox(database, two)
+        assert (await box.reconcile()).delivered == 3
+        (entry,) = await box.set_aside()
+        assert (entry.id, entry.datum, entry.reason[:11]) == ("b", None, "CausalCycle")
+        assert await two.exists("b")
+        assert not await database.read(lambda connection: inspect(connection).has_table("dgent_outbox"))
+        assert await box.reconcile() == Delivery()
+
+
+async def _old_table(url: str, frozen: Path) -> None:
+    """Make the table of the first outbox on another database, with the rows of the frozen file."""
+    columns = "namespace, seq, id, datum, ttl, at, refusal"
+    with closing(sqlite3.connect(frozen)) as source:
+        rows = source.execute(f"SELECT {columns} FROM dgent_outbox").fetchall()
+
+    def work(connection: Any) -> None:
+        connection.exec_driver_sql(
+            'CREATE TABLE dgent_outbox (namespace TEXT COLLATE "C" NOT NULL, seq BIGINT NOT NULL, '
+            'id TEXT COLLATE "C" NOT NULL, datum TEXT COLLATE "C", ttl DOUBLE PRECISION, at DOUBLE PRECISION NOT NULL, '
+            'refusal TEXT COLLATE "C", PRIMARY KEY (namespace, seq))'
+        )
+        values = ", ".join(f":{name}" for name in columns.split(", "))
+        inserted = [dict(zip(columns.split(", "), each, strict=True)) for each in rows]
+        connection.execute(text(f"INSERT INTO dgent_outbox ({columns}) VALUES ({values})"), inserted)
+
+    async with opened(url) as database:
+        await database.write(work)
 
 
 steps = st.lists(
@@ -249,7 +373,10 @@ async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
     assert 8 < step < STEPS - 1
 
 
-async def test_b5_a_crash_at_each_step_leaves_both_or_neither(sqlite_path: Path, tmp_path: Path) -> None:
+async def test_b5_a_crash_at_each_step_leaves_both_or_neither(
+    sqlite_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trip, "LEASE", 0.0)  # the dead are not waited for
     url, lines = f"sqlite:///{sqlite_path}", tmp_path / "memory.jsonl"
     async with opened(url) as database:
         await Outbox(database, MemoryBackend("both")).prepare()
@@ -267,9 +394,9 @@ async def test_b5_a_crash_at_each_step_leaves_both_or_neither(sqlite_path: Path,
 async def _reconciled(database: Database, memory: Any) -> None:
     """Reconcile, twice; see that row and datum are both there or both absent, and clear both away."""
     box = Outbox(database, memory)
-    assert (await box.reconcile()).refused == []
+    assert (await box.reconcile()).set_aside == ()
     live = await memory.get("c")
-    assert await box.reconcile() == (0, [], 0)
+    assert await box.reconcile() == Delivery()
     found = await TableAdapter(Crystal, database).get("c")
     assert (live is None) is (found is None)
     if live is not None and found is not None:
@@ -320,7 +447,7 @@ async def test_concurrent_transactions_deliver_each_write(database: Database, me
             await tx.table(Crystal).put(row(f"d{n}"))
 
     await asyncio.gather(*(one(n) for n in range(12)))
-    assert await Outbox(database, memory).reconcile() == (0, [], 0)
+    assert await Outbox(database, memory).reconcile() == Delivery()
     assert await memory.count() == await TableAdapter(Crystal, database).count() == 12
 
 
@@ -331,6 +458,6 @@ async def test_namespaces_of_the_outbox_do_not_meet(database: Database) -> None:
         async with unit_of_work(database, store) as tx:
             await tx.memory.put(Datum.create(store.namespace.encode(), id="c"))
     one.down = False
-    assert await Outbox(database, one).reconcile() == (1, [], 0)
+    assert await Outbox(database, one).reconcile() == Delivery(1)
     assert (await one.get("c")).content == b"one"  # type: ignore[union-attr]
     assert (await Outbox(database, two).reconcile()).waiting == 1

@@ -11,16 +11,20 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, Text, insert, inspect, select, text, update
-from tests.assets.freeze_tables import answers, fill
+from tests.assets.freeze_tables import answers, fill_tables
 from tests.faults.stores import sync_engine
 
+from dgent.bridge import Outbox
 from dgent.causal import tables as causal
 from dgent.causal.log import Log
 from dgent.database import open_database
 from dgent.database.table_set import TableSet, meta
+from dgent.datum import Datum
+from dgent.delivery import Deliverer, Queue
 from dgent.exceptions import Corrupt, DgentError, SchemaOutdated, SchemaTooNew
 from dgent.memory import tables as memory
 from dgent.memory.sql import SqlBackend
+from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,6 +85,33 @@ async def test_every_verb_answers_over_each_format_that_landed_as_it_did_then(
         await database.close()
 
 
+@pytest.mark.parametrize("frozen", FROZEN, ids=[path.name for path in FROZEN])
+async def test_what_waited_in_each_format_that_landed_is_delivered_in_its_order(
+    frozen: Path, sqlite_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if frozen.suffix == ".db":
+        shutil.copy(frozen, sqlite_path)
+        sqlite_path.chmod(0o600)
+        url = f"sqlite:///{sqlite_path}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        await run_script(url, frozen.read_text())
+    database, elsewhere = opened(url), MemoryBackend()
+    try:
+        report = await Outbox(database, elsewhere).reconcile()
+        assert (report.delivered, report.set_aside) == (4, ())
+        history = [each.datum for each in await elsewhere.history("a")]
+        assert history == [Datum("a", b"waits", 7.0, metadata={"tags": ["x"]}), None]
+        assert not await database.read(lambda connection: inspect(connection).has_table("dgent_outbox"))
+        queue, first = Queue(SqlBackend(database), "postgres:frozen"), MemoryBackend()
+        await queue.prepare()
+        await Deliverer(queue, first).run()
+        assert await first.within("agents/ada").get("x") == Datum("x", b"elsewhere", 12.0)
+        assert (await queue.count())[0] == 0
+    finally:
+        await database.close()
+
+
 async def run_script(url: str, script: str) -> None:
     import asyncpg
 
@@ -99,8 +130,9 @@ def test_each_database_has_a_frozen_file_of_every_format() -> None:
 async def test_every_table_outside_alembic_belongs_to_a_numbered_set(url: str) -> None:
     database = opened(url)
     try:
-        await fill(database)
-        ours = {meta.name, "dgent_outbox", *memory.metadata.tables, *causal.metadata.tables}
+        await fill_tables(database)
+        await Outbox(database, MemoryBackend()).reconcile()
+        ours = {meta.name, *memory.metadata.tables, *causal.metadata.tables}
         assert await database.read(lambda connection: set(inspect(connection).get_table_names())) == ours
     finally:
         await database.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Self
 
@@ -14,12 +15,16 @@ if TYPE_CHECKING:
 
 
 class Switch:
-    """`on`: whether the store answers; `calls`: the verbs that were asked; `before`: is called first, and may raise."""
+    """`on`: whether the store answers; `calls`: the verbs that were asked; `before`: is called first, and may raise.
+
+    A verb in `held` waits for its event.
+    """
 
     def __init__(self) -> None:
         self.on = True
         self.calls: list[str] = []
         self.before: Callable[[str], None] | None = None
+        self.held: dict[str, asyncio.Event] = {}
 
     def pass_by(self, verb: str) -> None:
         self.calls.append(verb)
@@ -49,6 +54,8 @@ class Switchable:
 
         async def ask(*args: Any, **named: Any) -> Any:
             self.switch.pass_by(name)
+            if name in self.switch.held:
+                await self.switch.held[name].wait()
             return await found(*args, **named)
 
         return ask

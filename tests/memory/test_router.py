@@ -14,6 +14,7 @@ from tests.memory.switchable import Switch, Switchable
 
 from dgent.database import open_database
 from dgent.datum import Datum, Limits
+from dgent.delivery import Progress
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -167,14 +168,14 @@ async def test_what_was_written_while_degraded_is_found_again(place: Place) -> N
         assert {one.id for one in await router.list()} == {"new", "old"}
         assert await router.get("new") == datum("new", 2)
         status = await router.status()
-        assert (status["degraded"], status["spilled"], status["serving"]) == (True, 6, "jsonl")
+        assert (status["degraded"], status["waiting"], status["serving"]) == (True, 6, "jsonl")
         assert "only what was written since" in str(status["reads"])
     place.first.on = True
     async with place.router() as router:  # another process, as far as the stores can tell
         assert await router.get_many(["old", "new", "gone"]) == {"old": datum("old", 2), "new": datum("new", 2)}
         assert [one.datum for one in await router.history("new")] == [datum("new"), datum("new", 2)]
         status = await router.status()
-        assert (status["degraded"], status["spilled"], status["conflicts"]) == (False, 0, 0)
+        assert (status["degraded"], status["waiting"], status["set_aside"]) == (False, 0, 0)
     async with place.behind() as store:
         assert await store.get("new") == datum("new", 2)
 
@@ -213,7 +214,7 @@ async def test_what_memory_held_reaches_the_first_if_that_comes_back_in_time(pla
         with pytest.warns(DegradedWarning, match="memory serves"):
             await router.put(datum("a"))
         place.first.on = True
-        assert (await router.recover()).replayed == 1
+        assert (await router.recover()).delivered == 1
         assert (await router.get("a") or datum("no")).version == 1
     async with place.router() as router:  # and nothing is said to be lost
         assert await router.get("a") == datum("a")
@@ -250,13 +251,13 @@ async def test_with_spill_writes_go_on_and_reads_wait(place: Place) -> None:
         await router.within("other").put(datum("a", 7))
         with pytest.raises(BackendUnavailable, match="reads wait"):
             await router.get("a")
-        assert (await router.recover()).recovered is False
-        assert (await router.status())["spilled"] == 6
+        assert (await router.recover()).complete is False
+        assert (await router.status())["waiting"] == 6
         place.first.on = True
         with pytest.raises(BackendUnavailable):  # until everything is replayed
             await router.get("a")
         report = await router.recover()
-        assert (report.recovered, report.replayed, report.conflicts) == (True, 6, ())
+        assert (report.complete, report.delivered, report.set_aside) == (True, 6, ())
         assert {one.id: one.content for one in await router.list()} == {"a": b"2", "c": b"2"}
         assert await router.within("other").get("a") == datum("a", 7)
         assert [one.version for one in await router.history("c")] == [1, 2, 3]
@@ -351,7 +352,7 @@ async def test_a_bad_write_is_refused_before_it_is_spilled(place: Place) -> None
             await router.put(datum("a"), ttl=-1)
         with pytest.raises(LimitExceeded):
             await router.put_many([datum("a"), Datum("b", b"12345", 0.0)])
-        assert (await router.status())["spilled"] == 0
+        assert (await router.status())["waiting"] == 0
 
 
 async def test_a_true_conflict_is_set_aside_and_reported(place: Place) -> None:
@@ -366,21 +367,21 @@ async def test_a_true_conflict_is_set_aside_and_reported(place: Place) -> None:
             await store.put(datum("b", 100))
         place.first.on = True
         report = await router.recover()
-        assert (report.recovered, report.replayed) == (True, 1)
-        assert [(one.id, one.datum) for one in report.conflicts] == [
+        assert (report.complete, report.delivered) == (True, 1)
+        assert [(one.id, one.datum) for one in report.set_aside] == [
             ("a", datum("a", 2)),
             ("b", datum("b", 2)),
             ("b", datum("b", 3)),
         ]
-        assert all(one.reason for one in report.conflicts)
+        assert all(one.reason for one in report.set_aside)
         assert await router.get_many("abc") == {"a": datum("a", 100), "b": datum("b", 100), "c": datum("c", 2)}
-        assert (await router.status())["conflicts"] == 3
+        assert (await router.status())["set_aside"] == 3
     async with place.router() as router:  # they are kept until somebody decides
         await router.open()
-        assert (await router.status())["conflicts"] == 3
-        for conflict in await router.conflicts():
-            assert await router.settle(conflict)
-        assert (await router.status())["conflicts"] == 0
+        assert (await router.status())["set_aside"] == 3
+        for conflict in await router.set_aside():
+            assert await router.discard(conflict)
+        assert (await router.status())["set_aside"] == 0
 
 
 async def test_what_the_router_could_have_seen_is_no_conflict(place: Place) -> None:
@@ -392,7 +393,7 @@ async def test_what_the_router_could_have_seen_is_no_conflict(place: Place) -> N
         with pytest.warns(DegradedWarning):
             await router.put(datum("a", 2))
         place.first.on = True
-        assert (await router.recover()).conflicts == ()
+        assert (await router.recover()).set_aside == ()
         assert [one.datum for one in await router.history("a")] == [datum("a"), datum("a", 100), datum("a", 2)]
 
 
@@ -406,7 +407,7 @@ async def test_the_same_value_written_by_two_is_no_conflict(place: Place) -> Non
             await store.put(datum("a", 2))
         place.first.on = True
         report = await router.recover()
-        assert (report.replayed, report.conflicts) == (1, ())
+        assert (report.delivered, report.set_aside) == (1, ())
         assert len(await router.history("a")) == 2
 
 
@@ -419,12 +420,13 @@ async def test_events_tell_of_degradation_recovery_and_changes(place: Place) -> 
             await router.delete("a")
         place.first.on = True
         await router.recover()
-    events = [await anext(listener) for _ in range(5)]
+    events = [await anext(listener) for _ in range(6)]
     assert events == [
         Change("put", "default", "a", 1, 1),
         Failover("degrade", "sqlite", "", "the test has switched it off"),
         Change("delete", "default", "a"),  # no version yet
         Change("delete", "default", "a", 2, 2),
+        Progress("sqlite", delivered=1, set_aside=0, waiting=0),
         Failover("recover", "sqlite", "sqlite"),
     ]
     listener.cancel()
@@ -443,12 +445,12 @@ async def test_writes_that_race_with_the_recovery_are_in_the_first_in_their_orde
                 await router.put(datum(id, n))
 
         report, *_ = await asyncio.gather(router.recover(), write("a"), write("b"), write("c"))
-        assert report.recovered
-        assert not report.conflicts
+        assert report.complete
+        assert not report.set_aside
         for id in "abc":
             wanted = range(30) if id == "a" else range(2, 30)
             assert [one.datum for one in await router.history(id)] == [datum(id, n) for n in wanted]
-        assert (await router.status())["spilled"] == 0
+        assert (await router.status())["waiting"] == 0
 
 
 async def test_a_probe_beside_the_calls_finds_the_first_again(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -484,8 +486,8 @@ async def test_the_probe_backs_off(place: Place, monkeypatch: pytest.MonkeyPatch
             now = step / 2
             place.first.calls.clear()
             await router.count()
-            if router._chain._probe is not None:
-                await asyncio.wait([router._chain._probe])
+            if router._chain._homeward._task is not None:
+                await asyncio.wait([router._chain._homeward._task])
             if place.first.calls:
                 probed.append(now)
     assert probed == [1.0, 3.0, 7.0, 11.0, 15.0, 19.0]
@@ -504,10 +506,10 @@ async def test_two_programs_share_one_spill(place: Place) -> None:
         await two.put(datum("y"))
         assert await one.get("x") == datum("x", 2)
         place.first.on = True
-        assert (await one.recover()).replayed == 3
+        assert (await one.recover()).delivered == 3
         await two.put(datum("y", 2))  # it has not noticed yet
         report = await two.recover()
-        assert (report.recovered, report.conflicts) == (True, ())
+        assert (report.complete, report.set_aside) == (True, ())
         assert await one.get_many(["x", "y"]) == {"x": datum("x", 2), "y": datum("y", 2)}
 
 
@@ -520,7 +522,7 @@ async def test_two_recoveries_at_once_replay_everything_once(place: Place) -> No
             await (one if n % 2 else two).put(datum(f"k{n % 3}", n))
         place.first.on = True
         reports = await asyncio.gather(one.recover(), two.recover())
-        assert all(report.recovered and not report.conflicts for report in reports)
+        assert all(report.complete and not report.set_aside for report in reports)
         for k in range(3):
             assert [item.datum for item in await one.history(f"k{k}")] == [datum(f"k{k}", n) for n in range(k, 40, 3)]
 
@@ -659,7 +661,7 @@ async def test_a_spill_out_of_reach_is_said_and_replayed_later(place: Place) -> 
             await router.put(datum("b"))
         assert "may wait in jsonl" in str((await router.status())["left"])
         place.second.on = True
-        assert (await router.recover()).replayed == 1
+        assert (await router.recover()).delivered == 1
         assert "left" not in await router.status()
         assert await router.count() == 2
 
@@ -676,7 +678,7 @@ def test_it_serves_one_event_loop_after_another(place: Place) -> None:
     async def second() -> None:
         await router.put(datum("c"))
         place.first.on = True
-        assert (await router.recover()).replayed == 2
+        assert (await router.recover()).delivered == 2
         assert await router.count() == 3
         await router.close()
 
@@ -706,7 +708,7 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing(
         with pytest.warns(DegradedWarning, match="kept in sqlite"):
             await router.put(datum("a", 2))
         await router.delete("b")
-        assert not (await router.recover()).recovered
+        assert not (await router.recover()).complete
     for start in range(2):  # and other processes begin while it is down
         router = DgentRouter(settings)
         with pytest.warns(DegradedWarning, match="sqlite serves"):
@@ -719,7 +721,7 @@ async def test_a_server_that_crashes_and_comes_back_loses_nothing(
     postgres_server.start()
     async with DgentRouter(settings, strict=True) as router:
         assert {one.id: one.content for one in await router.list()} == {"a": b"2", "c0": b"1", "c1": b"1"}
-        assert await router.conflicts() == []
+        assert await router.set_aside() == []
         assert router.name == "postgres"
     assert (await anext(listener)).kind == "degrade"
 
@@ -740,19 +742,19 @@ async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restar
             with pytest.warns(DegradedWarning, match="kept in sqlite"):
                 await put_again(router, datum("a", 2))
             proxy.recover()
-            assert await replayed(router) == 1
-            assert await router.conflicts() == []
+            assert await delivered(router) == 1
+            assert await router.set_aside() == []
             assert await router.get("a") == datum("a", 2)
 
 
-async def replayed(router: DgentRouter) -> int:
-    """Return to a server that is there, but may be slow to answer; tell how much was replayed into it."""
+async def delivered(router: DgentRouter) -> int:
+    """Return to a server that is there, but may be slow to answer; tell how much was delivered to it."""
     count = 0
     async with asyncio.timeout(60):
-        while not (report := await router.recover()).recovered:
-            count += report.replayed
+        while not (report := await router.recover()).complete:
+            count += report.delivered
             await asyncio.sleep(0.1)
-    return count + report.replayed
+    return count + report.delivered
 
 
 async def put_again(router: DgentRouter, value: Datum) -> None:

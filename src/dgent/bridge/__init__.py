@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dgent.bridge.outbox import Entry, Outbox, Reconciled
+from dgent.bridge.outbox import Outbox
 from dgent.bridge.table_adapter import TableAdapter
 from dgent.bridge.tables import Tables
 from dgent.bridge.unit_of_work import Joinable, UnitOfWork, unit_of_work
 
-__all__ = ["Entry", "Joinable", "Outbox", "Reconciled", "TableAdapter", "Tables", "UnitOfWork", "unit_of_work"]
+__all__ = ["Joinable", "Outbox", "TableAdapter", "Tables", "UnitOfWork", "unit_of_work"]

@@ -1,128 +1,35 @@
 """Writes to an agent memory that lies elsewhere, kept in the transaction that made them until they are delivered.
 
-A write is a row of `dgent_outbox`, so it is committed or rolled back with the typed rows beside it. After the commit,
-and again by `reconcile`, it is delivered in order, at least once; a put of an equal datum changes nothing, so twice is
-once. The pattern is the transactional outbox.
+They wait in a queue of `dgent.delivery` in the tables of agent memory of the same database, so they are committed or
+rolled back with the typed rows beside them. After the commit, and again by `reconcile`, they are delivered in order.
+The pattern is the transactional outbox.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakSet
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Float,
-    MetaData,
-    Table,
-    bindparam,
-    delete,
-    func,
-    insert,
-    select,
-    update,
-)
-from sqlalchemy import Integer as SQLInteger
-
-from dgent.database.constructs import BYTEWISE, one_of, transaction_lock
-from dgent.database.statement import Statement
-from dgent.datum import Datum
-from dgent.exceptions import DgentError, StorageError, VersionConflict
+from dgent.bridge.old_outbox import take_over_table
+from dgent.delivery import Deliverer, Delivery, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
+from dgent.exceptions import StorageError
+from dgent.memory.sql import SqlBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dgent.database import Database
+    from dgent.database import Database, Runner
+    from dgent.datum import Datum
     from dgent.protocol import TTL, DgentProtocol
 
-ATTEMPTS: Final = 16
-PAGE: Final = 100
-_LOCK: Final = 0x6F7574626F78  # "outbox"
-_AT_ONCE: Final = 1e-3
-_KEEP: Final = -1.0  # in the column: no number of seconds
+SWEEP: Final = 256
+"""After so many deliveries what is left of them is erased."""
+
+FEW: Final = 32
 _log: Final = logging.getLogger("dgent.bridge")
-
-metadata = MetaData()
-
-outbox = Table(
-    "dgent_outbox",
-    metadata,
-    Column("namespace", BYTEWISE, primary_key=True),
-    Column("seq", BigInteger, primary_key=True, autoincrement=False),
-    Column("id", BYTEWISE, nullable=False, index=True),
-    Column("datum", BYTEWISE),
-    Column("ttl", Float(53)),
-    Column("at", Float(53), nullable=False),
-    Column("refusal", BYTEWISE),
-    comment="Writes that wait for agent memory. datum is null for a delete; refusal says why one was set aside.",
-)
-
-o = outbox.c
-_waits = (o.namespace == bindparam("ns"), o.refusal.is_(None))
-_LOCK_SEQ = Statement(select(transaction_lock(0)), "lock_key")
-_LAST = Statement(select(func.max(o.seq)).where(o.namespace == bindparam("ns")), "ns")
-_ADD = Statement(insert(outbox), "namespace seq id datum ttl at refusal")
-_NEXT = Statement(select(outbox).where(*_waits).order_by(o.seq).limit(bindparam("most", type_=SQLInteger)), "ns most")
-_OF_IDS = Statement(select(outbox).where(*_waits, one_of(o.id, "ids")).order_by(o.seq), "ns ids", lists="ids")
-_ALL = Statement(select(outbox).where(*_waits).order_by(o.seq), "ns")
-_COUNT = Statement(select(func.count()).select_from(outbox).where(*_waits), "ns")
-_REFUSED = Statement(select(outbox).where(o.namespace == bindparam("ns"), o.refusal.is_not(None)).order_by(o.seq), "ns")
-_HERE = (o.namespace == bindparam("ns"), o.seq == bindparam("of_seq"))
-_IS_THERE = Statement(select(o.seq).where(*_HERE, o.refusal.is_(None)), "ns of_seq")
-_DROP = Statement(delete(outbox).where(*_HERE), "ns of_seq")
-_SET_ASIDE = Statement(update(outbox).where(*_HERE).values(refusal=bindparam("why")), "ns of_seq why")
-_TAKE_BACK = Statement(update(outbox).where(o.namespace == bindparam("ns")).values(refusal=None), "ns")
-
-
-class Entry(NamedTuple):
-    """One write: a put, or a delete where `datum` is None; `at` is Unix seconds, `ttl` seconds from then, or "keep"."""
-
-    namespace: str
-    seq: int
-    id: str
-    datum: Datum | None
-    ttl: TTL
-    at: float
-    refusal: str | None = None
-
-    def rest_of_ttl(self, now: float, live: Datum | None) -> TTL:
-        """Return how much of its time to live is left; never 0, so that it still supersedes what was before.
-
-        What keeps the time of a datum that was live when it was written, and is not any more, expires as that did.
-        """
-        if self.ttl is None or (self.ttl == "keep" and live is not None):
-            return self.ttl
-        return _AT_ONCE if self.ttl == "keep" else max(_AT_ONCE, self.at + self.ttl - now)
-
-
-class Reconciled(NamedTuple):
-    """How many writes got there now, which are set aside, and how many still wait."""
-
-    delivered: int
-    refused: list[Entry]
-    waiting: int
-
-
-def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datum | None, TTL]]) -> None:
-    """Append writes (id, datum or None to delete, ttl) in their order; the order of the commits, too."""
-    _LOCK_SEQ.rows(connection, _LOCK)
-    now = time.time()
-    last = _LAST.rows(connection, namespace)[0][0] or 0
-    # Above every time before now: a seq that was delivered and dropped is not given out again.
-    first = max(last + 1, int(now * 1_000_000))
-    for seq, (id, datum, ttl) in enumerate(writes, first):
-        text, seconds = None if datum is None else datum.to_json(), _KEEP if ttl == "keep" else ttl
-        _ADD.run(connection, namespace, seq, id, text, seconds, now, None)
-
-
-def latest(connection: Connection, namespace: str, ids: list[str] | None) -> dict[str, Datum | None]:
-    """Return what waits: the last write of each of these ids, or of all."""
-    rows = _ALL.rows(connection, namespace) if ids is None else _OF_IDS.rows(connection, namespace, ids)
-    return {entry.id: entry.datum for entry in map(_entry, rows)}
+_Write: TypeAlias = "tuple[str, Datum | None, TTL]"
 
 
 class Outbox:
@@ -131,102 +38,135 @@ class Outbox:
     def __init__(self, database: Database, memory: DgentProtocol) -> None:
         self.database, self.memory = database, memory
         self.namespace: str = getattr(memory, "namespace", "default")
+        self._shared: _Shared = database.attached.get(_Shared) or _attach(database)
+        self._way = self._shared.way(self.namespace, memory)
 
     async def prepare(self) -> None:
-        """Make the table if it is not there."""
-        if self.database not in _prepared:
-            await self.database.write(_create)
-            _prepared.add(self.database)
+        """Make the tables if they are not there, and take over what older ones hold."""
+        await self._shared.prepare()
 
-    async def deliver(self) -> int:
-        """Deliver what waits, in order, and return how much got there.
+    async def add(self, transaction: Runner, writes: Sequence[_Write]) -> None:
+        """Let writes (id, datum or None to delete, ttl) wait, in their order, when the transaction commits."""
+        bases = await asyncio.gather(*(self._base(id) for id, _, _ in writes))
+        now = time.time()
+        entries = [
+            Entry(self.namespace, id, datum, ttl, now, Known(now, 0, base))
+            for (id, datum, ttl), base in zip(writes, bases, strict=True)
+        ]
+        await self._inside(transaction).append(entries)
 
-        What the memory refuses is set aside with the reason. When it does not answer, the rest waits for the next time.
+    async def latest(self, transaction: Runner, ids: Sequence[str] | None) -> dict[str, Datum | None]:
+        """Return what waits: the last write of each of these ids, or of all."""
+        queue = self._inside(transaction)
+        if ids is None or len(ids) > FEW:
+            found = await _last_writes(queue, None)
+            return found if ids is None else {id: found[id] for id in ids if id in found}
+        return {key: datum for id in ids for key, datum in (await _last_writes(queue, (self.namespace, id))).items()}
+
+    async def is_waiting_parent(self, transaction: Runner, id: str) -> bool:
+        """Tell whether a put that waits has this id as its parent, or had."""
+        return bool(await self._inside(transaction).children(id))
+
+    async def deliver(self) -> Delivery:
+        """Deliver what waits, in order, and report.
+
+        What the memory must not take is set aside with the reason. When it does not answer, the rest waits.
+
+        Raises:
+            StorageError: the database failed.
         """
-        delivered = 0
+        tally, reason = Tally(), ""
         try:
-            while entries := await self._next():
-                for entry in entries:
-                    delivered += await self._settle(entry)
+            await self._way.run(tally)
+        except QueueUnreadable as error:
+            raise error.error from None
         except StorageError as error:
+            reason = f"{self.memory.name}: {error}"
             _log.warning("the agent memory %s does not take what waits for it: %s", self.memory.name, error)
-        return delivered
+        for entry in tally.aside:
+            _log.error("%s, committed beside its row, was set aside: %s", entry.what, entry.reason)
+        waiting = (await self._way.queue.count())[0] if reason else 0
+        self._shared.unswept += tally.delivered
+        if self._shared.unswept > SWEEP:
+            await self._sweep()
+        return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
 
-    async def reconcile(self, *, retry: bool = False) -> Reconciled:
-        """Deliver what a crash or an outage left behind, and tell how things stand.
-
-        `retry` first tries again what was set aside; it stays until it gets there or is discarded.
-        """
+    async def reconcile(self) -> Delivery:
+        """Deliver what a crash or an outage left behind, and tell how things stand."""
         await self.prepare()
-        if retry:
-            await self.database.write(lambda connection: _TAKE_BACK.run(connection, self.namespace))
-        delivered = await self.deliver()
-        waiting = await self.database.read(lambda connection: _COUNT.rows(connection, self.namespace))
-        return Reconciled(delivered, await self.refused(), waiting[0][0])
+        report = await self.deliver()
+        await self._sweep()
+        return report
 
-    async def refused(self) -> list[Entry]:
-        """Return what was set aside, oldest first, each with its `refusal`."""
+    async def set_aside(self) -> list[Entry]:
+        """Return what was set aside, oldest first, each with its reason."""
         await self.prepare()
-        return await self.database.read(lambda connection: list(map(_entry, _REFUSED.rows(connection, self.namespace))))
+        return await self._way.queue.set_aside()
 
-    async def discard(self, entry: Entry) -> None:
-        """Give up on a write that was set aside."""
-        await self.database.write(lambda connection: _DROP.run(connection, self.namespace, entry.seq))
+    async def retry(self, entry: Entry) -> bool:
+        """Deliver a write that was set aside over whatever the memory holds; tell whether it was there."""
+        found = await self._way.queue.retry(entry.key)
+        if found:
+            await self.deliver()
+        return found
 
-    async def _next(self) -> list[Entry]:
-        return await self.database.read(
-            lambda connection: list(map(_entry, _NEXT.rows(connection, self.namespace, PAGE)))
-        )
+    async def discard(self, entry: Entry) -> bool:
+        """Give up on a write that was set aside; tell whether it was there."""
+        return await self._way.queue.discard(entry.key)
 
-    async def _settle(self, entry: Entry) -> bool:
-        """Deliver one write and drop it, or set it aside; tell whether it got there."""
+    async def _base(self, id: str) -> Version | None:
+        """Return the last version of an id in the memory, where that answers and has versions."""
+        if not (self.memory.capabilities.versioned and self.memory.capabilities.history):
+            return None
         try:
-            await self._deliver(entry)
+            found = await self.memory.history(id, limit=1)
         except StorageError:
-            raise
-        except DgentError as error:
-            why = f"{type(error).__name__}: {error}"
-            _log.error("a datum committed beside its row was refused by agent memory: %r, %s", entry.id, why)
-            await self.database.write(lambda connection: _SET_ASIDE.run(connection, self.namespace, entry.seq, why))
-            return False
-        return await self.database.write(lambda connection: _DROP.run(connection, self.namespace, entry.seq)) > 0
+            return None
+        return Version(found[-1].version, found[-1].seq) if found else Version(0, 0)
 
-    async def _deliver(self, entry: Entry) -> None:
-        """Write it over what is live now, unless somebody else delivered it in between.
+    async def _sweep(self) -> None:
+        self._shared.unswept = 0
+        await self._way.queue.sweep()
 
-        Another process may deliver the same rows. Whoever is late finds either another live version or the row gone, so
-        an old write never lands on a newer one.
-        """
-        for _ in range(ATTEMPTS):
-            live = await self.memory.get(entry.id)
-            if not await self._still_waits(entry):
-                return
-            version = live.version if live else 0
-            expect = version if self.memory.capabilities.versioned else None
-            try:
-                if entry.datum is not None:
-                    await self.memory.put(entry.datum, expect=expect, ttl=entry.rest_of_ttl(time.time(), live))
-                elif live is not None:
-                    await self.memory.delete(entry.id, expect=expect)
-            except VersionConflict:
-                continue
+    def _inside(self, transaction: Runner) -> Queue:
+        return self._way.queue.over(self._shared.store.joined(transaction))
+
+
+async def _last_writes(queue: Queue, one: tuple[str, str] | None) -> dict[str, Datum | None]:
+    return {entry.id: entry.datum async for page in queue.pages(one=one) for entry in page.entries}
+
+
+class _Shared:
+    """What the outboxes of one database share: its tables, and one deliverer for each memory.
+
+    `unswept` is how many were delivered since what is left of them was last erased.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.store = SqlBackend(database, limits=roomy(database.settings.limits))
+        self.unswept = 0
+        self._ways: dict[str, Deliverer] = {}
+        self._prepared = False
+
+    def way(self, namespace: str, memory: Any) -> Deliverer:
+        """Return the deliverer for a memory; one, so that who delivers in this process takes turns."""
+        way = self._ways.get(namespace)
+        if way is None or way.target is not memory:
+            way = self._ways[namespace] = Deliverer(self.queue(namespace), memory)
+        return way
+
+    def queue(self, namespace: str) -> Queue:
+        """Return what waits for a memory under a namespace."""
+        return Queue(self.store, f"outbox:{namespace}")
+
+    async def prepare(self) -> None:
+        if self._prepared:
             return
-        raise VersionConflict(entry.id, version, 0)
-
-    async def _still_waits(self, entry: Entry) -> bool:
-        found = await self.database.read(lambda c: _IS_THERE.rows(c, self.namespace, entry.seq), short=True)
-        return bool(found)
+        await self.store.prepare()
+        await take_over_table(self.store, self.queue)
+        self._prepared = True
 
 
-_prepared: WeakSet[Any] = WeakSet()
-
-
-def _create(connection: Connection) -> None:
-    connection.execute(select(transaction_lock(_LOCK)))
-    metadata.create_all(connection)
-
-
-def _entry(row: Any) -> Entry:
-    namespace, seq, id, datum, ttl, at, refusal = row
-    written = None if datum is None else Datum.from_json(datum)
-    return Entry(namespace, seq, id, written, "keep" if ttl == _KEEP else ttl, at, refusal)
+def _attach(database: Database) -> _Shared:
+    shared = database.attached[_Shared] = _Shared(database)
+    return shared

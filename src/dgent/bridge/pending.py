@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dgent.bridge import outbox
 from dgent.checks import check_id, check_ttl, checked_ids
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
@@ -27,7 +26,7 @@ class PendingMemory:
     """
 
     def __init__(self, box: Outbox, transaction: Transaction) -> None:
-        self._memory, self._transaction, self._namespace = box.memory, transaction, box.namespace
+        self._box, self._memory, self._transaction = box, box.memory, transaction
         self._limits: Limits = getattr(box.memory, "limits", box.database.settings.limits)
         self.name = box.memory.name
         self.capabilities: Capabilities = replace(box.memory.capabilities, versioned=False)
@@ -162,7 +161,7 @@ class PendingMemory:
         return {*ids} - (await self.get_many(ids)).keys() if self.capabilities.ttl else {*ids}
 
     async def _refuse_cycles(self, datums: Datums) -> None:
-        """Refuse a parent below its child here, where it can still be rolled back."""
+        """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
         given: dict[str, str | None] = {}
         for datum in datums:
             given[datum.id] = datum.causal_parent
@@ -170,14 +169,22 @@ class PendingMemory:
                 continue
             if datum.causal_parent == datum.id:
                 raise CausalCycle(f"{datum.id!r} cannot be its own parent")
-            if await self.exists(datum.id) or datum.id in given.values():
+            if datum.id in given.values() or await self._may_be_parent(datum.id):
                 await self._walk(datum, given)
 
+    async def _may_be_parent(self, id: str) -> bool:
+        """Tell whether anything that waits or is live may name this id as its parent."""
+        if await self._box.is_waiting_parent(self._transaction, id):
+            return True
+        asked: Any = getattr(self._memory, "is_parent", None)
+        return asked is None or await asked(id)
+
     async def _walk(self, datum: Datum, given: dict[str, str | None]) -> None:
-        at: str | None = datum.causal_parent
-        while at is not None:
+        at, passed = datum.causal_parent, set[str]()
+        while at is not None and at not in passed:
             if at == datum.id:
                 raise CausalCycle(f"{datum.causal_parent!r} descends from {datum.id!r}, so it cannot be its parent")
+            passed.add(at)
             if at in given:
                 at = given[at]
                 continue
@@ -186,10 +193,10 @@ class PendingMemory:
 
     async def _add(self, writes: _Writes) -> None:
         if writes:
-            await self._transaction.write(lambda connection: outbox.add(connection, self._namespace, writes))
+            await self._box.add(self._transaction, writes)
 
     async def _waiting(self, ids: _Ids) -> dict[str, Datum | None]:
-        return await self._transaction.read(lambda connection: outbox.latest(connection, self._namespace, ids))
+        return await self._box.latest(self._transaction, ids)
 
 
 _Writes = list[tuple[str, Datum | None, "TTL"]]

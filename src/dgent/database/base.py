@@ -11,7 +11,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from sqlalchemy import text
 
@@ -166,6 +166,7 @@ class Database(ABC):
 
     Attributes:
         look_every: seconds between two looks at whether another process has changed something, while anybody watches.
+        attached: what rooms above keep for as long as it lives, by type.
         durable: whether what was acknowledged is there after the process has ended.
     """
 
@@ -176,6 +177,7 @@ class Database(ABC):
         self.url = url
         self.settings = settings
         self.what = shown(url)
+        self.attached: dict[type[Any], Any] = {}
         self._forks = _forks
         self._closed = False
 
@@ -207,6 +209,10 @@ class Database(ABC):
         and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
         (see `constructs.announcing`).
         """
+
+    async def ahead(self) -> float:
+        """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
+        return 0.0
 
     @property
     def read_only(self) -> str:

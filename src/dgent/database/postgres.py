@@ -6,6 +6,7 @@ Everything that lives on an event loop is in one `_Home`, which closes with that
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 READ_TOGETHER: Final = 256
 WRITE_TOGETHER: Final = 512
+
+
+_CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 class PostgresDatabase(Database):
@@ -85,6 +89,12 @@ class PostgresDatabase(Database):
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
         """Call back when a unit of work announced the topic, after each poll, and after a lost connection."""
         return self._here().watches.add(topic, wake)
+
+    async def ahead(self) -> float:
+        """Return by how many seconds the clock of the server is ahead, give or take half of the way to it."""
+        asked = time.time()
+        there: float = await self.read(lambda connection: connection.exec_driver_sql(_CLOCK).scalar_one())
+        return there - (asked + time.time()) / 2
 
     async def is_available(self) -> bool:
         """Tell whether the database answers a real statement now, within `connect_timeout`."""

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 from weakref import WeakSet
 
 from dgent.checks import check_namespace
+from dgent.delivery import Progress
 from dgent.exceptions import InvalidInput
 from dgent.memory.change import Change
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 QUEUE: Final = 1024
-_KINDS: Final = frozenset({"put", "delete", "purge", "degrade", "recover"})
+_KINDS: Final = frozenset({"put", "delete", "purge", "degrade", "deliver", "recover"})
 _log: Final = logging.getLogger("dgent.memory")
 
 
@@ -53,7 +54,7 @@ class Dropped:
     kind: Literal["dropped"] = "dropped"
 
 
-Event: TypeAlias = Change | Failover | Dropped
+Event: TypeAlias = Change | Failover | Progress | Dropped
 
 
 class Subscription(ABC):
@@ -238,8 +239,9 @@ class DataBus:
         """Call back, on the event loop that runs here, for each event; what the callback raises is logged.
 
         Args:
-            callback: a function or a coroutine function; it gets `Change`, `Failover`, and `Dropped` where it was slow.
-            kinds: of "put", "delete", "purge", "degrade", "recover"; all of them if left out.
+            callback: a function or a coroutine function; it gets a `Change`, `Failover` or `Progress`, or `Dropped`
+                where it was slow.
+            kinds: of "put", "delete", "purge", "degrade", "deliver", "recover"; all of them if left out.
             namespace: only changes in it and in those below it.
             size: how many events wait for it at most; then the oldest are dropped.
 

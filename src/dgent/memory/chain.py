@@ -1,11 +1,20 @@
 """Which store of a chain serves, and what happens while the first one is out of reach.
 
-    normal        the first answers and holds everything: every verb is its own
-    cut off       it went away in mid-run and spilling is on: reads are refused, writes go to a spill
-    started late  it did not answer at the start: writes go to a spill, reads see only what was spilled
+    normal        the first answers and nothing waits for it: every verb is its own
+    cut off       it went away in mid-run and spilling is on: reads are refused, writes go to a queue
+    started late  it did not answer at the start: writes go to a queue, reads see only what waits there
+    delivering    it answers and serves, and what waits for it is on its way, page by page, in a task of its own. A verb
+                  about some ids brings what waits for them in first; every other verb waits for the queue
 
-Both other states end in the same way: the first answers a probe, the spill is replayed into it, and it is normal again.
-docs/decisions/0018-a-spill-is-a-log.md tells why.
+    started late, cut off -> delivering    a probe is answered
+    delivering -> normal                   nothing waits any more
+    normal, delivering -> cut off          a write finds it out of reach, and spilling is on
+
+Who holds what: `_turn` is held to open and to fall back. One task, `_homeward`, probes and delivers; whoever wants it
+done awaits that task, and is cancelled without cancelling it. `_keeping` are the writes that go into a queue just now:
+they begin only while the state is cut off or started late, so once the state is `delivering` and they have ended, this
+process adds nothing to the queue, and when the queue is found empty the state becomes normal in the same step of the
+loop. docs/decisions/0026-one-delivery-queue.md tells why.
 """
 
 from __future__ import annotations
@@ -13,64 +22,63 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
-from weakref import WeakKeyDictionary
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from dgent.database.errors import OUTAGE
 from dgent.datum import as_datetime
-from dgent.exceptions import BackendUnavailable, DgentError, StorageError, StoreClosed
+from dgent.delivery import Delivery, Known, Progress, Tally
+from dgent.delivery.turns import Turns
+from dgent.exceptions import (
+    BackendUnavailable,
+    DeliveryPending,
+    DiskError,
+    DiskFull,
+    OutcomeUnknown,
+    ReadOnly,
+    ResourceExhausted,
+    StorageError,
+    StoreClosed,
+)
+from dgent.memory.background import Background
 from dgent.memory.bus import Failover
-from dgent.memory.gate import Gate
-from dgent.memory.manifest import Manifest, ManifestFile, degraded, key_of
-from dgent.memory.replay import Replay
-from dgent.memory.spill import Entry, Operation, Spill, View
+from dgent.memory.change import Change
+from dgent.memory.in_flight import InFlight
+from dgent.memory.manifest import degraded
+from dgent.memory.view import View
+from dgent.memory.ways import Ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dgent.datum import Limits
+    from dgent.database import Database
+    from dgent.datum import Datum, Limits
     from dgent.memory.bus import Event
-    from dgent.protocol import Backend, Capabilities
+    from dgent.memory.manifest import ManifestFile
+    from dgent.protocol import TTL, Backend, Capabilities
 
-OUT_OF_REACH: Final = OUTAGE
-"""Errors that let the next store of the chain take over. The others are for people to mend."""
+State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
+AWAY: Final = frozenset({"cut off", "started late"})
+HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, OutcomeUnknown)
+"""Errors after which what waits goes on waiting. Others, `Corrupt` above all, are for people to mend."""
 
 SOONEST: Final = 0.5
 LATEST: Final = 30.0
 _log: Final = logging.getLogger("dgent.memory")
 
 
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What came of an attempt to return to the first store.
-
-    Attributes:
-        recovered: it serves again.
-        replayed: how many spilled writes are in it now.
-        conflicts: those that were set aside, because it holds something else by now, each with its reason.
-        reason: why it does not serve, or what could not be replayed.
-    """
-
-    recovered: bool
-    replayed: int = 0
-    conflicts: tuple[Entry, ...] = ()
-    reason: str = ""
-
-
 class Chain:
     """The stores of a router, in the order of preference, and the state that all its namespaces share.
 
     Attributes:
-        normal: the first answers and nothing waits for it.
+        normal: whether the state is "normal": what every verb asks first.
         opened: whether `open` has ended well and `close` was not called.
         down: why the first is out of reach; empty while it answers.
         heard: when it last answered, Unix seconds.
         filled: whether the manifest knows that it holds something.
-        spilling: whether writes are spilled when it goes away in mid-run.
-        tried: what was out of reach, by the name of the backend, and why.
-        left: what is spilled where nothing can be read now, for people.
+        spilling: whether writes are kept when it goes away in mid-run.
+        ways: the queues in which writes for it may wait.
     """
 
     def __init__(
@@ -81,29 +89,32 @@ class Chain:
         order: Sequence[str],
         strict: bool,
         spilling: bool,
+        patience: float,
         limits: Limits,
         publish: Callable[[Event], None],
     ) -> None:
         self.backends, self.first = list(backends), backends[0]
+        self.state: State = "normal"
         self.normal = self.opened = False
-        self.down, self.left, self.heard = "", "", 0.0
+        self.down, self.heard, self._ahead = "", 0.0, 0.0
         self.filled = not self.first.capabilities.durable
         self.spilling = spilling
-        self.tried: dict[str, str] = {}
         self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
-        self._publish = publish
-        self._spills: list[Spill] = []
+        self._patience, self._publish = patience, publish
+        self.ways = Ways(backends, manifest)
         self._view: View | None = None
-        self._gate = Gate()
-        self._turns: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._keeping = InFlight()
+        self._turns = Turns()
         self._closed = False
-        self._probe: asyncio.Task[None] | None = None
+        self._tally, self.delivered = Tally(), 0
+        self._homeward = Background(self._come_home, self._broke_off)
         self._probe_at, self._delay = 0.0, SOONEST
 
     @property
     def serving(self) -> Backend:
         """The store that takes writes now."""
-        return self.first if self.normal or not self._spills else self._spills[-1].store
+        queue = self.ways.last
+        return queue.store if self.away and queue is not None else self.first
 
     @property
     def capabilities(self) -> Capabilities:
@@ -113,17 +124,17 @@ class Chain:
         return replace(self._view.memory.capabilities, durable=self.serving.capabilities.durable, versioned=False)
 
     @property
-    def started_late(self) -> bool:
-        """Whether the first did not answer at the start and has not since."""
-        return self._view is not None
+    def away(self) -> bool:
+        """Whether the first is out of reach and writes go to a queue."""
+        return self.state in AWAY
 
     async def open(self) -> None:
-        """Open the first store, replay what waits for it, or start without it.
+        """Open the first store, and begin to deliver what waits for it; or start without it.
 
         Raises:
             BackendUnavailable: it does not answer, and nothing may take its place. Corrupt, SchemaTooNew: look at it.
         """
-        async with self._turn():
+        async with self._turns.mine():
             if self._closed:
                 raise StoreClosed("the router was closed: make a new one")
             if self.opened:
@@ -132,40 +143,69 @@ class Chain:
             for told in self._manifest.news(known, self.backends, self._order):
                 degraded(told)
             self.heard = time.time()
-            self._spills = self._attach(known)
-            report = await self._recover()
-            if not report.recovered:
-                await self._start_late(report.reason)
-            elif report.reason:
-                degraded(report.reason)
+            self.ways.attach(known)
+            try:
+                await self._admit()
+            except OUTAGE as error:
+                self._failed(error)
+                await self._start_late(self.down)
+            else:
+                await self._open_first()
             self.opened = True
 
-    async def recover(self) -> Recovery:
-        """Probe the first store, replay what was spilled, and return to it."""
+    async def recover(self) -> Delivery:
+        """Probe the first store now, deliver all that waits for it, and report."""
         if not self.opened:
             await self.open()
-        async with self._turn():
-            return await self._recover()
+        return await self._homeward.done()
 
-    async def keep(self, namespace: str, operations: Sequence[Operation]) -> bool:
-        """Spill writes; tell whether that was done, or the first has come back meanwhile.
+    async def keep(self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL) -> bool:
+        """Let writes wait; tell whether that was done, or the first has come back meanwhile.
 
         Raises:
             StorageError: they could not be made safe.
         """
         self.nudge()
-        async with self._gate:
-            if self.normal or not self.opened:
-                return False
-            spill = self._spills[-1]
-            entries = await spill.append(namespace, operations, self.heard)
-            self._remember(spill)
-        for entry in entries:
-            self._publish(entry.change)
+        if not self.away or not self.opened:
+            return False
+        known = Known(self.heard + self._ahead, self.ways.seen(namespace).seq)
+        with self._keeping.one():
+            taken = await self.ways.append(namespace, writes, ttl, known)
+        for entry in taken:  # they have no version yet: the first store will give them one
+            self._publish(Change("delete" if entry.datum is None else "put", namespace, entry.id))
         return True
 
+    async def bring(self, namespace: str, ids: Sequence[str]) -> None:
+        """Bring in what waits for some ids, while the state is "delivering".
+
+        Raises:
+            StorageError: the first store failed.
+        """
+        self.nudge()
+        await self._keeping.ended()
+        await self.ways.bring(namespace, ids, self._tally)
+
+    async def settled(self) -> None:
+        """Wait until nothing waits for the first store any more.
+
+        Raises:
+            DeliveryPending: that takes longer than the setting `delivery_timeout`.
+            BackendUnavailable: it is out of reach.
+        """
+        bound = asyncio.timeout(self._patience)
+        try:
+            async with bound:
+                while self.state == "delivering":
+                    if self.down and time.monotonic() < self._probe_at:
+                        raise self.refusal("writes are still on their way to it")
+                    await self._homeward.done()
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise DeliveryPending(self.first.name, (await self.ways.counts())[0]) from None
+
     async def view(self, namespace: str) -> Backend:
-        """Return what reads see while the first is out of reach: what was spilled since the start.
+        """Return what reads see while the first is out of reach: what was written since the start.
 
         Raises:
             BackendUnavailable: the first was there at the start, so that nothing else may answer for it.
@@ -173,7 +213,7 @@ class Chain:
         if self._view is None:
             raise self.refusal("reads wait for it")
         self.nudge()
-        return await self._view.of(self._spills, namespace)
+        return await self._view.of(self.ways.queues, namespace)
 
     def refusal(self, what: str) -> BackendUnavailable:
         """Return the error for what only the first store can do, and see to it that it is probed."""
@@ -181,6 +221,13 @@ class Chain:
         return BackendUnavailable(
             f"{self.first.name} is out of reach ({self.down}), and {what}: try again later, or call recover()"
         )
+
+    def unsettled(self, what: str) -> StorageError:
+        """Return the error for what needs the first store and nothing on its way to it."""
+        if self.state == "delivering" and not self.down:
+            self.nudge()
+            return DeliveryPending(self.first.name, self.ways.waiting)
+        return self.refusal(what)
 
     def lost(self, error: StorageError) -> None:
         """Take note that the first store did not answer."""
@@ -192,6 +239,8 @@ class Chain:
         """Take note that the first store answers again, without having missed anything."""
         self.down = ""
         self._publish(Failover("recover", self.first.name, self.first.name))
+        if self.state == "delivering":
+            self._homeward.begin()
 
     async def take_over(self, error: StorageError, *, spill: bool) -> bool:
         """Take note that a write failed, and have a later, durable store take it and the next; tell whether one does.
@@ -206,11 +255,11 @@ class Chain:
         self.lost(error)
         if not spill:
             return False
-        async with self._turn():
-            if not self.normal:
+        async with self._turns.mine():
+            if self.away:
                 return True
-            store = (await self._fall_back(durable=True)).store
-            self.normal = False
+            store = (await self.ways.fall_back(durable=True)).store
+            self._enter("cut off")
             self._wait()
         degraded(
             f"{self.first.name} is out of reach ({self.down}): writes are kept in {store.name} until it is back, "
@@ -224,183 +273,147 @@ class Chain:
         self._manifest.fill(self.first)
 
     def nudge(self) -> None:
-        """Probe the first store beside what the caller does, if it is time."""
-        if time.monotonic() >= self._probe_at and (self._probe is None or self._probe.done()):
-            self._probe = asyncio.create_task(self._probe_once())
+        """Probe the first store, and deliver what waits, beside what the caller does, if it is time."""
+        if time.monotonic() >= self._probe_at or (self.state == "delivering" and not self.down):
+            self._homeward.begin()
 
-    async def conflicts(self) -> list[Entry]:
-        """Return the writes that were set aside, oldest first."""
-        return [entry for spill in self._spills for entry in await spill.conflicts()]
-
-    async def settle(self, key: str) -> bool:
-        """Erase a write that was set aside; tell whether there was one."""
-        return any([await spill.settle(key) for spill in self._spills])
+    async def retry(self, key: str) -> bool:
+        """Let a write that was set aside wait again, and deliver it; tell whether there was one."""
+        found = await self.ways.retry(key)
+        if found and not self.away:
+            await self.recover()
+        return found
 
     async def is_available(self) -> bool:
         """Tell whether reads and writes are answered now."""
-        if self._closed or (self.opened and not self.normal and not self.started_late):
+        if self._closed or (self.opened and self.state == "cut off"):
             return False
         return await self.serving.is_available()
 
     async def describe(self) -> dict[str, object]:
         """Return the state for people."""
-        waiting = aside = 0
-        for spill in self._spills:
-            with suppress(StorageError):
-                more = await spill.count()
-                waiting, aside = waiting + more[0], aside + more[1]
         described: dict[str, object] = {
             "serving": self.serving.name,
             "first": self.first.name,
             "chain": [backend.name for backend in self.backends],
+            "state": self.state if self.opened else "not opened",
             "degraded": bool(self.down),
-            "spilled": waiting,
-            "conflicts": aside,
-            "manifest": str(self._manifest.path),
+            "delivered": self.delivered + self._tally.delivered * (self.state == "delivering"),
+            **await self.ways.describe(),
         }
-        if self.left:
-            described |= {"left": self.left, "tried": dict(self.tried)}
         if self.down:
             answered = as_datetime(self.heard).isoformat(" ", "seconds")
-            described |= {"reason": self.down, "tried": dict(self.tried), "last_answered": answered}
-            described["reads"] = "only what was written since" if self.started_late else "refused"
-            described["writes"] = "kept until the first is back" if self.started_late or self.spilling else "refused"
+            late = self.state == "started late"
+            described |= {"reason": self.down, "tried": dict(self.ways.tried), "last_answered": answered}
+            described["reads"] = "only what was written since" if late else "refused"
+            described["writes"] = "kept until the first is back" if late or self.spilling else "refused"
         return described
 
     async def close(self) -> None:
         """Release every store of the chain."""
         self._closed, self.opened, self.normal = True, False, False
-        probe, self._probe = self._probe, None
-        if probe is not None and probe.get_loop() is asyncio.get_running_loop():
-            probe.cancel()
-            await asyncio.wait([probe])
+        await self._homeward.end()
         async with AsyncExitStack() as stack:
             for backend in self.backends:
                 stack.push_async_callback(backend.close)
 
-    async def _recover(self) -> Recovery:
-        """Return to the first store; not twice at once."""
+    def _enter(self, state: State) -> None:
+        self.state, self.normal = state, state == "normal" and not self._closed
+        if state != "started late":
+            self._view = None
+
+    async def _admit(self) -> None:
+        self.filled = await self._manifest.admit(self.first, order=self._order)
+        database: Database | None = getattr(self.first, "database", None)
+        self._ahead = 0.0 if database is None else await database.ahead()
+
+    async def _open_first(self) -> None:
+        """Serve from the first store; begin to deliver if anything waits for it."""
+        waits = await self.ways.look()
+        if self.ways.left:
+            degraded(self.ways.left)
+        if waits:
+            self._enter("delivering")
+            self._homeward.begin()
+        else:
+            self._resume()
+            await self._tidy()
+
+    def _broke_off(self, error: BaseException) -> None:
+        self.down = str(error) or type(error).__name__
+        self._wait()
+        _log.warning("%s could not be taken up again: %s", self.first.name, self.down)
+
+    async def _come_home(self) -> Delivery:
+        tally = self._tally = Tally()  # what is brought in meanwhile counts, too
+
+        def report(waiting: int, reason: str) -> Delivery:
+            self.delivered += tally.delivered
+            return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
+
+        def progress(waiting: int) -> None:
+            self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
+
         try:
-            self.filled = await self._manifest.admit(self.first, order=self._order)
-        except OUT_OF_REACH as error:
+            await self._admit()
+            await self._deliver(tally, progress)
+        except HINDERED as error:
             self._failed(error)
-            return Recovery(recovered=False, reason=self.down)
-        replay = Replay(self.first)
-        try:
-            reachable = [spill for spill in self._spills if await self._reaches(spill)]
-            lost = ", ".join(spill.store.name for spill in self._spills if spill not in reachable)
-            self.left = f"writes for {self.first.name} may wait in {lost}, which is out of reach" if lost else ""
-            for spill in reachable:  # the most of it while writes go on
-                await replay.run(spill, until=await spill.head())
-            async with self._gate.shut():
-                for spill in reachable:
-                    await replay.run(spill)
+            return report((await self.ways.counts())[0], self.down)
+        await self._tidy()
+        if self.ways.left:
+            _log.warning("%s: %s", self.ways.left, self.ways.tried)
+        return report(0, self.ways.left)
+
+    async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
+        """Deliver all that waits, and return to the normal state."""
+        waits = await self.ways.look()
+        while waits or self.state != "normal":
+            self._enter("delivering")
+            await self._keeping.ended()
+            for way in self.ways.reachable:
+                await self.ways.empty(way, tally, progress)
+            waits = False
+            if self.state == "delivering":  # else it was cut off meanwhile
                 self._resume()
-        except OUT_OF_REACH as error:
-            self._failed(error)
-            return Recovery(False, replay.replayed, tuple(replay.conflicts), self.down)
-        await self._tidy(reachable)
-        for entry in replay.conflicts:
-            _log.warning("the spilled %s of %r was set aside: %s", entry.change.kind, entry.id, entry.reason)
-        if self.left:
-            _log.warning("%s: %s", self.left, self.tried)
-        return Recovery(True, replay.replayed, tuple(replay.conflicts), self.left)
+
+    async def _tidy(self) -> None:
+        self._manifest.save(volatile=False)
+        await self.ways.tidy()
 
     def _failed(self, error: StorageError) -> None:
         if self.opened:
             self.lost(error)
-        self.tried[self.first.name] = self.down = str(error)
+        self.ways.tried[self.first.name] = self.down = str(error)
         self._wait()
 
     def _resume(self) -> None:
         was_down, self.down = self.down, ""
-        self._view = None
+        self._enter("normal")
         self.heard = time.time()
-        self.normal = not self._closed
         self._delay = SOONEST
-        if not self.left:
-            self.tried.clear()
+        if not self.ways.left:
+            self.ways.tried.clear()
         if was_down:
             self._publish(Failover("recover", self.first.name, self.first.name))
-
-    async def _tidy(self, spills: list[Spill]) -> None:
-        """Forget the spills in which nothing is left."""
-        self._manifest.save(volatile=False)
-        for spill in spills:
-            with suppress(StorageError):
-                await spill.sweep()
-                if any(await spill.count()):
-                    continue
-                self._manifest.drop_spill(spill.key, key_of(self.first))
-                self._spills.remove(spill)
-                if any(await spill.count()):  # another process has spilled between the two looks
-                    self._remember(spill)
-
-    async def _reaches(self, spill: Spill) -> bool:
-        try:
-            await self._manifest.admit(spill.store)
-        except DgentError as error:
-            self.tried[spill.store.name] = str(error)
-            return False
-        return True
 
     async def _start_late(self, reason: str) -> None:
         self.down = reason
         if self._strict:
             raise BackendUnavailable(f"{self.first.name} is out of reach, and strict allows nothing else: {reason}")
-        spill = await self._fall_back(durable=False)
+        queue = await self.ways.fall_back(durable=False)
+        self._enter("started late")
         self._view = View(self._limits)
-        told = f"{self.first.name} is out of reach ({reason}): {spill.store.name} serves, and shows only what is "
-        if spill.store.capabilities.durable:
+        told = f"{self.first.name} is out of reach ({reason}): {queue.store.name} serves, and shows only what is "
+        if queue.store.capabilities.durable:
             told += f"written from now on; it is kept until {self.first.name} is back"
         else:
             told += f"written by this process; it is gone when the process ends before {self.first.name} is back"
             self._manifest.save(volatile=True)
-        self._publish(Failover("degrade", self.first.name, spill.store.name, reason))
+        self._publish(Failover("degrade", self.first.name, queue.store.name, reason))
         degraded(told)
-
-    async def _fall_back(self, *, durable: bool) -> Spill:
-        """Return the spill in the first of the later stores that answers; it is the last of the spills then."""
-        for backend in self.backends[1:]:
-            if durable and not backend.capabilities.durable:
-                continue
-            try:
-                await self._manifest.admit(backend)
-            except DgentError as error:
-                self.tried[backend.name] = str(error)
-                continue
-            found = [spill for spill in self._spills if spill.store is backend]
-            spill = found[0] if found else Spill(backend, key_of(self.first))
-            self._spills = [one for one in self._spills if one is not spill] + [spill]
-            return spill
-        tried = "; ".join(f"{name}: {reason}" for name, reason in self.tried.items())
-        raise BackendUnavailable(
-            f"no store of the chain {', '.join(one.name for one in self.backends)} can take over: {tried or self.down}"
-        )
-
-    def _attach(self, known: Manifest) -> list[Spill]:
-        """Return the spills of earlier runs; after the loss of the manifest they may be in every durable store."""
-        target = key_of(self.first)
-        durable = [backend for backend in self.backends[1:] if backend.capabilities.durable]
-        return [Spill(one, target) for one in durable if known.rebuilt or (key_of(one), target) in known.spills]
-
-    def _remember(self, spill: Spill) -> None:
-        """Write down that something waits there; each time, since another process may have found it empty meanwhile."""
-        if spill.store.capabilities.durable:
-            self._manifest.add_spill(spill.key, key_of(self.first))
 
     def _wait(self) -> None:
         """Put off the next probe, longer each time."""
         self._probe_at = time.monotonic() + self._delay
         self._delay = min(2 * self._delay, LATEST)
-
-    async def _probe_once(self) -> None:
-        try:
-            await self.recover()
-        except DgentError as error:
-            self.down = str(error)
-            self._wait()
-            _log.warning("%s could not be taken up again: %s", self.first.name, error)
-
-    def _turn(self) -> asyncio.Lock:
-        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())

@@ -109,6 +109,11 @@ class ResidentBackend(ABC):
         check_id(id)
         return await self._read(lambda shelf: shelf.causal_chain(id))
 
+    async def is_parent(self, id: str) -> bool:
+        """Tell whether a live datum names this id as its parent."""
+        check_id(id)
+        return await self._read(lambda shelf: shelf.is_parent(id))
+
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> list[Revision]:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)

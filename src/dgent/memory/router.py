@@ -3,47 +3,54 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from time import time
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from dgent.checks import check_namespace, check_ttl, checked_ids
-from dgent.database import open_database
 from dgent.datum import Datum, stamped
+from dgent.delivery import RESERVED
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
+    DeliveryPending,
     InvalidDatum,
     InvalidNamespace,
     StorageTimeout,
-    UnknownBackend,
 )
-from dgent.memory.chain import Chain, Recovery
-from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.building import Builder, only
+from dgent.memory.chain import Chain
 from dgent.memory.manifest import ManifestFile
-from dgent.memory.spill import RESERVED, Entry, Operation, roomy
 from dgent.memory.sql import SqlBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Coroutine, Mapping, Sequence
 
     from dgent.database import Database, Runner
+    from dgent.delivery import Delivery, Entry
     from dgent.memory.bus import DataBus, Event
     from dgent.protocol import TTL, Backend, Capabilities, Datums, Revisions, StoreStats
 
-NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
+FEW: Final = 64
+"""For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
+
+_OF_ONE: Final = frozenset({"get", "exists", "history", "put", "delete"})
+_OF_MANY: Final = frozenset({"get_many", "put_many", "delete_many"})
+_Writes: TypeAlias = "list[tuple[str, Datum | None]]"  # inside of the class, `list` is the verb
 
 
 class DgentRouter:
     """A `Backend` over a chain of them. What each verb does is said in `DgentProtocol`.
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
-    later store (always, if it was so at the start; in mid-run, if `spill` is on) and are replayed when it is back. A
-    spilled put answers with version and seq 0, a spilled delete with True: what they will be is not known yet. What
-    depends on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
+    later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
+    put that waits answers with version and seq 0, a delete with True: what they will be is not known yet. What depends
+    on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
+
+    While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
+    wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
 
     Args:
         settings: where things lie, and the defaults of the other arguments.
@@ -74,9 +81,9 @@ class DgentRouter:
         loaded = Settings.load() if settings is None else settings
         publish = _ignore if bus is None else bus.publish
         names = loaded.chain if force_backend is None else (force_backend,)
-        chosen = _Builder(loaded, database, bus).build(names) if backends is None else backends
+        chosen = Builder(loaded, database, bus).build(names) if backends is None else backends
         if force_backend is not None or not chosen:
-            chosen = _only(force_backend, chosen)
+            chosen = only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
         self._limits = loaded.limits
         self._chain = Chain(
@@ -85,6 +92,7 @@ class DgentRouter:
             order=() if backends is not None or force_backend is not None else loaded.chain,
             strict=loaded.strict if strict is None else strict,
             spilling=loaded.spill if spill is None else spill,
+            patience=loaded.delivery_timeout,
             limits=loaded.limits,
             publish=publish,
         )
@@ -95,7 +103,7 @@ class DgentRouter:
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
         self.namespace = namespace
-        self._first = self._chain.first.within(namespace)
+        self._first, self._seen = self._chain.first.within(namespace), self._chain.ways.seen(namespace)
 
     @property
     def name(self) -> str:
@@ -118,10 +126,27 @@ class DgentRouter:
 
         Raises:
             BackendUnavailable: it is out of reach, or the router was not opened.
+            DeliveryPending: writes are on their way to it: see `settled`.
         """
         if not self._chain.normal:
-            raise self._chain.refusal("what goes beyond the verbs needs it")
+            raise self._chain.unsettled("what goes beyond the verbs needs it")
         return self._first
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the first store serves and nothing waits for it."""
+        return self._chain.normal
+
+    async def settled(self) -> Backend:
+        """Return the first store, under this namespace, when nothing waits for it any more.
+
+        Raises:
+            BackendUnavailable: it is out of reach. DeliveryPending: it takes longer than `delivery_timeout`.
+        """
+        if not self._chain.opened:
+            await self._chain.open()
+        await self._chain.settled()
+        return self.serving
 
     def joined(self, transaction: Runner) -> Backend:
         """Return the same store as part of an open transaction of its database.
@@ -141,7 +166,7 @@ class DgentRouter:
         return other
 
     async def open(self) -> Self:
-        """Open the first store that answers, and replay what waits for it.
+        """Open the first store that answers, and begin to deliver what waits for it.
 
         Raises:
             BackendUnavailable: none answers, or, with `strict`, not the first. Corrupt: the store is damaged, or not
@@ -150,17 +175,24 @@ class DgentRouter:
         await self._chain.open()
         return self
 
-    async def recover(self) -> Recovery:
-        """Probe the first store now, replay into it what was spilled, and report."""
+    async def recover(self) -> Delivery:
+        """Probe the first store now, deliver to it what waits, and report."""
         return await self._chain.recover()
 
-    async def conflicts(self) -> Sequence[Entry]:
-        """Return the spilled writes that were set aside because the first store held something else, oldest first."""
-        return await self._chain.conflicts()
+    async def set_aside(self) -> Sequence[Entry]:
+        """Return the writes that were set aside, oldest first, each with its reason."""
+        return await self._chain.ways.set_aside()
 
-    async def settle(self, conflict: Entry) -> bool:
+    async def retry(self, entry: Entry) -> bool:
+        """Deliver a write that was set aside over whatever the first store holds; tell whether it was there.
+
+        One that is damaged cannot be delivered: False.
+        """
+        return await self._chain.retry(entry.key)
+
+    async def discard(self, entry: Entry) -> bool:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
-        return await self._chain.settle(conflict.key)
+        return await self._chain.ways.discard(entry.key)
 
     def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Coroutine[Any, Any, Datum]:
         """Store a datum and return it with the version and seq that it got."""
@@ -176,7 +208,7 @@ class DgentRouter:
 
     def get_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, dict[str, Datum]]:
         """Return the live ones of these ids, by id, in the order asked."""
-        return self._read("get_many", ids)
+        return self._read("get_many", [*ids] if isinstance(ids, Iterable) else ids)  # they may be looked at twice
 
     def delete(self, id: str, *, expect: int | None = None) -> Coroutine[Any, Any, bool]:
         """Append a tombstone; tell whether there was a live datum."""
@@ -260,65 +292,108 @@ class DgentRouter:
     async def _read(self, verb: str, *args: Any, **named: Any) -> Any:
         chain = self._chain
         while not chain.normal:
-            if chain.opened:
+            if not chain.opened:
+                await chain.open()
+            elif chain.away:
                 return await getattr(await chain.view(self.namespace), verb)(*args, **named)
-            await chain.open()
+            elif await self._brought(_ids(verb, args)):
+                break
         try:
             answer = await getattr(self._first, verb)(*args, **named)
         except BackendUnavailable as error:
             chain.lost(error)
             raise
         chain.heard = time()
+        if answer.__class__ is Datum and answer.seq > self._seen.seq:
+            self._seen.seq = answer.seq
         if chain.down:
             chain.answered()
         return answer
 
+    async def _brought(self, ids: Sequence[str] | None) -> bool:
+        """While writes are on their way: bring in those of some ids, or wait for all; tell whether some were asked for.
+
+        Raises:
+            StorageError: the first store failed. DeliveryPending: all of them take too long.
+        """
+        if ids is None or len(ids) > FEW:
+            await self._chain.settled()
+            return False
+        try:
+            await self._chain.bring(self.namespace, ids)
+        except BackendUnavailable as error:
+            self._chain.lost(error)
+            raise
+        return True
+
     async def _erase(self, verb: str, *args: Any, **named: Any) -> Any:
         if not self._chain.opened:
             await self._chain.open()
-        if not self._chain.normal:
+        if self._chain.away:
             raise self._chain.refusal(f"{verb} needs it")
         return await self._read(verb, *args, **named)
 
     async def _write(self, verb: str, subject: Any, **named: Any) -> Any:
-        # By the time of a replay the live datum may have changed, or expired.
+        # By the time of a delivery the live datum may have changed, or expired.
         chain, needs_live = self._chain, named.get("expect") is not None or named.get("ttl") == "keep"
         while True:
-            if chain.normal:
-                try:
-                    answer = await getattr(self._first, verb)(subject, **named)
-                except (BackendUnavailable, StorageTimeout) as error:
-                    if not await chain.take_over(error, spill=chain.spilling and not needs_live):
-                        raise
+            if not chain.normal:
+                waits, answer = await self._put_off(verb, subject, named.get("ttl"), needs_live=needs_live)
+                if waits:
+                    return answer
+            try:
+                if not chain.normal and not await self._brought(None if needs_live else _ids(verb, [subject])):
                     continue
-                chain.heard = time()
-                if chain.down:
-                    chain.answered()
-                if not chain.filled:
-                    chain.fill()
-                return answer
+                answer = await getattr(self._first, verb)(subject, **named)
+            except DeliveryPending:
+                raise
+            except (BackendUnavailable, StorageTimeout) as error:
+                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
+                    raise
+                continue
+            chain.heard = time()
+            self._note(answer)
+            if chain.down:
+                chain.answered()
+            if not chain.filled:
+                chain.fill()
+            return answer
+
+    async def _put_off(self, verb: str, subject: Any, ttl: Any, *, needs_live: bool) -> tuple[bool, Any]:
+        """While the first is out of reach, let a write wait; tell whether it does, and what it answers."""
+        chain = self._chain
+        while not chain.normal:
             if not chain.opened:
                 await chain.open()
+            elif not chain.away:
+                break
             elif needs_live:
                 raise chain.refusal("only it can compare versions and keep a time to live")
             else:
-                operations, answer = self._spillable(verb, subject, named.get("ttl"))
-                if await chain.keep(self.namespace, operations):
-                    return answer
+                writes, answer = self._checked(verb, subject, ttl)
+                if await chain.keep(self.namespace, writes, ttl):
+                    return True, answer
+        return False, None
 
-    def _spillable(self, verb: str, subject: Any, ttl: float | None) -> tuple[Sequence[Operation], Any]:
+    def _note(self, answer: Any) -> None:
+        """Remember the seq of what was written: a version up to that is nobody else's."""
+        last = answer[-1] if answer.__class__ is list and answer else answer
+        if last.__class__ is Datum and last.seq > self._seen.seq:
+            self._seen.seq = last.seq
+
+    def _checked(self, verb: str, subject: Any, ttl: float | None) -> tuple[_Writes, Any]:
         """Check a write as a store would, and return what it does and what it answers while it waits."""
         check_ttl(ttl)
         if verb.startswith("delete"):
             ids = checked_ids(subject if verb == "delete_many" else [subject])
-            return [Operation(id, None) for id in ids], len(ids) if verb == "delete_many" else True
+            return [(id, None) for id in ids], len(ids) if verb == "delete_many" else True
         datums = subject if verb == "put_many" else [subject]
         for datum in datums:
             if not isinstance(datum, Datum):
                 raise InvalidDatum(f"a store keeps Datum objects, not {type(datum).__name__}: use Datum.create(...)")
             self._limits.admit(datum)
         answers = [stamped(datum, 0, 0) for datum in datums]
-        return [Operation(one.id, one, ttl) for one in datums], answers if verb == "put_many" else answers[0]
+        return [(one.id, one) for one in datums], answers if verb == "put_many" else answers[0]
 
     # The last one in the class: below it, `list` no longer means the type.
     def list(
@@ -334,56 +409,12 @@ class DgentRouter:
         return self._read("list", prefix, after, limit, cursor=cursor, order=order)
 
 
-class _Builder:
-    """Makes the backends that the settings name; none is opened. The first may hold the open database."""
-
-    def __init__(self, settings: Settings, database: Database | None, bus: DataBus | None) -> None:
-        self._settings, self._database, self._bus = settings, database, bus
-        url = settings.database_url
-        self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
-
-    def build(self, names: Sequence[str]) -> list[Backend]:
-        """Return the backends of a chain, without the PostgreSQL that nobody has configured."""
-        unknown = [name for name in names if name not in NAMES]
-        if unknown:
-            raise UnknownBackend(f"no backend is called {unknown[0]!r}: use {', '.join(NAMES)}")
-        wanted = [name for name in names if name != "postgres" or self._postgres is not None]
-        if not wanted:
-            raise BackendUnavailable("PostgreSQL is not configured: set KGENTS_DATABASE_URL to its URL")
-        return [self._make(name, first=name == wanted[0]) for name in wanted]
-
-    def _make(self, name: str, *, first: bool) -> Backend:
-        settings = self._settings
-        rest: dict[str, Any] = {"limits": settings.limits if first else roomy(settings.limits)}
-        if first and self._bus is not None:
-            rest["on_change"] = self._bus.publish
-        if name == "memory":
-            return MemoryBackend(settings.namespace, **rest)
-        if name == "jsonl":
-            return JSONLBackend(settings.jsonl_path, settings.namespace, **rest)
-        if self._database is not None and (name == "postgres") == (self._postgres is not None):
-            return _over(self._database, name, settings.namespace, rest)
-        if name == "postgres":
-            from dgent.memory.postgres import PostgresBackend  # noqa: PLC0415  # only the driver that is used
-
-            return PostgresBackend(settings.url, settings.namespace, settings=settings, **rest)
-        if self._postgres is None:
-            return _over(open_database(settings), name, settings.namespace, rest)
-        return SQLiteBackend(settings.sqlite_path, settings.namespace, settings=settings, **rest)
-
-
-def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -> Backend:
-    backend = SqlBackend(database, namespace, **rest)
-    backend.name, backend.priority = name, 10 if name == "postgres" else 50
-    return backend
-
-
-def _only(name: str | None, backends: Sequence[Backend]) -> Sequence[Backend]:
-    chosen = [backend for backend in backends if backend.name == name]
-    if not chosen:
-        known = ", ".join(backend.name for backend in backends) or "at least one backend"
-        raise UnknownBackend(f"no backend of the chain is called {name!r}: use {known}")
-    return chosen[:1]
+def _ids(verb: str, args: Sequence[Any]) -> Sequence[str] | None:
+    """Return the ids that a verb is about; None if it is about more than some ids."""
+    if verb not in _OF_ONE and verb not in _OF_MANY:
+        return None
+    given = [args[0]] if verb in _OF_ONE else [*args[0]]
+    return [one.id if isinstance(one, Datum) else one for one in given]
 
 
 def _ignore(event: Event) -> None:

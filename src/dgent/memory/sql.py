@@ -15,7 +15,7 @@ from dgent.exceptions import StorageError
 from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
-from dgent.memory.sql_write import Delete, Operation, Outcome, Put
+from dgent.memory.sql_write import Delete, Operation, Outcome, Put, is_parent
 from dgent.memory.tables import TABLES
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
@@ -172,6 +172,11 @@ class SqlBackend:
         """Return the live datum and its live ancestors, oldest first."""
         check_id(id)
         return await self._read(sql_read.causal_chain, id, self.clock(), self.limits.max_chain)
+
+    async def is_parent(self, id: str) -> bool:
+        """Tell whether a live datum names this id as its parent."""
+        check_id(id)
+        return await self._read_short(True, is_parent, id)
 
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""

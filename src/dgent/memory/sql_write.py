@@ -389,6 +389,11 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
     return {found for (found,) in _ARE_PARENTS.rows(connection, namespace, list(ids))} if ids else set()
 
 
+def is_parent(connection: Connection, namespace: str, id: str) -> bool:
+    """Tell whether a live datum names this id as its parent."""
+    return bool(_parents_among(connection, namespace, {id}))
+
+
 def forget(connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
     """Take rows that are no longer live out of the index of terms; damaged ones by a scan, which cannot say where."""
     found: list[tuple[str, int, float, str]] = []

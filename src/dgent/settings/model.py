@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(default=False, description="An unmet choice is an error instead of a fallback.")
     spill: bool = Field(default=False, description="Take writes in the next backend while the first is out of reach.")
+    delivery_timeout: float = Field(
+        default=30.0, gt=0, le=86400, description="Longest wait for writes that are on their way to the first backend."
+    )
 
     modules: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import uuid4
@@ -10,7 +11,7 @@ from sqlalchemy import URL
 
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
-from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.bridge import Outbox, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.causal import AsyncGeneration, Doorbell, Log
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
@@ -21,9 +22,11 @@ from dgent.settings import Settings, data_directory
 from dgent.storage.relational import RelationalStore
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
+
+    from dgent.delivery import Delivery, Entry
 
 _NOWHERE: Final = Path("/dev/null/dgent")  # no folder can be made there: what wanted one would be refused
 
@@ -126,8 +129,17 @@ class StorageProvider:
 
         Raises:
             StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+            DeliveryPending: writes that waited for the memory are on their way to it, for longer than
+                `delivery_timeout`.
         """
-        return unit_of_work(self.database, self.memory.serving, self.tables, self.log)
+        if self.memory.is_settled:
+            return unit_of_work(self.database, self.memory.serving, self.tables, self.log)
+        return self._transaction_later()
+
+    @asynccontextmanager
+    async def _transaction_later(self) -> AsyncIterator[UnitOfWork]:
+        async with unit_of_work(self.database, await self.memory.settled(), self.tables, self.log) as tx:
+            yield tx
 
     async def resolve(self, path: str, umwelt: Umwelt | None = None, /, **arguments: Any) -> Any:
         """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.
@@ -138,9 +150,28 @@ class StorageProvider:
         """
         return await self._resolver.resolve(path, umwelt, **arguments)
 
-    async def reconcile(self) -> Reconciled:
-        """Deliver what a crash kept between the two tracks, where agent memory lies elsewhere than the tables."""
-        return await Outbox(self.database, self.memory.serving).reconcile()
+    async def reconcile(self) -> Delivery:
+        """Deliver what a crash kept between the two tracks, where agent memory lies elsewhere than the tables.
+
+        Raises:
+            BackendUnavailable: the memory is out of reach.
+        """
+        return await (await self._outbox()).reconcile()
+
+    async def set_aside(self) -> list[Entry]:
+        """Return the writes that could not be delivered, to the memory or to the first store of its chain."""
+        return [*await self.memory.set_aside(), *await (await self._outbox()).set_aside()]
+
+    async def retry(self, entry: Entry) -> bool:
+        """Deliver a write that was set aside over whatever is there; tell whether it was there and whole."""
+        return await self.memory.retry(entry) or await (await self._outbox()).retry(entry)
+
+    async def discard(self, entry: Entry) -> bool:
+        """Erase a write that was set aside; tell whether it was there."""
+        return await self.memory.discard(entry) or await (await self._outbox()).discard(entry)
+
+    async def _outbox(self) -> Outbox:
+        return Outbox(self.database, await self.memory.settled())
 
     async def status(self) -> Mapping[str, object]:
         """Return what a person wants to know of where the data lies and how it does; no secrets."""

@@ -1,0 +1,118 @@
+"""How what waits gets into the target: in order, once, and never over what somebody else wrote meanwhile.
+
+One page at a time. A page is cut into waves in which no id comes twice; of each wave, all at once
+
+    plan    read the last version of the id in the target, and make durable which version the entry goes behind
+    write   with that version as `expect`; after a conflict or a crash, look whether the next version is this entry
+    aside   keep what the target must not take
+    settle  note the version that was reached: durably with the next plan of that id, else at the end of the page
+
+and at the end of the page receipts are written and the entries are taken off. A crash or a cancel at any point leaves
+entries that are looked at again, by their plans. Any number of processes may deliver one queue; the tasks of one
+`Deliverer` take turns page by page, so that a single id can be brought in between.
+
+An id whose entry somebody else has planned is left to them (`blocked`), until they are done or for `LEASE` seconds. For
+a put behind a version that is not live can only say "nothing is live", not "that version is the last": of two programs
+that write one entry, the slower one could put it on top of the delete that the quicker one has delivered after it. If
+that happens all the same, because a program stood still for so long or a stranger wrote and deleted in that moment, the
+put is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from dgent.datum import uuid7
+from dgent.delivery.queue import Queue, QueueUnreadable
+from dgent.delivery.report import Tally
+from dgent.delivery.trip import Trip
+from dgent.delivery.turns import Turns
+from dgent.exceptions import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
+
+    from dgent.delivery.entry import Entry
+    from dgent.protocol import Backend
+
+T = TypeVar("T")
+_PAUSE: Final = 0.02
+
+
+class Deliverer:
+    """Delivers what waits in a queue to its target. What it has done is counted in the `Tally` that it is given."""
+
+    def __init__(self, queue: Queue, target: Backend, *, clock: Callable[[], float] = time.time) -> None:
+        self.queue, self.target, self.clock = queue, target, clock
+        self.name = uuid7()
+        self._turns = Turns()
+
+    async def page(self, tally: Tally) -> bool:
+        """Deal with the next page; tell whether there was one.
+
+        Raises:
+            StorageError: the target failed. QueueUnreadable: the store in which they wait did.
+        """
+        async with self._turns.mine():
+            waiting = await self.ask(self.queue.page())
+            moved = await self._put_damaged_aside(waiting.damaged, tally)
+            blocked = await self._deal_with(waiting.entries, tally)
+        if blocked:
+            await asyncio.sleep(_PAUSE)  # somebody else delivers them, or has died over it
+        return bool(waiting.entries or moved)
+
+    async def run(self, tally: Tally | None = None) -> Tally:
+        """Deal with all that waits, and return what was done. Raises as `page` does."""
+        done = Tally() if tally is None else tally
+        while await self.page(done):
+            pass
+        return done
+
+    async def bring(self, namespace: str, ids: Iterable[str], tally: Tally) -> None:
+        """Deal with what waits for some ids. Raises as `page` does."""
+        for id in ids:
+            while (await self.ask(self.queue.of(namespace, id))).entries:
+                async with self._turns.mine():
+                    blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries, tally)
+                if blocked:
+                    await asyncio.sleep(_PAUSE)
+
+    async def _put_damaged_aside(self, entries: list[Entry], tally: Tally) -> int:
+        if not entries:
+            return 0
+        tally.aside += entries
+        return await self.ask(self.queue.put_damaged_aside(entries))
+
+    async def _deal_with(self, entries: list[Entry], tally: Tally) -> bool:
+        """Deliver entries, and tell whether somebody else is at some of them."""
+        if not entries:
+            return False
+        trip = Trip(self, tally, await self.ask(self.queue.places(entry.group for entry in entries)))
+        try:
+            for wave in _waves(entries):
+                await trip.carry(wave)
+        except StorageError:
+            await trip.finish()  # what is in is in
+            raise
+        await trip.finish()
+        return bool(trip.blocked)
+
+    async def ask(self, answer: Awaitable[T]) -> T:
+        """Tell a failure of the queue's store from one of the target."""
+        try:
+            return await answer
+        except StorageError as error:
+            raise QueueUnreadable(self.queue, error) from None
+
+
+def _waves(entries: list[Entry]) -> Iterator[list[Entry]]:
+    """Cut entries, in their order, into runs in which no id comes twice."""
+    wave: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.group in wave:
+            yield [*wave.values()]
+            wave.clear()
+        wave[entry.group] = entry
+    yield [*wave.values()]

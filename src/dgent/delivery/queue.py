@@ -1,0 +1,190 @@
+"""Where writes for a store elsewhere wait: an append-only log in reserved namespaces of any `Backend`.
+
+    .dgent/queue/<target>   the writes, each one datum; the order of everything is their seq
+    .dgent/places/<target>  how far each id has come: see `place`
+    .dgent/aside/<target>   the writes that the target must not take, each with its reason, until somebody decides
+
+A key begins with a digest of namespace and id, so what waits for one id is one range of keys. An entry is never
+changed: it is appended once and taken off once. It is a queue and never a second truth.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from blake3 import blake3
+
+from dgent.datum import Datum
+from dgent.delivery.entry import EVERYTHING, PAGE, RESERVED, Entry, damaged, decoded, encoded, group_of
+from dgent.delivery.place import RECEIPT, place_in, record_of
+from dgent.delivery.spill import take_over_spill
+from dgent.exceptions import Corrupt, StorageError
+from dgent.query import Query
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Sequence
+
+    from dgent.delivery.place import Place
+    from dgent.protocol import Backend
+    from dgent.query import Page
+
+_AT_ONCE: Final = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A page of a queue: entries, the next first; those that are not what was written; where to read on."""
+
+    entries: list[Entry]
+    damaged: list[Entry]
+    after_seq: int | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.entries or self.damaged)
+
+
+class Queue:
+    """The writes for one target that wait in one store, and those of them that were set aside.
+
+    Args:
+        store: where they wait.
+        target: what the target goes by; queues for different targets in one store do not meet.
+    """
+
+    def __init__(self, store: Backend, target: str) -> None:
+        self.store, self.target = store, target
+        self.segment = blake3(target.encode()).hexdigest(8)
+        self._prepared = False
+        self._log = store.within(f"{RESERVED}/queue/{self.segment}")
+        self._places = store.within(f"{RESERVED}/places/{self.segment}")
+        self._aside = store.within(f"{RESERVED}/aside/{self.segment}")
+
+    def over(self, store: Backend) -> Queue:
+        """Return the same queue through another view of its store, such as one inside of a transaction."""
+        return Queue(store, self.target)
+
+    async def prepare(self) -> None:
+        """Take over what the first format of this queue left in the store."""
+        if not self._prepared:
+            await take_over_spill(self)
+            self._prepared = True
+
+    async def append(self, entries: Iterable[Entry]) -> list[Entry]:
+        """Take writes, all or none, and return them with their keys; they are safe in the store when this answers."""
+        taken = [entry if entry.key else entry.keyed() for entry in entries]
+        stored = await self._log.put_many([encoded(entry) for entry in taken])
+        return [replace(entry, seq=datum.seq) for entry, datum in zip(taken, stored, strict=True)]
+
+    async def page(self) -> Waiting:
+        """Return what waits next."""
+        return await self._read(None, 0)
+
+    async def of(self, namespace: str, id: str) -> Waiting:
+        """Return what waits next for one id."""
+        return await self._read(f"{group_of(namespace, id)}-", 0)
+
+    async def pages(self, after_seq: int = 0, *, one: tuple[str, str] | None = None) -> AsyncIterator[Waiting]:
+        """Go through all that waits behind a seq, in order, or what waits for one (namespace, id)."""
+        at: int | None = after_seq
+        prefix = None if one is None else f"{group_of(*one)}-"
+        while at is not None:
+            page = await self._read(prefix, at)
+            if page:
+                yield page
+            at = page.after_seq
+
+    async def children(self, parent: str) -> list[Entry]:
+        """Return puts that wait, in any namespace, whose datum has this parent: at most as many as fit on a page."""
+        found = await self._log.query(Query(where={"metadata.parent": parent}, order="seq", limit=PAGE))
+        return _waiting(found).entries
+
+    async def forget(self, entries: Sequence[Entry]) -> None:
+        """Take entries off, all at once. What is left of them expires here and is erased by `sweep`."""
+        await self._log.put_many([Datum(entry.key, b"", entry.at) for entry in entries], ttl=_AT_ONCE)
+
+    async def places(self, groups: Iterable[str]) -> dict[str, Place]:
+        """Return how far ids have come, by the groups of their entries."""
+        found = await self._places.get_many(list(dict.fromkeys(groups)))
+        return {group: place_in(datum) for group, datum in found.items()}
+
+    async def move(self, group: str, place: Place, *, receipt: bool = False) -> Place:
+        """Write down how far an id has come, by compare-and-swap against the record that `place` was made from.
+
+        Raises:
+            VersionConflict: somebody else was first.
+        """
+        ttl = RECEIPT if receipt else None
+        stored = await self._places.put(record_of(group, place), expect=place.row, ttl=ttl)
+        return place._replace(row=stored.version)
+
+    async def put_aside(self, entries: Sequence[Entry]) -> None:
+        """Keep entries that the target must not take, with their reasons, until somebody decides."""
+        await self._aside.put_many([encoded(entry) for entry in entries])
+
+    async def put_damaged_aside(self, entries: Sequence[Entry]) -> int:
+        """Keep the bytes of entries that are not what was written, take these out of the way, and return how many."""
+        await self.put_aside(entries)
+        return sum([await self._log.purge(entry.key) > 0 for entry in entries])
+
+    async def set_aside(self) -> list[Entry]:
+        """Return what was set aside, oldest first: at most as much as fits on one page."""
+        page = await self._aside.list(order="seq", limit=PAGE)
+        found = _waiting(page)
+        return sorted([*found.entries, *found.damaged], key=lambda entry: entry.seq)
+
+    async def retry(self, key: str) -> bool:
+        """Let a write that was set aside wait again, over whatever the target holds; tell whether there was one.
+
+        One that is damaged stays aside: there is nothing that could be written.
+        """
+        kept = await self._aside.get(key)
+        entry = None if kept is None else decoded(kept)
+        if entry is None or entry.raw is not None:
+            return False
+        await self.append([replace(entry, seq=0, known=EVERYTHING, reason="")])
+        return await self._aside.purge(key) > 0
+
+    async def discard(self, key: str) -> bool:
+        """Erase what was set aside under a key; tell whether there was anything."""
+        return await self._aside.purge(key) > 0
+
+    async def sweep(self) -> None:
+        """Erase what is left of entries that were taken off, and receipts that are too old."""
+        await self._log.compact()
+        await self._places.compact()
+
+    async def count(self) -> tuple[int, int]:
+        """Return how many entries wait, and how many were set aside."""
+        return await self._log.count(), await self._aside.count()
+
+    async def _read(self, prefix: str | None, after_seq: int) -> Waiting:
+        """Return the first page behind a seq that holds anything; what was taken off a moment ago may still show."""
+        while True:
+            query = Query(prefix=prefix, order="seq", after_seq=after_seq, limit=PAGE)
+            page = await self._log.query(query)
+            found = _waiting(page)
+            if found or found.after_seq is None:
+                return found
+            after_seq = found.after_seq
+
+
+def _waiting(page: Page) -> Waiting:
+    entries, broken = [], [damaged(one.id, 0, one.reason, one.content, 0.0) for one in page.damaged]
+    for datum in page:
+        if not datum.content:
+            continue  # taken off
+        try:
+            entries.append(decoded(datum))
+        except Corrupt as error:
+            broken.append(damaged(datum.id, datum.seq, str(error), datum.content, datum.created_at))
+    more = page.cursor is not None and len(page) > 0
+    return Waiting(entries, broken, page[-1].seq if more else None)
+
+
+class QueueUnreadable(Exception):
+    """The store in which writes wait failed, not the one that they are for."""
+
+    def __init__(self, queue: Queue, error: StorageError) -> None:
+        self.queue, self.error = queue, error
+        super().__init__(str(error))

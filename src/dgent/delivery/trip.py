@@ -1,0 +1,167 @@
+"""One page of a queue on its way to the target: who plans, writes, settles and signs, and what is known of each id."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+
+from dgent.delivery.place import Place, Plan
+from dgent.delivery.writer import ATTEMPTS, Base, Reached, Writer, busy, conflict, is_known
+from dgent.exceptions import Corrupt, StorageError, VersionConflict
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+
+    from dgent.delivery.deliverer import Deliverer
+    from dgent.delivery.entry import Entry, Version
+    from dgent.delivery.report import Tally
+
+T = TypeVar("T")
+LEASE: Final = 5.0
+"""How long an entry is left to who has planned it, in seconds."""
+
+
+class Blocked:
+    """Somebody else delivers the entry."""
+
+
+Answer: TypeAlias = Reached | Blocked
+
+
+class Trip:
+    """One page on its way.
+
+    `_places` is what is known of each id; `_unsaid` the entries that were dealt with since its record was written;
+    `blocked` the ids that somebody else is at.
+    """
+
+    def __init__(self, by: Deliverer, tally: Tally, places: dict[str, Place]) -> None:
+        self._by, self._queue, self._tally = by, by.queue, tally
+        self._writer = Writer(by.target, by.clock, self._is_dealt_with)
+        self._places = places
+        self.blocked: set[str] = set()
+        self._gone: list[Entry] = []
+        self._refused: list[Entry] = []
+        self._unsaid: dict[str, list[Entry]] = {}
+
+    async def carry(self, wave: list[Entry]) -> None:
+        """Plan and write the entries of a wave.
+
+        Raises:
+            StorageError: one of them met a failure of the target; those that are in are noted.
+        """
+        wave = [entry for entry in wave if entry.group not in self.blocked]
+        plans = await _together(self._plan(entry) for entry in wave)
+        planned = [(entry, plan) for entry, plan in zip(wave, plans, strict=True) if isinstance(plan, Base)]
+        reached = await _together(self._writer.write(entry, plan) for entry, plan in planned)
+        answers: list[tuple[Entry, Answer | StorageError]]
+        answers = [(entry, plan) for entry, plan in zip(wave, plans, strict=True) if not isinstance(plan, Base)]
+        answers += [(entry, answer) for (entry, _), answer in zip(planned, reached, strict=True)]
+        failed = [answer for _, answer in answers if isinstance(answer, StorageError)]
+        for entry, answer in answers:
+            if not isinstance(answer, StorageError):
+                self._note(entry, answer)
+        if self._refused:  # before the next plan or a receipt says that they are dealt with
+            await self._by.ask(self._queue.put_aside(self._refused))
+            self._refused.clear()
+        if failed:
+            raise failed[0]
+
+    def _note(self, entry: Entry, answer: Answer) -> None:
+        """Take note of what became of an entry."""
+        if isinstance(answer, Blocked):
+            self.blocked.add(entry.group)
+            return
+        self._gone.append(entry)
+        if answer is not None:
+            self._deal(entry, answer)
+
+    async def finish(self) -> None:
+        """Write the receipts, and take off everything that is dealt with."""
+        for result in await _together(self._sign(group) for group in [*self._unsaid]):
+            if isinstance(result, Exception):
+                raise result
+        if self._gone:
+            await self._by.ask(self._queue.forget(self._gone))
+
+    def _deal(self, entry: Entry, answer: Version | str) -> None:
+        place = self._places.get(entry.group, Place())._replace(through=entry.seq, plan=None)
+        if isinstance(answer, str):
+            entry = replace(entry, reason=answer)
+            self._refused.append(entry)
+        else:
+            place = place._replace(version=answer.version, seq=answer.seq)
+        self._places[entry.group] = place
+        self._unsaid.setdefault(entry.group, []).append(entry)
+
+    async def _sign(self, group: str) -> None:
+        """Write the receipt of an id, unless somebody else is as far."""
+        place = self._places[group]
+        for _ in range(ATTEMPTS):
+            try:
+                await self._by.ask(self._queue.move(group, place, receipt=True))
+            except VersionConflict:
+                found = (await self._by.ask(self._queue.places([group]))).get(group, Place())
+                if found.through >= place.through:
+                    return
+                place = place._replace(row=found.row)
+            else:
+                self._say(group)
+                return
+
+    def _say(self, group: str) -> None:
+        """Count what is durably dealt with, and by us."""
+        said = self._unsaid.pop(group, [])
+        self._tally.aside += [entry for entry in said if entry.reason]
+        self._tally.delivered += sum(not entry.reason for entry in said)
+
+    async def _is_dealt_with(self, entry: Entry) -> bool:
+        return (await self._place_of(entry)).through >= entry.seq
+
+    async def _place_of(self, entry: Entry) -> Place:
+        return (await self._by.ask(self._queue.places([entry.group]))).get(entry.group, Place())
+
+    async def _plan(self, entry: Entry) -> Base | Blocked | str | None:
+        """Make durable which version an entry goes behind.
+
+        The answer is that version, `Blocked` where somebody else delivers it, None where it is dealt with, or why the
+        target must not take it.
+        """
+        for _ in range(ATTEMPTS):
+            place, now = self._places.get(entry.group, Place()), self._by.clock()
+            if place.through >= entry.seq:
+                return None
+            plan = place.plan_for(entry.seq)
+            if plan is not None and plan.by != self._by.name and now < plan.until:
+                return Blocked()
+            try:
+                last = await self._writer.last(entry)
+                known = plan is not None or is_known(last, place, entry)
+                if not known and not await self._writer.is_there(last, entry):
+                    fresh = await self._place_of(entry)
+                    if fresh.row == place.row:
+                        return conflict(self._by.target.name, last, entry)
+                    self._places[entry.group] = fresh  # it was somebody who delivers, since we looked
+                    continue
+                base = plan.base if plan is not None else last.version if last else 0
+                planned = place._replace(plan=Plan(entry.seq, base, self._by.name, now + LEASE))
+                self._places[entry.group] = await self._by.ask(self._queue.move(entry.group, planned))
+            except VersionConflict:  # somebody else has dealt with what we did, or plans the same entry
+                self._unsaid.pop(entry.group, None)
+                self._places[entry.group] = await self._place_of(entry)
+                continue
+            except Corrupt as error:
+                return await self._writer.explained(entry, error)
+            self._say(entry.group)
+            return Base(base, last)
+        raise busy(entry)
+
+
+async def _together(work: Iterable[Awaitable[T]]) -> list[T | StorageError]:
+    """Await all of them to the end, begun in their order; any error but a StorageError is raised."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, StorageError):
+            raise result
+    return results  # type: ignore[return-value]  # what is left of BaseException was raised

@@ -1,0 +1,207 @@
+"""The queues in which writes for the first store of a chain may wait, and the way from each of them into it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
+
+from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally
+from dgent.exceptions import BackendUnavailable, DgentError, StorageError
+from dgent.memory.manifest import Manifest, ManifestFile, key_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dgent.datum import Datum
+    from dgent.protocol import TTL, Backend
+
+_log: Final = logging.getLogger("dgent.memory")
+
+
+class Seen:
+    """The highest seq of a namespace that was seen in an answer; every view of a router shares it."""
+
+    __slots__ = ("seq",)
+
+    def __init__(self) -> None:
+        self.seq = 0
+
+
+class Ways:
+    """One `Deliverer` for each later store of the chain in which something waits, or may.
+
+    Attributes:
+        tried: what was out of reach, by the name of the backend, and why.
+        waiting: how many writes waited when that was last counted.
+    """
+
+    def __init__(self, backends: Sequence[Backend], manifest: ManifestFile) -> None:
+        self._first, self._later, self._manifest = backends[0], backends[1:], manifest
+        self._all: list[Deliverer] = []
+        self._lost: set[Deliverer] = set()
+        self.tried: dict[str, str] = {}
+        self.waiting = 0
+        self._seen: dict[str, Seen] = {}
+
+    @property
+    def last(self) -> Queue | None:
+        """The queue that takes writes, if one ever did."""
+        return self._all[-1].queue if self._all else None
+
+    @property
+    def queues(self) -> list[Queue]:
+        """All of them."""
+        return [way.queue for way in self._all]
+
+    @property
+    def reachable(self) -> list[Deliverer]:
+        """Those that can be read now, as far as is known."""
+        return [way for way in self._all if way not in self._lost]
+
+    @property
+    def left(self) -> str:
+        """Where writes may wait that cannot be read now, for people."""
+        lost = ", ".join(way.queue.store.name for way in self._all if way in self._lost)
+        return f"writes for {self._first.name} may wait in {lost}, which is out of reach" if lost else ""
+
+    def attach(self, known: Manifest) -> None:
+        """Take up the queues of earlier runs; after the loss of the manifest they may be in every durable store."""
+        target = key_of(self._first)
+        durable = [store for store in self._later if store.capabilities.durable]
+        self._all = [self._way(store) for store in durable if known.rebuilt or (key_of(store), target) in known.spills]
+
+    def seen(self, namespace: str) -> Seen:
+        """Return what was seen of a namespace of the first store."""
+        return self._seen.setdefault(namespace, Seen())
+
+    async def append(
+        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Known
+    ) -> list[Entry]:
+        """Let writes wait in the last one; they are safe there when this answers.
+
+        Raises:
+            StorageError: they could not be made safe.
+        """
+        queue, now = self._all[-1].queue, time.time()
+        taken = await queue.append([Entry(namespace, id, datum, ttl, now, known) for id, datum in writes])
+        self.remember(queue)
+        return taken
+
+    async def look(self) -> bool:
+        """Find out which of them can be read, and tell whether anything waits there."""
+        self._lost.clear()
+        found = any([await self._holds(way) for way in self._all])
+        if found:
+            await self.counts()
+        return found
+
+    async def empty(self, way: Deliverer, tally: Tally, progress: Callable[[int], None]) -> None:
+        """Deliver all that waits in one of them; `progress` is told after each page how many still wait.
+
+        Raises:
+            StorageError: the first store failed.
+        """
+        aside = len(tally.aside)
+        try:
+            while await way.page(tally):
+                progress((await self.counts())[0])
+        except QueueUnreadable as error:
+            self._leave(way, error.error)
+        for entry in tally.aside[aside:]:
+            _log.warning("%s was set aside: %s", entry.what, entry.reason)
+
+    async def bring(self, namespace: str, ids: Sequence[str], tally: Tally) -> None:
+        """Deliver what waits for some ids. Raises as `empty` does."""
+        for way in self.reachable:
+            with suppress(QueueUnreadable):  # the delivery reports it
+                await way.bring(namespace, ids, tally)
+
+    async def fall_back(self, *, durable: bool) -> Queue:
+        """Return the queue in the first of the later stores that answers; it is the last of the queues then.
+
+        Raises:
+            BackendUnavailable: there is none.
+        """
+        for store in self._later:
+            if durable and not store.capabilities.durable:
+                continue
+            found = [way for way in self._all if way.queue.store is store]
+            way = found[0] if found else self._way(store)
+            if await self._reach(way):
+                self._all = [one for one in self._all if one is not way] + [way]
+                return way.queue
+        names = ", ".join(store.name for store in (self._first, *self._later))
+        tried = "; ".join(f"{name}: {reason}" for name, reason in self.tried.items())
+        raise BackendUnavailable(f"no store of the chain {names} can take over: {tried}")
+
+    def remember(self, queue: Queue) -> None:
+        """Write down that something waits there; each time, since another process may have found it empty meanwhile."""
+        if queue.store.capabilities.durable:
+            self._manifest.add_spill(key_of(queue.store), key_of(self._first))
+
+    async def tidy(self) -> None:
+        """Forget those in which nothing is left."""
+        for way in self.reachable:
+            with suppress(StorageError):
+                await way.queue.sweep()
+                if any(await way.queue.count()):
+                    continue
+                self._manifest.drop_spill(key_of(way.queue.store), key_of(self._first))
+                if any(await way.queue.count()):  # another process has added to it between the two looks
+                    self.remember(way.queue)
+
+    async def counts(self) -> tuple[int, int]:
+        """Return how many writes wait and how many were set aside, as far as can be seen."""
+        waiting = aside = 0
+        for queue in self.queues:
+            with suppress(StorageError):
+                more = await queue.count()
+                waiting, aside = waiting + more[0], aside + more[1]
+        self.waiting = waiting
+        return waiting, aside
+
+    async def describe(self) -> dict[str, object]:
+        """Return how much waits, for people, and what cannot be looked at."""
+        waiting, aside = await self.counts()
+        described: dict[str, object] = {"waiting": waiting, "set_aside": aside, "manifest": str(self._manifest.path)}
+        return described | ({"left": self.left, "tried": dict(self.tried)} if self.left else {})
+
+    async def set_aside(self) -> list[Entry]:
+        """Return the writes that were set aside, oldest first."""
+        return [entry for way in self.reachable for entry in await way.queue.set_aside()]
+
+    async def retry(self, key: str) -> bool:
+        """Let a write that was set aside wait again; tell whether there was one."""
+        return any([await way.queue.retry(key) for way in self.reachable])
+
+    async def discard(self, key: str) -> bool:
+        """Erase a write that was set aside; tell whether there was one."""
+        return any([await way.queue.discard(key) for way in self.reachable])
+
+    def _way(self, store: Backend) -> Deliverer:
+        return Deliverer(Queue(store, key_of(self._first)), self._first)
+
+    def _leave(self, way: Deliverer, error: DgentError) -> None:
+        """Go on without a queue that cannot be read now."""
+        self._lost.add(way)
+        self.tried[way.queue.store.name] = str(error)
+
+    async def _reach(self, way: Deliverer) -> bool:
+        try:
+            await self._manifest.admit(way.queue.store)
+            await way.queue.prepare()
+        except DgentError as error:
+            self.tried[way.queue.store.name] = str(error)
+            return False
+        return True
+
+    async def _holds(self, way: Deliverer) -> bool:
+        try:
+            if await self._reach(way):
+                return bool(await way.queue.page())
+        except StorageError as error:
+            self.tried[way.queue.store.name] = str(error)
+        self._lost.add(way)
+        return False

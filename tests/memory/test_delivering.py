@@ -1,0 +1,353 @@
+"""While what waited is on its way into the first store, that serves, and answers only when it can for all of it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from tests.memory.switchable import Switchable
+from tests.memory.test_router import Place, datum
+
+from dgent.database import open_database
+from dgent.delivery import Progress
+from dgent.delivery.entry import PAGE
+from dgent.exceptions import (
+    BackendUnavailable,
+    DamagedWarning,
+    DegradedWarning,
+    DeliveryPending,
+    VersionConflict,
+)
+from dgent.memory import chain as chain_module
+from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.router import DgentRouter
+from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.volatile import MemoryBackend
+from dgent.query import Query
+from dgent.settings import Settings
+from dgent.storage import StorageProvider
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+COUNT = 3 * PAGE
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(chain_module, "SOONEST", 3600.0)  # no probe unless a test asks for it
+    monkeypatch.setattr(chain_module, "LATEST", 3600.0)
+    return Place(tmp_path)
+
+
+async def spilled(place: Place, count: int = COUNT) -> None:
+    """Leave some writes that wait, by a program that had to start without the first store."""
+    place.first.on = False
+    async with place.router() as router:
+        with pytest.warns(DegradedWarning):
+            await router.open()
+        await router.put_many([datum(f"k{n:04}") for n in range(count)])
+    place.first.on = True
+
+
+async def test_opening_does_not_wait_for_the_way_home(place: Place) -> None:
+    async with place.behind() as store:
+        await store.put(datum("here"))
+    await spilled(place)
+    place.first.held["put"] = asyncio.Event()
+    place.settings = Settings.load(data_dir=place.folder, delivery_timeout=0.05)
+    async with place.router() as router:
+        await router.open()
+        status = await router.status()
+        assert (status["state"], status["waiting"], status["degraded"]) == ("delivering", COUNT, False)
+        assert await router.get("here") == datum("here")
+        waiting: list[Callable[[], Any]] = [
+            router.list,
+            router.count,
+            router.stats,
+            router.namespaces,
+            router.compact,
+            lambda: router.query(Query()),
+            lambda: router.as_of(time.time()),
+            lambda: router.causal_chain("here"),
+            lambda: router.purge("here"),
+            lambda: router.put(datum("here", 2), expect=1),
+            lambda: router.put(datum("here", 2), ttl="keep"),
+            lambda: router.delete("here", expect=1),
+            lambda: router.get_many([f"k{n:04}" for n in range(COUNT)]),
+            router.settled,
+        ]
+        for verb in waiting:
+            with pytest.raises(DeliveryPending) as told:
+                await verb()
+            assert (told.value.store, told.value.waiting) == ("sqlite", COUNT)
+        with pytest.raises(DeliveryPending):
+            _ = router.serving
+        place.first.held["put"].set()
+        assert (await router.recover()).complete
+        assert await router.count() == COUNT + 1
+        assert (await router.status())["state"] == "normal"
+
+
+async def test_a_read_of_an_id_that_waits_brings_it_in_first_and_a_write_goes_behind_it(place: Place) -> None:
+    await spilled(place)
+    held = place.first.held["put"] = asyncio.Event()
+    async with place.router() as router:
+        await router.open()
+        reads = [
+            asyncio.create_task(read)  # type: ignore[arg-type]
+            for read in (
+                router.get(f"k{COUNT - 1:04}"),
+                router.exists("k0001"),
+                router.get_many(["k0002", "nowhere"]),
+                router.history("k0003"),
+                router.put(datum("k0004", 2)),
+                router.delete("k0005"),
+            )
+        ]
+        await asyncio.sleep(0)
+        held.set()
+        last, there, many, history, put, gone = await asyncio.gather(*reads)
+        assert last == datum(f"k{COUNT - 1:04}")
+        assert there is True
+        assert many == {"k0002": datum("k0002")}
+        assert [one.datum for one in history] == [datum("k0003")]
+        assert (put, put.version) == (datum("k0004", 2), 2)
+        assert gone is True
+        assert await router.count() == COUNT - 1
+        assert [one.datum for one in await router.history("k0004")] == [datum("k0004"), datum("k0004", 2)]
+        assert await router.set_aside() == []
+
+
+async def test_a_first_store_that_flaps_gets_a_page_and_more_in_each_up_time(place: Place) -> None:
+    """It takes some forty writes each time before it goes away again, while more are written."""
+    async with place.router(spill=True) as router:
+        await router.put(datum("a", 0))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum(f"k{n:04}") for n in range(COUNT)])
+        written, left = COUNT, 40
+
+        def flap(verb: str) -> None:
+            nonlocal left
+            left -= verb == "put"
+            if left < 0:
+                place.first.on = False
+
+        place.first.before = flap
+        for up in range(20):
+            place.first.on, left = True, 40
+            report = await router.recover()
+            if report.complete:
+                break
+            assert report.delivered >= 30
+            with pytest.warns(DegradedWarning):  # it is cut off again, and keeps what came home
+                await router.put(datum(f"more{up}"))
+            written += 1
+            status = await router.status()
+            assert (status["state"], status["waiting"]) == ("cut off", written - int(str(status["delivered"])))
+            with pytest.raises(BackendUnavailable):
+                await router.get("a")
+        place.first.before = None
+        assert await router.count() == written + 1
+        assert await router.set_aside() == []
+
+
+async def test_without_spill_a_first_store_that_goes_away_again_is_an_outage(place: Place) -> None:
+    await spilled(place)
+    place.first.held["put"] = asyncio.Event()
+    async with place.router() as router:
+        await router.open()
+        place.first.on = False
+        place.first.held["put"].set()
+        for verb in (router.get, router.exists, router.delete):
+            with pytest.raises(BackendUnavailable):
+                await verb("k0100")
+        with pytest.raises(BackendUnavailable):
+            await router.list()
+        with pytest.raises(BackendUnavailable):
+            await router.put(datum("new"))
+        assert (await router.status())["degraded"]
+        place.first.on = True
+        assert (await router.recover()).complete
+        assert await router.count() == COUNT
+
+
+async def test_the_bus_and_the_report_tell_how_far_it_is(place: Place) -> None:
+    listener = place.bus.listen(kinds=["deliver"])
+    place.first.on = False
+    async with place.router() as router:
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum(f"k{n:04}") for n in range(COUNT)])
+        place.first.on = True
+        report = await router.recover()
+        assert (report.delivered, report.waiting, report.set_aside, report.complete) == (COUNT, 0, (), True)
+        assert (await router.status())["delivered"] == COUNT
+    for page in (1, 2, 3):
+        assert await anext(listener) == Progress("sqlite", page * PAGE, 0, COUNT - page * PAGE)
+
+
+async def test_a_second_delete_is_not_taken_for_the_first(place: Place) -> None:
+    """x = 1 is known; outage; x is deleted and put; another program brings both home; x is deleted once more."""
+    async with place.router(spill=True) as one, place.router(spill=True) as two:
+        await one.put(datum("x", 1))
+        await two.open()
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await one.delete("x")
+        await one.put(datum("x", 2))
+        with pytest.warns(DegradedWarning):
+            await two.put(datum("y"))
+        place.first.on = True
+        assert (await two.recover()).delivered == 3
+        assert await one.delete("x")  # it has not noticed, so this waits
+        assert (await one.recover()).complete
+        assert await one.get("x") is None
+        assert [each.datum for each in await one.history("x")] == [datum("x", 1), None, datum("x", 2), None]
+        assert await one.set_aside() == []
+
+
+async def test_what_a_program_wrote_itself_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    """The first store's clock is ahead, so all that it holds was stored after the router last heard of it."""
+    first = SQLiteBackend(place.folder / "first.db", clock=lambda: time.time() + 3600)
+    stores = [Switchable(first, place.first), JSONLBackend(place.folder / "second.jsonl")]
+    async with place.router(backends=stores, spill=True) as router:
+        await router.put(datum("a"))
+        await router.put_many([datum("b"), datum("c")])
+        async with place.behind() as store:
+            await store.put(datum("d"))
+        assert await router.get("d") == datum("d")
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum(id, 2) for id in "abcd"])
+        place.first.on = True
+        report = await router.recover()
+        assert (report.delivered, report.set_aside) == (4, ())
+
+
+@pytest.mark.filterwarnings("default::dgent.exceptions.DamagedWarning")
+async def test_a_damaged_entry_locks_nobody_out(place: Place) -> None:
+    """A flipped byte in one of six writes that wait: the five others go home, and all the verbs work."""
+    spare = place.folder / "spare.db"
+
+    def stores() -> list[Any]:
+        return [Switchable(SQLiteBackend(place.folder / "first.db"), place.first), SQLiteBackend(spare)]
+
+    place.first.on = False
+    async with place.router(backends=stores()) as router:
+        with pytest.warns(DegradedWarning):
+            await router.open()
+        for n in range(6):
+            await router.put(datum(f"k{n}"))
+    with closing(sqlite3.connect(spare)) as connection:
+        ids = [id for (id,) in connection.execute("SELECT id FROM dgent_datums WHERE namespace LIKE '.dgent/queue/%'")]
+        connection.execute("UPDATE dgent_datums SET content = X'00' || content WHERE id = ?", ids[2:3])
+        connection.commit()
+    place.first.on = True
+    async with place.router(backends=stores()) as router:
+        with pytest.warns(DamagedWarning):
+            await router.open()
+        await router.put(datum("more"))
+        report = await router.recover()
+        assert report.complete
+        assert await router.count() == 6
+        assert (await router.status())["set_aside"] == 1
+        (aside,) = await router.set_aside()
+        assert aside.raw is not None
+        assert not await router.retry(aside)
+        assert await router.discard(aside)
+    async with place.router(backends=stores()) as router:
+        await router.open()
+        assert (await router.status())["set_aside"] == 0
+
+
+async def test_a_queue_that_cannot_be_read_locks_nobody_out(place: Place) -> None:
+    await spilled(place, 3)
+    file = place.folder / "second.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([lines[0], b"#" + lines[1], *lines[1:]]))
+    async with place.router() as router:
+        with pytest.warns(DegradedWarning, match="may wait in jsonl"):
+            await router.put(datum("a"))
+        assert await router.list() == [datum("a")]
+        report = await router.recover()
+        assert "may wait in jsonl" in report.reason
+        assert not report.complete
+        assert "may wait in jsonl" in str((await router.status())["left"])
+
+
+async def test_a_conflict_may_be_retried_over_what_is_there(place: Place) -> None:
+    async with place.router(spill=True) as router:
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("a", 2))
+        async with place.behind() as store:
+            await store.put(datum("a", 100))
+        place.first.on = True
+        (entry,) = (await router.recover()).set_aside
+        assert "version 2" in entry.reason
+        assert await router.get("a") == datum("a", 100)
+        assert await router.retry(entry)
+        assert await router.get("a") == datum("a", 2)
+        assert not await router.retry(entry)
+        assert await router.set_aside() == []
+
+
+async def test_a_transaction_waits_for_what_is_on_its_way(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path)
+    database = open_database(settings)
+    place = Place(tmp_path)
+    await spilled(place, 2)
+    async with place.router() as router:
+        storage = StorageProvider(settings, database, router, place.bus)
+        async with storage.transaction() as tx:
+            assert await tx.memory.count() == 2
+            await tx.memory.put(datum("k0000", 2))
+        with pytest.raises(VersionConflict):
+            await router.put(datum("k0000", 3), expect=1)
+    await database.close()
+
+
+def test_a_delivery_that_a_loop_left_behind_goes_on_in_the_next(place: Place) -> None:
+    asyncio.run(spilled(place))
+    router = DgentRouter(place.settings, backends=place.stores())
+
+    async def begin() -> None:
+        place.first.held["put"] = asyncio.Event()
+        await router.open()
+        await asyncio.sleep(0)
+
+    async def go_on() -> None:
+        place.first.held.clear()
+        assert await router.count() == COUNT
+        await router.close()
+
+    asyncio.run(begin())
+    asyncio.run(go_on())
+
+
+async def test_closing_ends_a_delivery(place: Place) -> None:
+    await spilled(place)
+    place.first.held["put"] = asyncio.Event()
+    async with place.router() as router:
+        await router.open()
+        await asyncio.sleep(0)
+    place.first.held.clear()
+    async with place.router() as router:
+        assert await router.count() == COUNT
+
+
+async def test_what_waits_in_memory_goes_home_too(place: Place) -> None:
+    place.first.on = False
+    stores = [place.stores()[0], MemoryBackend()]
+    async with place.router(backends=stores) as router:
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("a"))
+        place.first.on = True
+        assert (await router.recover()).delivered == 1
