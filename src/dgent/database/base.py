@@ -169,6 +169,8 @@ class Database(ABC):
     """
 
     look_every: float
+    read_only = ""
+    """Why it can only be read, for a message; empty where it can be written."""
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url
@@ -205,11 +207,6 @@ class Database(ABC):
         and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
         (see `constructs.announcing`).
         """
-
-    @property
-    def read_only(self) -> str:
-        """Why it can only be read, for a message; empty where it can be written."""
-        return ""
 
     @property
     def forked(self) -> bool:
