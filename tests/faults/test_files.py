@@ -20,7 +20,7 @@ from sqlalchemy import text
 from tests.faults.processes import started
 from tests.faults.stores import sqlite, sync_engine
 
-from dgent import migrations
+from dgent import StorageProvider, migrations
 from dgent.database import sqlite_engine, sqlite_files
 from dgent.database.sqlite_files import Files
 from dgent.datum import Datum
@@ -126,7 +126,21 @@ async def by_a_migration(path: Path) -> None:
         await migrations.upgrade(f"sqlite:///{path}")
 
 
-@pytest.mark.parametrize("opens", [by_the_store, by_a_synchronous_program, by_a_migration])
+async def by_a_look_at_the_schema(path: Path) -> None:
+    with pytest.raises(Corrupt, match="-wal"):
+        await migrations.current(f"sqlite:///{path}")
+
+
+async def by_the_provider(path: Path) -> None:
+    """Nothing of the chain takes over."""
+    with pytest.raises(Corrupt, match="-wal"):
+        await StorageProvider.from_config(database_url=f"sqlite:///{path}")
+
+
+OPENS = [by_the_store, by_a_synchronous_program, by_a_migration, by_a_look_at_the_schema, by_the_provider]
+
+
+@pytest.mark.parametrize("opens", OPENS)
 @pytest.mark.parametrize("restores", [renamed_over, copied_over, copied_over_with_its_time])
 async def test_a_log_that_is_not_this_files_is_refused_and_nothing_is_written(
     torn: tuple[Path, Path], restores: Callable[[Path, Path], None], opens: Callable[[Path], Awaitable[None]]

@@ -172,6 +172,8 @@ class Database(ABC):
 
     look_every: float
     durable = True
+    read_only = ""
+    """Why it can only be read, for a message; empty where it can be written."""
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url
@@ -213,11 +215,6 @@ class Database(ABC):
     async def ahead(self) -> float:
         """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
         return 0.0
-
-    @property
-    def read_only(self) -> str:
-        """Why it can only be read, for a message; empty where it can be written."""
-        return ""
 
     @property
     def forked(self) -> bool:

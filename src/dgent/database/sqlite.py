@@ -238,7 +238,7 @@ class SQLiteDatabase(Database):
         return connect_reader(self.path, self.settings, self._writer.files.look)
 
     @property
-    def read_only(self) -> str:
+    def read_only(self) -> str:  # type: ignore[override]  # asked of the file, and set by nobody
         """Why the file can only be read; empty where it can be written. It stays so until the database is closed."""
         if self._read_only is None and not self._writer.is_open:
             with translated(self.what):

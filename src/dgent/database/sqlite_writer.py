@@ -19,6 +19,7 @@ import copy
 import sqlite3
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
@@ -101,7 +102,7 @@ class Writer:
                 driver.execute("BEGIN IMMEDIATE")
                 try:
                     self._run_groups(connection, driver, groups)
-                    commit(driver.commit, self.files)
+                    commit(partial(driver.execute, "COMMIT"), self.files)  # cached; driver.commit() plans it anew
                 except BaseException:
                     with suppress(sqlite3.Error):
                         driver.execute("ROLLBACK")
