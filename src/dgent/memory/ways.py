@@ -8,7 +8,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally
-from dgent.exceptions import BackendUnavailable, DgentError, StorageError
+from dgent.exceptions import (
+    BackendUnavailable,
+    DgentError,
+    DiskFull,
+    OutcomeUnknown,
+    ReadOnly,
+    StorageError,
+    StorageTimeout,
+)
 from dgent.memory.manifest import Manifest, ManifestFile, key_of
 
 if TYPE_CHECKING:
@@ -16,6 +24,9 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
     from dgent.protocol import TTL, Backend
+
+OUT_OF_REACH: Final = (BackendUnavailable, StorageTimeout, DiskFull, ReadOnly, OutcomeUnknown)
+"""Errors that let the next store of the chain take over. The others, `Corrupt` above all, are for people to mend."""
 
 _log: Final = logging.getLogger("dgent.memory")
 
@@ -142,7 +153,8 @@ class Ways:
             self._manifest.add_spill(key_of(queue.store), key_of(self._first))
 
     async def tidy(self) -> None:
-        """Forget those in which nothing is left."""
+        """Forget those in which nothing is left, now that the first store serves."""
+        self._manifest.save(volatile=False)
         for way in self.reachable:
             with suppress(StorageError):
                 await way.queue.sweep()
