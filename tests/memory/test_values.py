@@ -51,7 +51,7 @@ def test_text_is_text() -> None:
         assert type(check_namespace(id)) is str
     with pytest.raises(InvalidDatum, match="pass its value"):
         Datum(Mixed.A, b"", 1.0)
-    with pytest.raises(InvalidDatum, match="causal_parent .* pass its value"):
+    with pytest.raises(InvalidDatum, match=r"causal_parent .* pass its value"):
         Datum("b", b"", 1.0, Mixed.A)
     with pytest.raises(InvalidNamespace, match="pass its value"):
         check_namespace(Mixed.A)
