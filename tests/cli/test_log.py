@@ -123,3 +123,24 @@ def test_a_key_that_others_can_read_is_refused(filled: Runner, clean_room: Path)
     filled("log", "keygen", "key")
     os.chmod("key", 0o644)  # noqa: PTH101  # as a person does
     assert "chmod 600" in filled("log", "append", "talk", "x", "--key", "key", code=1).err
+
+
+def test_a_log_that_went_back_is_neither_signed_nor_followed(filled: Runner, clean_room: Path) -> None:
+    """An old backup in the place of the database has forgotten the entries, and that they were signed."""
+    filled("log", "keygen", "ada.key")
+    for number in range(4):
+        filled("log", "append", "talk", f"turn {number}", "--key", "ada.key")
+    made = filled.json("log", "checkpoint", "talk", "--key", "ada.key", "--out", "kept.json")
+    seen = f"{made['seq']}:{made['hash']}"
+    shown = filled("log", "follow", "talk", "--writer", made["writer"], "--after", "3", "--limit", "1").text
+    assert "turn 3" in shown
+    edit("DELETE FROM dgent_checkpoints")
+    edit(f"DELETE FROM dgent_log WHERE writer = '{made['writer']}' AND seq > 2")
+    for number in range(3):
+        filled("log", "append", "talk", f"other {number}", "--key", "ada.key")
+    assert "seq 4" in filled("log", "checkpoint", "talk", "--key", "ada.key", "--against", "kept.json", code=7).err
+    follow = ("log", "follow", "talk", "--writer", made["writer"], "--limit", "1")
+    assert "seq 5" in filled(*follow, "--after", seen, code=7).err
+    assert "other 2" in filled(*follow, "--after", "4").text
+    assert "SEQ:HASH" in filled("log", "follow", "talk", "--after", seen, code=2).err
+    filled("log", "follow", "talk", "--after", "x", code=1)

@@ -7,9 +7,10 @@ from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.fingerprint import Fingerprint
 from dgent.causal.generation import AsyncGeneration, Generation
+from dgent.causal.head import Head
 from dgent.causal.keys import SigningKey
 from dgent.causal.log import Log
-from dgent.causal.writer_log import Head, WriterLog
+from dgent.causal.writer_log import WriterLog
 from dgent.policy import BackendKind, Dialect, StorePolicy, Value
 
 __all__ = [

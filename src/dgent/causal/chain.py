@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from blake3 import blake3
 
+from dgent.causal.head import HASH_SIZE, Head
 from dgent.causal.tables import crate_log, own_log
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Table
 
-HASH_SIZE: Final = 32
-"""Bytes of a BLAKE3 hash."""
 _CONTEXT: Final = "dgent 2026-11 writer log v1"
 _NONE: Final = bytes(HASH_SIZE)
 
@@ -38,6 +37,11 @@ class Entry:
     content_hash: bytes
     payload: bytes
     format: str
+
+    @property
+    def head(self) -> Head:
+        """Where who has read this entry goes on: the position behind it."""
+        return Head(self.seq, self.content_hash)
 
 
 class Format(NamedTuple):
