@@ -58,6 +58,11 @@ def test_an_edited_entry_is_found(filled: Runner) -> None:
     found = {each["writer"]: each for each in json.loads(filled("log", "verify", "--json", code=7).out)}
     assert (found["alice"]["ok"], found["alice"]["seq"], found["bob"]["ok"]) == (False, 3, True)
     assert "BROKEN at seq 3" in filled("log", "verify", "talk", code=7).text
+    done = filled("log", "show", "talk", code=7)
+    assert ["turn 1" in done.text, "turn 3" in done.text, "DAMAGED: version 3 of alice" in done.text] == [True] * 3
+    shown = filled("log", "show", "talk", "--json", code=7).json
+    assert [(each["writer"], each["seq"]) for each in shown if "damaged" in each] == [("alice", 3)]
+    assert len(shown) == 5
     assert filled("log", "verify", "talk", "--writer", "bob").code == 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgent.causal.chain import AGENT_STORE, OWN, Entry, Format
+from dgent.causal.chain import AGENT_STORE, OWN, Entries, Entry, Format
 from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.fingerprint import Fingerprint
@@ -22,6 +22,7 @@ __all__ = [
     "CommitEvent",
     "Dialect",
     "Doorbell",
+    "Entries",
     "Entry",
     "Fingerprint",
     "Format",

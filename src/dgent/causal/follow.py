@@ -129,7 +129,7 @@ class _Reader:
             share = max(1, PAGE // len(news))
             found: list[Entry] = []
             for writer, seen in [*news.items()][:PAGE]:
-                found += log.entries(connection, stream, writer, after=seen.seq, limit=share)
+                found += log.next_entries(connection, stream, writer, after=seen.seq, limit=share)
             return found
 
         async def read() -> list[Entry]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.causal.chain import FORMATS, OWN, Entry
+from dgent.causal.chain import FORMATS, OWN, Entries, Entry
 from dgent.causal.checkpoint import agree, check, check_both, check_signer, in_order, latest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
@@ -98,14 +98,12 @@ class Log:
         """Return where the log of a writer in a stream ends."""
         return await self._read(True, self._log.head, stream, writer)
 
-    async def entries(self, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT) -> list[Entry]:
-        """Return the entries behind a position, in order: see `WriterLog.entries`."""
+    async def entries(self, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT) -> Entries:
+        """Return the entries behind a position, in order; `damaged` names the others: see `WriterLog.entries`."""
         self._check_page(limit)
         return await self._read(limit <= SHORT, self._log.entries, stream, writer, after=after, limit=limit)
 
-    async def merged(
-        self, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT
-    ) -> list[Entry]:
+    async def merged(self, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT) -> Entries:
         """Return entries of all writers behind a position: each writer's in order, the writers' by turns."""
         self._check_page(limit)
         return await self._read(False, self._log.merged, stream, after=after, limit=limit)

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgent.cli.command import Kg, command, misused
+from dgent.cli.command import Kg, command, misused, refuse_damaged
 from dgent.cli.exits import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.causal import Checkpoint, Entry, Fingerprint, Log
+    from dgent.query import Damaged
 
 app = typer.Typer(help="Logs that nobody can edit unseen: chains of entries.", no_args_is_help=True)
 Stream = Annotated[str, typer.Argument(help="The stream.")]
@@ -56,7 +57,9 @@ async def show(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     format: Format = OWN,
 ) -> None:
-    """Show the entries of a stream, or which streams and writers there are."""
+    """Show the entries of a stream, or which streams and writers there are; exit 7 and name what is damaged."""
+    from dgent.cli.show import damaged
+
     async with kg.storage() as storage:
         log = storage.log.within(format)
         if stream is None:
@@ -67,7 +70,9 @@ async def show(
             entries = await log.merged(stream, after=dict.fromkeys(writers, after), limit=limit)
         else:
             entries = await log.entries(stream, writer, after=after, limit=limit)
-    kg.answer([_record(entry) for entry in entries], _entries(entries))
+    found = [_record(entry) for entry in entries] + [_damaged_record(stream, each) for each in entries.damaged]
+    kg.answer(found, _entries(entries), *damaged(entries.damaged))
+    refuse_damaged(entries.damaged)
 
 
 @app.command()
@@ -303,6 +308,13 @@ def _gist(entry: Entry) -> str:
         return clean(" ".join(entry.payload[:400].decode().split()))
     except UnicodeDecodeError:
         return f"{len(entry.payload):,} bytes"
+
+
+def _damaged_record(stream: str, each: Damaged) -> dict[str, Any]:
+    from dgent.datum import text_or_base64
+
+    writer, seq, reason, payload = each
+    return {"stream": stream, "writer": writer, "seq": seq, **text_or_base64(payload), "damaged": reason}
 
 
 def _record(entry: Entry) -> dict[str, Any]:
