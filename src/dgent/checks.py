@@ -22,18 +22,19 @@ LONGEST: Final = 1e12  # seconds: some thirty thousand years
 _INT64: Final = range(-(2**63), 2**63)
 
 
-def check_id(id: object, field: str = "id") -> None:
-    """Refuse what not every store can keep as an id: 1 to 512 code points, no NUL, no lone surrogates.
+def check_id(id: Any, field: str = "id") -> str:
+    """Return an id that every store can keep: 1 to 512 code points, no NUL, no lone surrogates.
 
     Raises:
         InvalidDatum: says which rule was broken.
     """
     if problem := _text_problem(id):
         raise InvalidDatum(f"{field} {problem}")
+    return id if type(id) is str else str.__str__(id)
 
 
 def check_time(value: object, field: str = "created_at") -> float:
-    """Return a finite number of seconds as a float.
+    """Return a finite number of seconds as a float; there is one zero, because SQLite keeps one.
 
     Raises:
         InvalidDatum: the value is not a finite number, or outside the years 1 to 9999.
@@ -42,7 +43,7 @@ def check_time(value: object, field: str = "created_at") -> float:
         raise InvalidDatum(f"{field} is Unix seconds in UTC, not {type(value).__name__}: use datetime.timestamp()")
     if not -62_135_596_800 <= value < 253_402_300_800:  # also false for NaN
         raise InvalidDatum(f"{field} is not a time between the years 1 and 9999, in Unix seconds")
-    return float(value)
+    return float(value) + 0.0
 
 
 def check_namespace(namespace: str) -> str:
@@ -56,7 +57,7 @@ def check_namespace(namespace: str) -> str:
     for segment in namespace.split("/"):
         if segment in {"", ".", ".."}:
             raise InvalidNamespace(f"namespace {namespace!r} has the segment {segment!r}: use names joined by single /")
-    return namespace
+    return namespace if type(namespace) is str else str.__str__(namespace)
 
 
 def _text_problem(text: object) -> str | None:
@@ -64,7 +65,15 @@ def _text_problem(text: object) -> str | None:
         return f"is {type(text).__name__}, not str"
     if not 1 <= len(text) <= ID_LENGTH:
         return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
+    if type(text) is not str and not _is_its_text(text):
+        return f"is {type(text).__name__}, which is written or compared as something else than its text: pass its value"
     return _unstorable(text)
+
+
+def _is_its_text(text: str) -> bool:
+    """Tell whether a class of its own acts as the text that a database keeps of it: a str that is an Enum does not."""
+    plain = str.__str__(text)
+    return f"{text}" == plain and text == plain and hash(text) == hash(plain)
 
 
 def _unstorable(text: str) -> str | None:
@@ -132,10 +141,11 @@ def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -
         _check_json(item, f"{path}.{key}", depth + 1)
 
 
-def check_content(content: object) -> None:
-    """Refuse a content that is not bytes."""
+def check_content(content: Any) -> bytes:
+    """Return a content, or raise InvalidDatum if it is not bytes."""
     if not isinstance(content, bytes):
         raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
+    return content if type(content) is bytes else bytes(memoryview(content))
 
 
 def check_limit(limit: object, field: str = "limit") -> int:

@@ -65,10 +65,10 @@ class Datum:
         causal_parent: str | None = None,
         metadata: Mapping[str, Any] = _EMPTY,
     ) -> None:
-        check_id(id)
+        id = check_id(id)
         if causal_parent is not None:
-            check_id(causal_parent, "causal_parent")
-        check_content(content)
+            causal_parent = check_id(causal_parent, "causal_parent")
+        content = check_content(content)
         created = check_time(created_at)
         metadata_json = "{}" if metadata is _EMPTY else canonical_metadata(metadata)
         _set_fields(self, (id, content, created, causal_parent, metadata_json, 0, 0))
@@ -316,8 +316,7 @@ def _content_of(content: bytes | str | None, data: Any) -> bytes:
     if content is None:
         return canonical_json(data, "data").encode()
     if not isinstance(content, str):
-        check_content(content)
-        return content
+        return check_content(content)
     try:
         return content.encode()
     except UnicodeEncodeError:

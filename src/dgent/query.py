@@ -382,12 +382,12 @@ def _seconds(name: str, value: datetime | float | None) -> float | None:
     if isinstance(value, datetime):
         if value.tzinfo is None:
             raise InvalidQuery(f"{name} is a naive datetime: say in which zone, as datetime(..., tzinfo=UTC)")
-        return value.timestamp()
+        return value.timestamp() + 0.0
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_SECONDS:
         raise InvalidQuery(f"{name} is no moment: use an aware datetime or Unix seconds")
-    return float(value)
+    return float(value) + 0.0  # there is one zero
 
 
 def _tag_set(tags: object) -> frozenset[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import orjson
 import pytest
+from tests.faults.rows import execute
 
 from dgent.bridge import TableAdapter
 from dgent.database import open_database
@@ -80,6 +81,9 @@ class TestOnSQLite(TableContract):
     @pytest.fixture
     def place(self, sqlite_path: Any) -> str:
         return f"sqlite:///{sqlite_path}"
+
+    def damage(self, place: str, namespace: str, id: str) -> None:
+        execute(place, "UPDATE test_notes SET tags = ? WHERE id = ?", "no JSON", id)
 
 
 class TestOnPostgres(TableContract):

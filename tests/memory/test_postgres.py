@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tests.faults.rows import execute
 
 from dgent.datum import Limits
 from dgent.memory.postgres import PostgresBackend
@@ -28,3 +29,6 @@ class TestPostgres(DgentContract):
         limits: Limits = Limits(),  # noqa: B008  # frozen
     ) -> PostgresBackend:
         return PostgresBackend(place, namespace, clock=clock, limits=limits)
+
+    def damage(self, place: str, namespace: str, id: str) -> None:
+        execute(place, "UPDATE dgent_datums SET content = ? WHERE namespace = ? AND id = ?", b"else", namespace, id)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.faults.rows import execute
+
 from dgent.datum import Limits
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.testing import DgentContract
@@ -23,3 +25,12 @@ class TestSQLite(DgentContract):
         limits: Limits = Limits(),  # noqa: B008
     ) -> SQLiteBackend:
         return SQLiteBackend(place / "membrane.db", namespace, clock=clock, limits=limits)
+
+    def damage(self, place: Path, namespace: str, id: str) -> None:
+        execute(
+            f"sqlite:///{place}/membrane.db",
+            "UPDATE dgent_datums SET content = ? WHERE namespace = ? AND id = ?",
+            b"else",
+            namespace,
+            id,
+        )

@@ -152,7 +152,7 @@ def _float(_: TypeEngine[Any]) -> Form:
 def _dump_float(value: float) -> float:
     if not math.isfinite(value):
         raise ValueError(f"holds {value}, which JSON cannot")
-    return float(value)  # SQLite returns a written 1.0 as 1
+    return float(value) + 0.0  # SQLite returns a written 1.0 as 1, and has one zero
 
 
 def _load_float(value: Any) -> float:
@@ -160,7 +160,7 @@ def _load_float(value: Any) -> float:
         _no("a number", value)
     if float(value) != value:
         raise ValueError("is a whole number with more digits than a float keeps")
-    return float(value)
+    return float(value) + 0.0
 
 
 def _numeric(kind: Numeric[Any] | Float[Any]) -> Form:

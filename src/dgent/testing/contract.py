@@ -17,10 +17,11 @@ from dgent.protocol import Backend, DgentProtocol
 from dgent.testing.base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.machine import Machine, steps
 from dgent.testing.reading import ReadingLaws
+from dgent.testing.values import ValueLaws
 from dgent.testing.writing import WritingLaws
 
 
-class DgentContract(WritingLaws, ReadingLaws):
+class DgentContract(WritingLaws, ReadingLaws, ValueLaws):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python
