@@ -21,6 +21,7 @@ from dgent.exceptions import (
     StoreClosed,
     TableNotFound,
 )
+from dgent.memory.jsonl import JSONLBackend
 from dgent.models.brain import Crystal
 from dgent.models.self_grow import GrowthProposal
 
@@ -217,3 +218,37 @@ async def test_settings_beside_overrides_are_refused_not_ignored(tmp_path: Path)
     with pytest.raises(InvalidSettings, match="strict must be in them"):
         await StorageProvider.from_config(settings, strict=True)
     assert not (tmp_path / "data").exists()
+
+
+async def test_what_could_not_be_delivered_is_listed_retried_and_discarded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Agent memory lies in a file beside the tables, does not answer for a while, and somebody writes it meanwhile."""
+    async with await StorageProvider.from_config(data_dir=tmp_path, chain=("jsonl",)) as storage:
+        put = JSONLBackend.put
+
+        async def gone(self: JSONLBackend, *args: Any, **named: Any) -> Datum:
+            raise BackendUnavailable("the file is out of reach")
+
+        monkeypatch.setattr(JSONLBackend, "put", gone)
+        for id in ("a", "b", "c"):
+            async with storage.transaction() as tx:
+                await tx.memory.put(Datum(id, b"ours", 0.0))
+        report = await storage.reconcile()
+        assert (report.delivered, report.waiting, report.complete) == (0, 3, False)
+        assert "out of reach" in report.reason
+        monkeypatch.setattr(JSONLBackend, "put", put)
+        await storage.memory.put_many([Datum(id, b"theirs", 0.0) for id in "ab"])
+        report = await storage.reconcile()
+        assert (report.delivered, report.waiting, report.complete) == (1, 0, True)
+        first, second = report.set_aside
+        assert await storage.set_aside() == [first, second]
+        assert await storage.retry(first)
+        assert await storage.discard(second)
+        assert not await storage.discard(second)
+        assert {one.id: one.content for one in await storage.memory.list()} == {
+            "a": b"ours",
+            "b": b"theirs",
+            "c": b"ours",
+        }
+        assert await storage.set_aside() == []

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 import orjson
 import pytest
+from tests.faults.rows import execute
 
 from dgent.bridge import TableAdapter
 from dgent.database import open_database
@@ -82,6 +83,9 @@ class TestOnSQLite(TableContract):
     @pytest.fixture
     def place(self, sqlite_path: Any) -> str:
         return f"sqlite:///{sqlite_path}"
+
+    def damage(self, place: str, namespace: str, id: str) -> None:
+        execute(place, "UPDATE test_notes SET tags = ? WHERE id = ?", "no JSON", id)
 
 
 class TestInMemory(TableContract):

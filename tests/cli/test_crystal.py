@@ -130,3 +130,14 @@ def test_crystals_go_into_their_table_and_come_back(ready: Runner) -> None:
         "did you mean brain_settings"
         in ready("crystal", "demote", BrainSetting.schema.name, "--table", "brain_setting", code=3).err
     )
+
+
+def test_what_is_no_crystal_is_shown_as_a_datum_with_the_reason(ready: Runner) -> None:
+    mark(ready, "good")
+    ready("memory", "put", "plain text", '{"schema": "witness.mark"}', "--id", "odd")
+    told = ready("crystal", "query").text
+    assert "looked" in told
+    assert "no crystal of witness.mark: odd: " in told
+    found = ready.json("crystal", "query")
+    assert [each["id"] for each in found["crystals"]] == ["odd", "good"]
+    assert [(each["id"], each["schema"]) for each in found["unreadable"]] == [("odd", "witness.mark")]

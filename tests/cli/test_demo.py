@@ -43,6 +43,8 @@ def test_it_shows_both_tracks_and_imports_nothing_twice(
         words = shlex.split(line)
         kg(*words[words.index("--data-dir") :])
     assert (clean_room / "memory.jsonl").is_file()
+    found = kg.json("--data-dir", ".demo", "crystal", "query", "--limit", 100)
+    assert (len(found["crystals"]), found["unreadable"], found["damaged"]) == (37, [], [])
 
 
 @pytest.mark.skipif(not REAL, reason="no real conversations beside this checkout")

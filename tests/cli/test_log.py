@@ -58,6 +58,11 @@ def test_an_edited_entry_is_found(filled: Runner) -> None:
     found = {each["writer"]: each for each in json.loads(filled("log", "verify", "--json", code=7).out)}
     assert (found["alice"]["ok"], found["alice"]["seq"], found["bob"]["ok"]) == (False, 3, True)
     assert "BROKEN at seq 3" in filled("log", "verify", "talk", code=7).text
+    done = filled("log", "show", "talk", code=7)
+    assert ["turn 1" in done.text, "turn 3" in done.text, "DAMAGED: version 3 of alice" in done.text] == [True] * 3
+    shown = filled("log", "show", "talk", "--json", code=7).json
+    assert [(each["writer"], each["seq"]) for each in shown if "damaged" in each] == [("alice", 3)]
+    assert len(shown) == 5
     assert filled("log", "verify", "talk", "--writer", "bob").code == 0
 
 
@@ -123,3 +128,24 @@ def test_a_key_that_others_can_read_is_refused(filled: Runner, clean_room: Path)
     filled("log", "keygen", "key")
     os.chmod("key", 0o644)  # noqa: PTH101  # as a person does
     assert "chmod 600" in filled("log", "append", "talk", "x", "--key", "key", code=1).err
+
+
+def test_a_log_that_went_back_is_neither_signed_nor_followed(filled: Runner, clean_room: Path) -> None:
+    """An old backup in the place of the database has forgotten the entries, and that they were signed."""
+    filled("log", "keygen", "ada.key")
+    for number in range(4):
+        filled("log", "append", "talk", f"turn {number}", "--key", "ada.key")
+    made = filled.json("log", "checkpoint", "talk", "--key", "ada.key", "--out", "kept.json")
+    seen = f"{made['seq']}:{made['hash']}"
+    shown = filled("log", "follow", "talk", "--writer", made["writer"], "--after", "3", "--limit", "1").text
+    assert "turn 3" in shown
+    edit("DELETE FROM dgent_checkpoints")
+    edit(f"DELETE FROM dgent_log WHERE writer = '{made['writer']}' AND seq > 2")
+    for number in range(3):
+        filled("log", "append", "talk", f"other {number}", "--key", "ada.key")
+    assert "seq 4" in filled("log", "checkpoint", "talk", "--key", "ada.key", "--against", "kept.json", code=7).err
+    follow = ("log", "follow", "talk", "--writer", made["writer"], "--limit", "1")
+    assert "seq 5" in filled(*follow, "--after", seen, code=7).err
+    assert "other 2" in filled(*follow, "--after", "4").text
+    assert "SEQ:HASH" in filled("log", "follow", "talk", "--after", seen, code=2).err
+    filled("log", "follow", "talk", "--after", "x", code=1)

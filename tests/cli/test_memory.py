@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.faults.rows import execute
+
+from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.running import Runner
 
 
@@ -186,3 +188,24 @@ def test_content_that_looks_like_json_is_shown_whatever_it_is(kg: Runner) -> Non
         assert kg("memory", "get", "a").text
         assert kg("memory", "list").text
         assert kg.json("memory", "list")["datums"][0]["text"] == content.decode()
+
+
+def test_a_damaged_datum_is_named_and_hides_no_other(kg: Runner) -> None:
+    for id in "abc":
+        kg("memory", "put", f"this is {id}", "--id", id)
+    url = f"sqlite:///{Settings.load().sqlite_path}"
+    execute(url, "UPDATE dgent_datums SET content = ? WHERE id = 'b'", b"else")
+    done = kg("memory", "list", code=7)
+    assert ["this is a" in done.text, "this is c" in done.text, "DAMAGED: version 1 of b" in done.text] == [True] * 3
+    assert done.err.startswith("warning: ")
+    assert len(done.err.splitlines()) == 1
+    told = kg("memory", "list", "--json", code=7).json
+    assert [each["id"] for each in told["datums"]] == ["c", "a"]
+    assert [(each["id"], each["version"], each["text"]) for each in told["damaged"]] == [("b", 1, "else")]
+    assert "DAMAGED" in kg("data", "self.data.list", code=7).text
+    assert "DAMAGED" in kg("crystal", "query", code=7).text
+    kg("memory", "export", "out.jsonl", code=7)
+    assert not Path("out.jsonl").exists()
+    kg("memory", "get", "b", code=7)
+    kg("memory", "purge", "b", "--yes")
+    assert kg.json("memory", "list")["damaged"] == []

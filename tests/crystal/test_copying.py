@@ -21,7 +21,7 @@ from dgent.crystal.codec import comparable
 from dgent.crystal.copying import backfill, demote
 from dgent.crystal.rows import crystal_of, row_of
 from dgent.crystal.schemas import BrainCrystal, BrainSetting, WitnessMark, WitnessTrust
-from dgent.exceptions import InvalidCrystal, InvalidRow, UpgradeGap
+from dgent.exceptions import Conflict, InvalidCrystal, InvalidRow, UpgradeGap
 from dgent.models import brain
 from dgent.services import Brain
 
@@ -286,6 +286,18 @@ async def test_tables_of_the_brain_become_crystals_and_come_back(url: str) -> No
         assert changed <= {"updated_at"}
         assert after.tags == {"maps"}
         assert (await settings.get("depth")).data["value"] == {"most": 3}  # type: ignore[union-attr]
+
+
+async def test_a_row_never_takes_the_place_of_the_content_that_it_is_about(url: str) -> None:
+    """The row of a captured text and the text have one id: as its next version the row would hide the text."""
+    async with opened(url) as storage:
+        captured = await Brain(storage).capture("The map is not the territory.")
+        for metadata in (None, {"schema": "brain.crystal"}):  # as older versions stamped it
+            if metadata is not None:
+                await storage.memory.put(Datum(captured.id, b"The map is not the territory.", 1.0, None, metadata))
+            with pytest.raises(Conflict, match=captured.id):
+                await demote(storage.table(brain.Crystal), BrainCrystal.schema, storage.memory)
+            assert await Brain(storage).content(captured.id) == "The map is not the territory."
 
 
 def upgrade_and_backfill(pipe: Connection, url: str) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.crystal.stores import opened
+from tests.faults.rows import execute
 from tests.memory.switchable import Switchable
 
 from dgent.crystal import (
@@ -24,6 +27,9 @@ from dgent.crystal.schemas import Trail, TrailStep, WitnessMark
 from dgent.datum import Datum
 from dgent.exceptions import (
     BackendUnavailable,
+    Corrupt,
+    CrystalTooNew,
+    DamagedWarning,
     DegradedWarning,
     InvalidCrystal,
     InvalidDatum,
@@ -263,9 +269,39 @@ async def test_one_broken_crystal_is_named(content: bytes, version: Any) -> None
     await store.put(Datum("broken", content, 1.0, metadata={"schema": "law.note", "schema_version": version}))
     with pytest.raises(InvalidCrystal, match="'broken'"):
         await universe.get("broken")
-    with pytest.raises(InvalidCrystal, match="'broken'"):
-        await universe.query(Query())
-    assert len(await universe.query(Query(after=1.0))) == 1
+    page = await universe.query(Query())
+    assert [(each.id, type(each)) for each in page] == [("good", Crystal), ("broken", Datum)]
+    ((id, schema, reason),) = page.unreadable
+    assert (id, schema) == ("broken", "law.note")
+    assert reason
+    assert (await universe.query(Query(after=1.0))).unreadable == ()
+
+
+async def test_data_that_cannot_be_upgraded_hides_no_other() -> None:
+    store = MemoryBackend()
+    universe = universe_of(store)
+    await universe.store(universe.crystal(Note("good"), id="good"))
+    await store.put(Datum("newer", b"\xff", 1.0, metadata={"schema": "law.note", "schema_version": NOTE.version + 1}))
+    page = await universe.query(Query())
+    assert [type(each) for each in page] == [Crystal, Datum]
+    assert [(each.id, "upgrade the program" in each.reason) for each in page.unreadable] == [("newer", True)]
+    with pytest.raises(CrystalTooNew):
+        await universe.get("newer")
+
+
+async def test_a_damaged_crystal_hides_no_other(tmp_path: Path) -> None:
+    async with opened("sqlite", str(tmp_path)) as store:
+        universe = universe_of(store)
+        for id in "abc":
+            await universe.store(universe.crystal(Note(id), id=id, created_at=1.0))
+        execute(f"sqlite:///{tmp_path}/memory.db", "UPDATE dgent_datums SET content = ? WHERE id = ?", b"{}", "b")
+        with pytest.warns(DamagedWarning) as said:
+            page = await universe.query(Query(order="oldest"))
+        assert len(said) == 1
+        assert ([each.id for each in page], [each.id for each in page.damaged]) == (["a", "c"], ["b"])
+        for dry_run in (True, False):
+            with pytest.raises(Corrupt), pytest.warns(DamagedWarning):
+                await universe.upgrade(NOTE, dry_run=dry_run)
 
 
 async def test_a_schema_registered_later_makes_crystals_of_datums() -> None:

@@ -137,6 +137,7 @@ def test_every_file_that_the_architecture_names_exists() -> None:
     silent = {"__init__.py", "__main__.py"}
     rooms = (
         "database",
+        "delivery",
         "memory",
         "bridge",
         "agentese",

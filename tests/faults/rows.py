@@ -58,7 +58,7 @@ def changes(url: str) -> list[Change]:
 def execute(url: str, sql: str, *values: Any) -> list[Any]:
     """Run a statement past the library, and commit; `?` marks a value."""
     if url.startswith("postgresql"):
-        with psycopg.connect(url) as server:
+        with psycopg.connect(url.replace("+asyncpg", "")) as server:
             cursor = server.execute(sql.replace("?", "%s"), values)
             return cursor.fetchall() if cursor.description else []
     with closing(sqlite3.connect(make_url(url).database or "", timeout=30)) as file, file:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+from tests.faults.rows import execute
 from tests.server_clock import ServerClock
 
 from dgent.datum import Limits
@@ -30,3 +31,6 @@ class TestPostgres(DgentContract):
     ) -> PostgresBackend:
         ServerClock(place).follow(clock)
         return PostgresBackend(place, namespace, clock=clock, limits=limits)
+
+    def damage(self, place: str, namespace: str, id: str) -> None:
+        execute(place, "UPDATE dgent_datums SET content = ? WHERE namespace = ? AND id = ?", b"else", namespace, id)

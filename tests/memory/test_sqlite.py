@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+from tests.faults.rows import execute
+
 from dgent.database import open_database
 from dgent.datum import Limits
 from dgent.memory.sql import SqlBackend
@@ -28,6 +30,15 @@ class TestSQLite(DgentContract):
         limits: Limits = Limits(),  # noqa: B008
     ) -> SQLiteBackend:
         return SQLiteBackend(place / "membrane.db", namespace, clock=clock, limits=limits)
+
+    def damage(self, place: Path, namespace: str, id: str) -> None:
+        execute(
+            f"sqlite:///{place}/membrane.db",
+            "UPDATE dgent_datums SET content = ? WHERE namespace = ? AND id = ?",
+            b"else",
+            namespace,
+            id,
+        )
 
 
 class TestInMemory(DgentContract):

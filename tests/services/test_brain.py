@@ -10,10 +10,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
+from tests.faults.rows import execute
 
+from dgent.crystal import DECLARED
+from dgent.crystal.schemas import BrainCrystal
 from dgent.datum import Datum, uuid7
-from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound
+from dgent.exceptions import Conflict, Corrupt, DamagedWarning, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
+from dgent.query import Query
 from dgent.services import Brain, NewCrystal, healing, searching
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ async def test_a_capture_is_a_row_and_a_datum(storage: StorageProvider) -> None:
     assert datum is not None
     assert (datum.content, datum.schema, datum.author, datum.source) == (
         text.encode(),
-        "brain.crystal",
+        "brain.content",
         "Alfred",
         "book",
     )
@@ -68,6 +72,63 @@ async def test_a_capture_is_a_row_and_a_datum(storage: StorageProvider) -> None:
     assert (found.access_count, found.last_accessed) == (0, None)
     assert await brain.content(crystal.id) == text
     assert await brain.get("nothing") is None
+
+
+async def test_a_capture_is_no_crystal_of_the_schema_that_its_row_has(storage: StorageProvider) -> None:
+    """A text and the JSON of a row are two things with two names: a query over everything reads both."""
+    captured = await Brain(storage).capture("plain text, no JSON", ["maps"])
+    kept = await storage.universe.remember(BrainCrystal(content_hash="0" * 64, summary="s"))
+    page = await storage.universe.query(Query())
+    assert {each.id for each in page} == {captured.id, kept.id}
+    assert page.unreadable == ()
+    assert (await storage.memory.get(captured.id)).schema not in {each.name for each in DECLARED}  # type: ignore[union-attr]
+
+
+async def test_what_older_versions_stamped_as_crystals_is_read_and_healed(storage: StorageProvider) -> None:
+    """They wrote plain text under the name of a JSON contract, without its version."""
+    brain = Brain(storage)
+    old = {"schema": "brain.crystal", "tags": ["maps"], "author": "Ada"}
+    kept = await brain.capture("an old text", ["maps"])
+    live = await storage.memory.get(kept.id)
+    assert live is not None
+    await storage.memory.put(live.replace(metadata=old))
+    orphan = await storage.memory.put(Datum("orphan", b"an orphan", 1000.0, None, old), ttl=10**6)
+    true = await storage.universe.remember(BrainCrystal(content_hash="0" * 64, summary="s"))
+    page = await storage.universe.query(Query())
+    assert [type(each).__name__ for each in sorted(page, key=lambda each: each.id != true.id)] == [
+        "Crystal",
+        "Datum",
+        "Datum",
+    ]
+    assert {each.id for each in page.unreadable} == {kept.id, "orphan"}
+    assert all("brain.crystal" in each.reason for each in page.unreadable)
+    assert [each.id for each in await brain.search(text="old text")] == [kept.id]
+    assert await brain.content(kept.id) == "an old text"
+    healed = await brain.heal()
+    assert (healed.adopted, sorted(healed.renamed), healed.lost) == (["orphan"], sorted([kept.id, "orphan"]), [])
+    assert await brain.content("orphan") == "an orphan"
+    renamed = await storage.memory.get("orphan")
+    assert renamed is not None
+    assert (renamed.schema, renamed.author, renamed.tags, renamed.version) == ("brain.content", "Ada", {"maps"}, 2)
+    assert renamed.content == orphan.content
+    page = await storage.universe.query(Query())
+    assert (len(page), page.unreadable) == (3, ())
+    assert await brain.get(true.id) is None, "a crystal of that schema is not the content of one"
+    again = await brain.heal()
+    assert (again.adopted, again.renamed) == ([], [])
+
+
+async def test_one_damaged_content_hides_no_other_from_a_search(storage: StorageProvider) -> None:
+    brain = Brain(storage)
+    captured = [await brain.capture(f"{'.' * 300} needle {n}", created_at=START + timedelta(days=n)) for n in range(4)]
+    url = storage.database.url.render_as_string(hide_password=False)
+    execute(url, "UPDATE dgent_datums SET content = ? WHERE id = ?", b"else", captured[1].id)
+    with pytest.warns(DamagedWarning):
+        page = await brain.search(text="needle")
+    assert [each.id for each in page] == [captured[n].id for n in (3, 2, 0)]
+    assert [each.id for each in page.damaged] == [captured[1].id]
+    with pytest.raises(Corrupt):
+        await brain.content(captured[1].id)
 
 
 async def test_the_same_content_twice_is_two_crystals_unless_the_id_says_otherwise(storage: StorageProvider) -> None:

@@ -20,12 +20,14 @@ from sqlalchemy import JSON, Column, DateTime, Integer, Table, Uuid, inspect
 
 from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.fields import Field, field_of, processors, shown
+from dgent.database.careful import as_text
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidRow
 from dgent.models.base import Base
+from dgent.query import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy.engine import Dialect
     from sqlalchemy.orm import Mapper
@@ -145,7 +147,39 @@ class Layout:
             except (ValueError, TypeError, ArithmeticError, LookupError):
                 raise self._corrupt(at, row) from None
             found.append(cells)
-        return self.datums_from(found)
+        try:
+            return self.datums_from(found)
+        except (ValueError, TypeError, AttributeError, OverflowError):  # where no codec stands between
+            raise self._unreadable(found) from None
+
+    def _unreadable(self, rows: Iterable[Sequence[Any]]) -> Corrupt:
+        """Return the error for the first of some rows that is no datum."""
+        for row in rows:
+            try:
+                self.datums_from([row])
+            except (ValueError, TypeError, AttributeError, OverflowError):
+                key = [as_text(row[self._at[field.name]]) for field in self.keys]
+                return Corrupt(
+                    f"the row {key!r} of {self.name} holds what the types of its columns cannot be: mend it with an "
+                    "UPDATE, or restore it from a backup"
+                )
+        raise AssertionError("unreachable")
+
+    def each_of(
+        self, rows: Iterable[Sequence[Any]], dialect: Dialect
+    ) -> Iterator[tuple[Datum, Sequence[Any]] | Damaged]:
+        """Return what each row of `columns` is: a datum, with its row, or what is left of one."""
+        for row in rows:
+            try:
+                yield self.datum_of(row, dialect), row
+            except Corrupt as error:
+                yield self._damaged(row, str(error))
+
+    def _damaged(self, row: Sequence[Any], reason: str) -> Damaged:
+        key = [as_text(row[self._at[field.name]]) for field in self.keys]
+        version = row[-1] if self.version is not None and type(row[-1]) is int else 0
+        content = orjson.dumps(dict(zip(self._at, row, strict=False)), default=as_text, option=CANONICAL)
+        return Damaged(key[0] if len(key) == 1 else orjson.dumps(key).decode(), version, reason, content)
 
     def datums_from(self, rows: Iterable[Sequence[Any]]) -> list[Datum]:
         """Return the datums that rows of `columns` are, from values in JSON form; times stay datetimes."""

@@ -5,9 +5,10 @@ What a column or an index can say is said in SQL; the rest is looked into, in ba
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 import orjson
 from sqlalchemy import (
@@ -26,12 +27,15 @@ from sqlalchemy import (
 from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
+from dgent.database.careful import Source, is_undecodable, page_of
 from dgent.database.constructs import bytewise, unindexed
 from dgent.database.statement import Statement
-from dgent.exceptions import InvalidCursor
+from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.query import Page, Query, open_cursor, prefix_end, seal_cursor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dgent.bridge.fields import Field
     from dgent.datum import Datum
 
@@ -41,6 +45,7 @@ NARROW: Final = 1000
 BATCH: Final = 500
 """Rows that are read at a time when they must be looked into."""
 
+_Pair: TypeAlias = "tuple[Datum, Sequence[Any]]"
 _SLACK: Final = timedelta(milliseconds=1)
 _one = literal_column("1", Integer)
 
@@ -77,6 +82,11 @@ class _Plan:
         for root, path, expected in query.conditions:
             self._add_condition(root, path, orjson.loads(expected))
         self.exact = not (self.loose or self.shape.bounds or query.tags or query.conditions)
+
+    def rows(self, at: list[Any] | None, most: int) -> list[Any]:
+        """Return the rows behind a position."""
+        listing = _listing(self.layout, self.shape._replace(resumed=at is not None))
+        return listing.rows(self.connection, *self.values, *(at or ()), most)
 
     def _add_prefix(self, prefix: str | None) -> None:
         if not prefix:
@@ -140,29 +150,50 @@ def query(connection: Connection, layout: Layout, query: Query) -> Page:
     plan = _Plan(connection, layout, query)
     if plan.nothing or not query.limit:
         return Page()
+    try:
+        return _whole_page(plan, query, at)
+    except (Corrupt, sqlite3.OperationalError) as error:
+        if not isinstance(error, Corrupt) and not is_undecodable(error):
+            raise
+    each = Source(
+        plan.rows,
+        lambda rows: layout.each_of(rows, connection.dialect),
+        lambda pair: _position(layout, pair[1]),
+    )
+
+    def wanted(pair: _Pair) -> bool:
+        return plan.exact or query.matches(pair[0])
+
+    part = page_of(connection, each, at, query.limit, wanted, f"table {layout.name}")
+    cursor = None if part.last is None else _cursor(connection, layout, query, *part.last)
+    return Page([datum for datum, _ in part.found], cursor, part.damaged)
+
+
+def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
+    connection, layout = plan.connection, plan.layout
     batch = max(query.limit + 1, BATCH) if plan.loose else query.limit + 1
     found: list[Datum] = []
     moments: list[Any] = []
     while True:
-        listing = _listing(layout, plan.shape._replace(resumed=at is not None))
-        rows = listing.rows(connection, *plan.values, *(at or ()), batch)
+        rows = plan.rows(at, batch)
         for datum, row in zip(layout.datums_of(rows, connection.dialect), rows, strict=True):
             if plan.exact or query.matches(datum):
                 found.append(datum)
                 moments.append(row)
         if len(found) > query.limit:
-            return Page(found[: query.limit], _cursor(connection, layout, query, moments[query.limit - 1], found))
+            last = query.limit - 1
+            return Page(found[: query.limit], _cursor(connection, layout, query, found[last], moments[last]))
         if len(rows) < batch:
             return Page(found)
         at = _position(layout, rows[-1])
 
 
-def _cursor(connection: Connection, layout: Layout, query: Query, row: Any, found: list[Datum]) -> str:
+def _cursor(connection: Connection, layout: Layout, query: Query, datum: Datum, row: Any) -> str:
     created = 0
     if layout.ordered is not None:
         moment = layout.values_of(row, connection.dialect)[layout.ordered.name]
         created = (as_utc(moment) - EPOCH) // MICROSECOND
-    return seal_cursor((created, found[query.limit - 1].id), query.fingerprint)
+    return seal_cursor((created, datum.id), query.fingerprint)
 
 
 def _start(connection: Connection, layout: Layout, query: Query) -> list[Any] | None:

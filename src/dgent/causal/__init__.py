@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dgent.causal.chain import AGENT_STORE, OWN, Entry, Format
+from dgent.causal.chain import AGENT_STORE, OWN, Entries, Entry, Format
 from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.fingerprint import Fingerprint
 from dgent.causal.generation import AsyncGeneration, Generation
+from dgent.causal.head import Head
 from dgent.causal.keys import SigningKey
 from dgent.causal.log import Log
-from dgent.causal.writer_log import Head, WriterLog
+from dgent.causal.writer_log import WriterLog
 from dgent.policy import BackendKind, Dialect, StorePolicy, Value
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "CommitEvent",
     "Dialect",
     "Doorbell",
+    "Entries",
     "Entry",
     "Fingerprint",
     "Format",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from blake3 import blake3
 
+from dgent.causal.head import HASH_SIZE, Head
 from dgent.causal.tables import crate_log, own_log
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Table
 
-HASH_SIZE: Final = 32
-"""Bytes of a BLAKE3 hash."""
+    from dgent.query import Damaged
+
 _CONTEXT: Final = "dgent 2026-11 writer log v1"
 _NONE: Final = bytes(HASH_SIZE)
 
@@ -38,6 +39,25 @@ class Entry:
     content_hash: bytes
     payload: bytes
     format: str
+
+    @property
+    def head(self) -> Head:
+        """Where who has read this entry goes on: the position behind it."""
+        return Head(self.seq, self.content_hash)
+
+
+class Entries(list[Entry]):
+    """Some entries of a stream, in order. Go on behind the last of them.
+
+    Attributes:
+        damaged: what would stand among them, if it were whole, with the writer as `id` and the seq as `version`.
+    """
+
+    __slots__ = ("damaged",)
+
+    def __init__(self, entries: Iterable[Entry] = (), damaged: tuple[Damaged, ...] = ()) -> None:
+        super().__init__(entries)
+        self.damaged = damaged
 
 
 class Format(NamedTuple):

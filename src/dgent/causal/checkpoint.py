@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sqlalchemy import Integer, Text, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.chain import FORMATS, HASH_SIZE
+from dgent.causal.chain import FORMATS
 from dgent.causal.fingerprint import SIZE, Fingerprint
+from dgent.causal.head import HASH_SIZE, START, Head
 from dgent.causal.keys import is_signed
 from dgent.causal.tables import checkpoints as table
-from dgent.causal.writer_log import LIMIT, START, Head, check_place
+from dgent.causal.writer_log import LIMIT, check_place
 from dgent.checks import check_limit, check_version
 from dgent.database.statement import Statement
 from dgent.exceptions import ChainBroken, InvalidCheckpoint, InvalidDatum, MalformedRow
@@ -147,23 +148,28 @@ def sign(
     writer: str,
     key: SigningKey,
     *,
+    against: Checkpoint | None = None,
     since: Checkpoint | None = None,
     trusted: Iterable[Fingerprint] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Checkpoint:
     """Verify a log, also against the last checkpoint of this key that is kept here, and sign where it ends.
 
-    With `since`, of this key or of one that is trusted, only the entries behind it are recomputed. The result is not
-    kept: `save` it here, and its JSON where who can change the database cannot.
+    Pass the last one that was exported as `against`: an old backup of the database has forgotten with the entries that
+    they were signed. With `since`, of this key or of one that is trusted, only the entries behind it are recomputed.
+    The result is not kept: `save` it here, and its JSON where who can change the database cannot.
 
     Raises:
         ChainBroken: the log is damaged, or is not the one that was signed before; nothing is signed.
         InvalidCheckpoint: the log is empty, or only another key may sign it.
     """
     check_signer(writer, key.fingerprint, [key.fingerprint])
-    mine = newest(since, latest(log, connection, stream, writer, key.fingerprint))
     whom = [key.fingerprint, *trusted]
-    head = verify(log, connection, stream, writer, against=mine, since=since, trusted=whom, progress=progress)
+    newest, older = in_order(since, against, latest(log, connection, stream, writer, key.fingerprint))
+    for each in older:
+        check(each, log, stream, writer, whom)
+        agree(log.at(connection, stream, writer, each.seq), each)
+    head = verify(log, connection, stream, writer, against=newest, since=since, trusted=whom, progress=progress)
     return signed(log.format.name, stream, writer, head, key)
 
 
@@ -179,9 +185,15 @@ def signed(format: str, stream: str, writer: str, head: Head, key: SigningKey) -
     return replace(unsigned, signature=key.sign(unsigned.message))
 
 
-def newest(since: Checkpoint | None, kept: Checkpoint | None) -> Checkpoint | None:
-    """Return a checkpoint that is kept, unless it is older than where the verification begins."""
-    return None if kept is not None and since is not None and kept.seq < since.seq else kept
+def in_order(since: Checkpoint | None, *given: Checkpoint | None) -> tuple[Checkpoint | None, list[Checkpoint]]:
+    """Return the newest of some checkpoints, if it is not older than where the verification begins, and the others.
+
+    What passes through the newest need only be looked up at the others.
+    """
+    known = sorted((each for each in given if each is not None), key=lambda each: each.seq)
+    if not known or (since is not None and known[-1].seq < since.seq):
+        return None, known
+    return known[-1], known[:-1]
 
 
 def verify(
@@ -231,7 +243,7 @@ def consistent(
     """
     stream, writer, whom = older.stream, older.writer, list(trusted)
     for each in (older, newer):
-        _check(each, log, stream, writer, whom)
+        check(each, log, stream, writer, whom)
     if newer.seq < older.seq:
         raise InvalidCheckpoint(f"the newer checkpoint is at seq {newer.seq}, the older one at {older.seq}: exchange")
     head = agree(log.at(connection, stream, writer, older.seq), older)
@@ -298,12 +310,12 @@ def check_both(
     whom = list(trusted)
     for each in (since, against):
         if each is not None:
-            _check(each, log, stream, writer, whom)
+            check(each, log, stream, writer, whom)
     if since is not None and against is not None and against.seq < since.seq:
         raise InvalidCheckpoint("the checkpoint to compare with is older than the one to begin at: see `consistent`")
 
 
-def _check(checkpoint: Checkpoint, log: WriterLog, stream: str, writer: str, trusted: list[Fingerprint]) -> None:
+def check(checkpoint: Checkpoint, log: WriterLog, stream: str, writer: str, trusted: list[Fingerprint]) -> None:
     """Refuse a checkpoint of another log, or of who may not sign this one."""
     if (checkpoint.format, checkpoint.stream, checkpoint.writer) != (log.format.name, stream, writer):
         what = f"{checkpoint.writer!r} in {checkpoint.stream!r}, {checkpoint.format}"

@@ -8,6 +8,7 @@ import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
+from dgent.causal.head import START, Head, check_still
 from dgent.causal.writer_log import topic
 from dgent.exceptions import BackendUnavailable, ChainBroken, DgentError, StorageTimeout
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dgent.causal.ground import Ground
     from dgent.causal.writer_log import WriterLog
 
-    Positions: TypeAlias = dict[str, int]
+    Positions: TypeAlias = dict[str, Head]
 
 T = TypeVar("T")
 
@@ -43,27 +44,30 @@ class Place(NamedTuple):
 async def follow(ground: Ground, doorbell: Doorbell, place: Place, position: Positions) -> AsyncGenerator[Entry, None]:
     """Yield the entries behind a position, which says for each writer what was seen, and then those that are appended.
 
-    Each writer's come in order, each once. A database that goes out of reach is waited for, once it has answered.
+    Each writer's come in order, each once. A database that goes out of reach is waited for, once it has answered. Every
+    look compares the end of each log with what was seen of it, and every entry the hash before it.
 
     Raises:
-        ChainBroken: an entry was taken out of the log. MalformedRow: what stands there is no entry.
+        ChainBroken: an entry was taken out of the log, or it went back, as when an old backup was put in place.
+        MalformedRow: what stands there is no entry.
         StoreClosed: the database was closed meanwhile.
     """
     bell = _Bell(place)
     with doorbell.subscribe(bell.ring), ground.database.watch(topic(place.log.format, place.stream), bell.wake):
         reader = _Reader(ground, place)
+        position = await reader.found(position)
         while True:
             bell.clear()  # before the look: what rings from here on may not be in it
-            news = {
-                writer: position.get(writer, 0)
-                for writer, last in (await reader.look()).items()
-                if last > position.get(writer, 0)
-            }
+            ends = await reader.look()
+            for writer, seen in position.items():
+                check_still(place.stream, writer, ends.get(writer, START), seen)
+            seen_of = {writer: position.get(writer, START) for writer in ends}
+            news = {writer: seen for writer, seen in seen_of.items() if ends[writer].seq > seen.seq}
             if not news:
                 await bell.wait()
             for entry in await reader.read(news):
-                _check_next(entry, position.get(entry.writer, 0))
-                position[entry.writer] = entry.seq
+                _check_next(entry, position.get(entry.writer, START))
+                position[entry.writer] = entry.head
                 yield entry
 
 
@@ -93,8 +97,24 @@ class _Reader:
         self._ground, self._place = ground, place
         self._answered = False
 
+    async def found(self, position: Positions) -> Positions:
+        """Return a position with the hashes that stand where only a seq was given."""
+        log, stream, _ = self._place
+        unknown = {writer: seen for writer, seen in position.items() if seen.seq and seen.hash is None}
+
+        def work(connection: Connection) -> Positions:
+            return {writer: log.at(connection, stream, writer, seen.seq) for writer, seen in unknown.items()}
+
+        async def read() -> Positions:
+            return await (await self._ground.runner()).read(work, short=True)
+
+        there = await self._patiently(read) if unknown else {}
+        for writer, head in there.items():
+            check_still(stream, writer, head, unknown[writer])
+        return {**position, **there}
+
     async def look(self) -> Positions:
-        """Return the last seq of each writer. Followers that look at the same time share a call."""
+        """Return where the log of each writer ends. Followers that look at the same time share a call."""
 
         async def read() -> Positions:
             return await (await self._ground.runner()).read_each(_look_each, self._place, "follow")
@@ -108,8 +128,8 @@ class _Reader:
             log, stream, _ = self._place
             share = max(1, PAGE // len(news))
             found: list[Entry] = []
-            for writer, after in [*news.items()][:PAGE]:
-                found += log.entries(connection, stream, writer, after=after, limit=share)
+            for writer, seen in [*news.items()][:PAGE]:
+                found += log.next_entries(connection, stream, writer, after=seen.seq, limit=share)
             return found
 
         async def read() -> list[Entry]:
@@ -139,11 +159,14 @@ def _look_each(connection: Connection, places: list[Place]) -> list[Positions | 
 
 def _look(connection: Connection, log: WriterLog, stream: str, writer: str | None) -> Positions | Exception:
     try:
-        return log.heads(connection, stream) if writer is None else {writer: log.head(connection, stream, writer).seq}
+        return log.ends(connection, stream) if writer is None else {writer: log.head(connection, stream, writer)}
     except DgentError as error:
         return error
 
 
-def _check_next(entry: Entry, last: int) -> None:
-    if entry.seq != last + 1:
-        raise ChainBroken(entry.stream, entry.writer, last + 1, "it is not there: it was taken out")
+def _check_next(entry: Entry, seen: Head) -> None:
+    if entry.seq != seen.seq + 1:
+        raise ChainBroken(entry.stream, entry.writer, seen.seq + 1, "it is not there: it was taken out")
+    if entry.prev_hash != seen.hash:
+        reason = "it does not follow the entry that was seen before it: the log went back and was continued"
+        raise ChainBroken(entry.stream, entry.writer, entry.seq, reason)

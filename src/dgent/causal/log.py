@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.causal.chain import FORMATS, OWN, Entry
-from dgent.causal.checkpoint import agree, check_both, check_signer, latest, newest, places, save, signed
+from dgent.causal.chain import FORMATS, OWN, Entries, Entry
+from dgent.causal.checkpoint import agree, check, check_both, check_signer, in_order, latest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
-from dgent.causal.writer_log import LIMIT, START, Batch, Head, WriterLog, check_names, check_payload, check_place
-from dgent.checks import check_limit
+from dgent.causal.head import START, Head, Position, position
+from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_payload, check_place
 from dgent.database.base import FEW
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 T = TypeVar("T")
-After: TypeAlias = "Mapping[str, int] | int | None"
+After: TypeAlias = "Mapping[str, Position] | Position | None"
 
 SHORT: Final = 200
 """Reads of no more entries than this may run on the caller's own thread."""
@@ -97,12 +97,12 @@ class Log:
         """Return where the log of a writer in a stream ends."""
         return await self._read(True, self._log.head, stream, writer)
 
-    async def entries(self, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT) -> list[Entry]:
-        """Return the entries behind a seq, in order."""
+    async def entries(self, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT) -> Entries:
+        """Return the entries behind a position, in order; `damaged` names the others: see `WriterLog.entries`."""
         self._check_page(limit)
         return await self._read(limit <= SHORT, self._log.entries, stream, writer, after=after, limit=limit)
 
-    async def merged(self, stream: str, *, after: Mapping[str, int] | None = None, limit: int = LIMIT) -> list[Entry]:
+    async def merged(self, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT) -> Entries:
         """Return entries of all writers behind a position: each writer's in order, the writers' by turns."""
         self._check_page(limit)
         return await self._read(False, self._log.merged, stream, after=after, limit=limit)
@@ -148,21 +148,26 @@ class Log:
         writer: str,
         key: SigningKey,
         *,
+        against: Checkpoint | None = None,
         since: Checkpoint | None = None,
         trusted: Iterable[Fingerprint] = (),
         progress: Callable[[int], None] | None = None,
     ) -> Checkpoint:
         """Verify a log, sign where it ends, and keep the checkpoint here: see `checkpoint.sign`.
 
-        Keep its JSON elsewhere as well: who can change this database can take it out.
+        Keep its JSON elsewhere as well, and pass that as `against` the next time: who can change this database, or puts
+        an old backup of it in place, takes the checkpoint out with what was signed.
 
         Raises:
             ChainBroken, InvalidCheckpoint: as for `checkpoint.sign`; nothing is signed.
         """
         check_signer(writer, key.fingerprint, [key.fingerprint])
-        mine = newest(since, await self.latest(stream, writer, key.fingerprint))
+        newest, older = in_order(since, against, await self.latest(stream, writer, key.fingerprint))
         whom = [key.fingerprint, *trusted]
-        head = await self.verify(stream, writer, against=mine, since=since, trusted=whom, progress=progress)
+        for each in older:
+            check(each, self._log, stream, writer, whom)
+            agree(await self._read(True, self._log.at, stream, writer, each.seq), each)
+        head = await self.verify(stream, writer, against=newest, since=since, trusted=whom, progress=progress)
         made = signed(self.format, stream, writer, head, key)
         await (await self._ground.runner()).write(lambda connection: save(connection, made))
         return made
@@ -180,19 +185,21 @@ class Log:
         """Iterate over the entries of a stream: those that are there, then those that come, without an end.
 
         Each entry comes once, each writer's in order, also those of writers that are new and of other processes. Who
-        leaves goes on from the last seq of each writer: nothing is missed. Where the database goes out of reach, it
-        waits, with a warning in the log, until it is back.
+        leaves goes on from the `head` of the last entry of each writer: nothing is missed, and a log that went back
+        meanwhile is an error. A seq alone is a position, too; then what was exchanged below it is not noticed. Where
+        the database goes out of reach, it waits, with a warning in the log, until it is back.
 
         Args:
             stream: whose entries.
             writer: only this one's.
-            after: behind which seq to begin: a number, if a writer is named; else by writer, and the others at 1.
+            after: where to begin: a `Head` or a seq, if a writer is named; else by writer, and the others at 1.
 
         Raises:
             InvalidDatum, InvalidQuery: an argument means nothing.
             CapabilityMissing: this is a transaction, which would have to stay open.
             BackendUnavailable, StorageTimeout: the database did not answer the first time.
-            ChainBroken: an entry was taken out. MalformedRow: what stands there is no entry.
+            ChainBroken: an entry was taken out, or the log is not the one that was seen.
+            MalformedRow: what stands there is no entry.
             StoreClosed: the database was closed meanwhile.
         """
         if self._ground.is_joined:
@@ -239,13 +246,14 @@ class Log:
         self.database.settings.limits.page(limit)
 
 
-def _position(writer: str | None, after: After) -> dict[str, int]:
+def _position(writer: str | None, after: After) -> dict[str, Head]:
     if writer is not None:
         check_names(writer)
     if isinstance(after, Mapping):
-        return {each: check_limit(seq, "after") for each, seq in after.items()}
+        found = {each: position(seen) for each, seen in after.items()}
+        return found if writer is None else {writer: found.get(writer, START)}
     if after is None:
         return {}
     if writer is None:
-        raise InvalidQuery("after is a number for one writer: name it, or give a mapping from writers to numbers")
-    return {writer: check_limit(after, "after")}
+        raise InvalidQuery("after is a position of one writer: name it, or give a mapping from writers to positions")
+    return {writer: position(after)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from heapq import merge
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -15,32 +15,27 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import BigInteger, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.chain import HASH_SIZE, OWN, Entry, Format, chained
+from dgent.causal.chain import OWN, Entries, Entry, Format, chained
+from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
 from dgent.checks import check_id, check_limit
+from dgent.database.careful import Source, as_bytes, is_undecodable, page_of
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Limits
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
+from dgent.query import Damaged
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy import ColumnElement, Connection, Select
+
+    from dgent.causal.chain import Hasher
 
 PAGE: Final = 500
 """Entries that `verify` reads at a time."""
 LIMIT: Final = 1000
 _LARGEST: Final = 2**63 - 1
-
-
-class Head(NamedTuple):
-    """Where a chain ends: seq 0 and no hash for one that is empty."""
-
-    seq: int
-    hash: bytes | None
-
-
-START: Final = Head(0, None)
 
 
 class Batch(NamedTuple):
@@ -137,41 +132,77 @@ class WriterLog:
         return _head_of(stream, writer, self._sql.at.row(connection, stream, writer, seq))
 
     def entries(
-        self, connection: Connection, stream: str, writer: str, *, after: int = 0, limit: int = LIMIT
-    ) -> list[Entry]:
-        """Return the entries behind a seq, in order.
+        self, connection: Connection, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT
+    ) -> Entries:
+        """Return the entries behind a position, in order; `damaged` names those whose hash is not theirs.
+
+        That an entry was taken out, exchanged or cut off is what `verify` sees.
 
         Raises:
-            MalformedRow: a stored value has a form that it cannot have. InvalidQuery: `after` or `limit` mean nothing.
+            ChainBroken: `after` is a head that the log has not, or no longer.
+            InvalidQuery: `after` or `limit` mean nothing.
         """
         check_names(stream, writer)
-        check_limit(after, "after")
-        rows = self._sql.entries.rows(connection, stream, writer, after, check_limit(limit))
+        seen = position(after)
+        check_limit(limit)
+        if seen.hash is not None:
+            check_still(stream, writer, self.at(connection, stream, writer, seen.seq), seen)
+
+        def rows(behind: int | None, most: int) -> list[Any]:
+            return self._sql.entries.rows(connection, stream, writer, behind or 0, most)
+
+        try:
+            hash_of = self.format.hasher(stream, writer)
+            return Entries([self._whole(stream, writer, hash_of, row) for row in rows(seen.seq, limit)])
+        except Exception as error:
+            if not isinstance(error, MalformedRow) and not is_undecodable(error):
+                raise
+        each: Source[Entry, int] = Source(rows, partial(self._each, stream, writer), lambda entry: entry.seq)
+        part = page_of(
+            connection, each, seen.seq, limit, lambda _: True, f"the log of {writer!r:.80} in {stream!r:.80}"
+        )
+        return Entries(part.found, part.damaged)
+
+    def next_entries(
+        self, connection: Connection, stream: str, writer: str, *, after: int, limit: int = LIMIT
+    ) -> list[Entry]:
+        """Return the entries behind a seq, in order, for who must not pass over any.
+
+        Raises:
+            MalformedRow: a stored value has a form that it cannot have.
+        """
+        rows = self._sql.entries.rows(connection, stream, writer, after, limit)
         return [self._entry(stream, writer, row) for row in rows]
 
     def merged(
-        self, connection: Connection, stream: str, *, after: Mapping[str, int] | None = None, limit: int = LIMIT
-    ) -> list[Entry]:
+        self, connection: Connection, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT
+    ) -> Entries:
         """Return entries of all writers of a stream by seq, those of one seq by writer: so each writer's in order.
 
-        `after` says for each writer behind which seq to go on; a writer that it does not name begins at 1. Only the
-        entries that are returned are read.
+        `after` says for each writer behind which position to go on; a writer that it does not name begins at 1. Only
+        the entries that are returned are read.
 
         Raises:
-            MalformedRow, InvalidQuery: as for `entries`.
+            ChainBroken, MalformedRow, InvalidQuery: as for `entries`.
         """
         check_limit(limit)
-        behind = {} if after is None else {name: check_limit(seq, "after") for name, seq in after.items()}
+        behind = {} if after is None else {name: position(seen) for name, seen in after.items()}
+        for writer, seen in behind.items():
+            if seen.hash is not None:
+                check_still(stream, writer, self.at(connection, stream, writer, seen.seq), seen)
         turns = merge(
             *(
-                zip(range(behind.get(writer, 0) + 1, last + 1), repeat(writer))
+                zip(range(behind.get(writer, START).seq + 1, last + 1), repeat(writer))
                 for writer, last in self.heads(connection, stream).items()
             )
         )
         found: list[Entry] = []
+        damaged: list[Damaged] = []
         for writer, count in Counter(writer for _, writer in islice(turns, limit)).items():
-            found += self.entries(connection, stream, writer, after=behind.get(writer, 0), limit=count)
-        return sorted(found, key=lambda entry: (entry.seq, entry.writer))
+            page = self.entries(connection, stream, writer, after=behind.get(writer, START).seq, limit=count)
+            found += page
+            damaged += page.damaged
+        return Entries(sorted(found, key=lambda entry: (entry.seq, entry.writer)), tuple(damaged))
 
     def heads(self, connection: Connection, stream: str) -> dict[str, int]:
         """Return the last seq of each writer of a stream.
@@ -185,6 +216,20 @@ class WriterLog:
             if type(writer) is not str or type(last) is not int:
                 raise _malformed(stream, writer, last)
         return dict(map(tuple, rows))
+
+    def ends(self, connection: Connection, stream: str) -> dict[str, Head]:
+        """Return where the log of each writer of a stream ends.
+
+        Raises:
+            MalformedRow: as for `heads`.
+        """
+        check_names(stream)
+        found = {}
+        for writer, last, own in self._sql.heads.rows(connection, stream):
+            if type(writer) is not str:
+                raise _malformed(stream, writer, last)
+            found[writer] = _head_of(stream, writer, (last, own))
+        return found
 
     def streams(self, connection: Connection) -> list[str]:
         """Return the streams that have an entry, sorted by their UTF-8 bytes.
@@ -217,13 +262,15 @@ class WriterLog:
 
         A tail that was cut off leaves no trace in the chain itself: compare with a checkpoint (`checkpoint.verify`).
 
-        Only the entries behind `since`, a head that is known to be good, are recomputed, and none behind the seq
-        `until`. `progress` is told how many were, page by page.
+        Only the entries behind `since`, a head that is known to be good and still has to be there, are recomputed, and
+        none behind the seq `until`. `progress` is told how many were, page by page.
 
         Raises:
             ChainBroken: names the first seq that is not what was written.
         """
         check_names(stream, writer)
+        if since.seq:
+            check_still(stream, writer, self.at(connection, stream, writer, since.seq), since)
         head = since
         while (until is None or head.seq < until) and (rows := self.page(connection, stream, writer, head)):
             rows = rows if until is None else rows[: until - head.seq]
@@ -257,10 +304,26 @@ class WriterLog:
             prev = own
         return Head(expected, prev)
 
+    def _whole(self, stream: str, writer: str, hash_of: Hasher, row: Any) -> Entry:
+        entry = self._entry(stream, writer, row)
+        begins = entry.prev_hash is None  # the hash of the first covers as much as if 32 zeros came before it
+        if begins != (entry.seq == 1) or hash_of(entry.seq, entry.prev_hash, entry.payload) != entry.content_hash:
+            raise _malformed(stream, writer, entry.seq)
+        return entry
+
+    def _each(self, stream: str, writer: str, rows: list[Any]) -> Iterator[Entry | Damaged]:
+        hash_of = self.format.hasher(stream, writer)
+        for row in rows:
+            try:
+                yield self._whole(stream, writer, hash_of, row)
+            except MalformedRow:
+                seq = row[0] if type(row[0]) is int else 0
+                yield Damaged(writer, seq, "its hash is not that of what is stored", as_bytes(row[3]))
+
     def _entry(self, stream: str, writer: str, row: Any) -> Entry:
         seq, prev, own, payload = row
         fits = isinstance(payload, bytes) and _is_hash(own) and (prev is None or _is_hash(prev))
-        if type(seq) is not int or not fits:
+        if type(seq) is not int or not 0 <= seq <= _LARGEST or not fits:
             raise _malformed(stream, writer, seq)
         return Entry(stream, writer, seq, prev, own, payload, self.format.name)
 
@@ -337,6 +400,7 @@ class _Statements(NamedTuple):
     streams: Statement
     writers: Statement
     ends: Statement
+    heads: Statement
 
 
 @cache
@@ -351,7 +415,11 @@ def _statements(format: Format) -> _Statements:
     head = select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc())
     head = head.limit(literal_column("1")).offset(literal_column("0"))
     streams, writers = _each(c.stream), _each(c.writer, c.stream == bindparam("in_stream"))
-    last = select(func.max(c.seq)).where(c.stream == bindparam("in_stream"), c.writer == writers.selected_columns.name)
+    of = (c.stream == bindparam("in_stream"), c.writer == writers.selected_columns.name)
+    last = select(func.max(c.seq)).where(*of)
+    own = (
+        select(c.content_hash).where(*of).order_by(c.seq.desc()).limit(literal_column("1")).offset(literal_column("0"))
+    )
     return _Statements(
         Statement(head, "in_stream of_writer"),
         Statement(head.where(c.seq <= bindparam("until")), "in_stream of_writer until"),
@@ -364,6 +432,7 @@ def _statements(format: Format) -> _Statements:
         Statement(streams),
         Statement(writers, "in_stream"),
         Statement(writers.add_columns(last.scalar_subquery()), "in_stream"),
+        Statement(writers.add_columns(last.scalar_subquery(), own.scalar_subquery()), "in_stream"),
     )
 
 

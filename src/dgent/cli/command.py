@@ -19,7 +19,7 @@ from dgent.cli.exits import ExitCode, exit_code, explained
 from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 
     from rich.console import Console, RenderableType
 
@@ -168,6 +168,12 @@ def ended(kg: Kg) -> Iterator[None]:
         where = traceback.extract_tb(error.__traceback__)[-1]
         place = f"{os.path.basename(where.filename)}:{where.lineno}"  # noqa: PTH119  # not a path to open
         _failed(kg, f"a bug of ours: {type(error).__name__} in {place}; --traceback shows more", ExitCode.FAILED)
+
+
+def refuse_damaged(damaged: Sequence[object]) -> None:
+    """End with the code for damage, if something was left out of the answer."""
+    if damaged:
+        raise typer.Exit(ExitCode.CORRUPT)
 
 
 def misused(problem: str) -> NoReturn:

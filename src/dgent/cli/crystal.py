@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgent.cli.command import Kg, command
+from dgent.cli.command import Kg, command, refuse_damaged
 from dgent.cli.exits import ExitCode
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ async def query(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
 ) -> None:
-    """Find crystals, the newest first."""
+    """Find crystals, the newest first; what is none is shown as a datum, with the reason."""
     from dgent.cli import values
-    from dgent.cli.show import next_page
+    from dgent.cli.show import damaged, damaged_records, next_page
     from dgent.query import Query
 
     asked = Query(
@@ -88,8 +88,15 @@ async def query(
     )
     async with kg.storage() as storage:
         page = await storage.universe.query(asked)
-    answer = {"crystals": [_record(found) for found in page], "cursor": page.cursor}
-    kg.answer(answer, _listed(page), *next_page(page.cursor))
+    answer = {
+        "crystals": [_record(found) for found in page],
+        "cursor": page.cursor,
+        "unreadable": [each._asdict() for each in page.unreadable],
+        "damaged": damaged_records(page.damaged),
+    }
+    unreadable = [f"a datum, and no crystal of {each.schema}: {each.id}: {each.reason}" for each in page.unreadable]
+    kg.answer(answer, _listed(page), *unreadable, *damaged(page.damaged), *next_page(page.cursor))
+    refuse_damaged(page.damaged)
 
 
 @app.command()

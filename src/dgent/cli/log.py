@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dgent.cli.command import Kg, command, misused
+from dgent.cli.command import Kg, command, misused, refuse_damaged
 from dgent.cli.exits import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.causal import Checkpoint, Entry, Fingerprint, Log
+    from dgent.query import Damaged
 
 app = typer.Typer(help="Logs that nobody can edit unseen: chains of entries.", no_args_is_help=True)
 Stream = Annotated[str, typer.Argument(help="The stream.")]
@@ -56,7 +57,9 @@ async def show(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     format: Format = OWN,
 ) -> None:
-    """Show the entries of a stream, or which streams and writers there are."""
+    """Show the entries of a stream, or which streams and writers there are; exit 7 and name what is damaged."""
+    from dgent.cli.show import damaged
+
     async with kg.storage() as storage:
         log = storage.log.within(format)
         if stream is None:
@@ -67,7 +70,9 @@ async def show(
             entries = await log.merged(stream, after=dict.fromkeys(writers, after), limit=limit)
         else:
             entries = await log.entries(stream, writer, after=after, limit=limit)
-    kg.answer([_record(entry) for entry in entries], _entries(entries))
+    found = [_record(entry) for entry in entries] + [_damaged_record(stream, each) for each in entries.damaged]
+    kg.answer(found, _entries(entries), *damaged(entries.damaged))
+    refuse_damaged(entries.damaged)
 
 
 @app.command()
@@ -118,17 +123,23 @@ async def follow(
     stream: Stream,
     *,
     writer: Writer = None,
-    after: Annotated[int, typer.Option(help="Behind which seq of each writer to begin.")] = 0,
+    after: Annotated[
+        str, typer.Option(help="Behind which seq of each writer to begin; SEQ:HASH of one --writer sees a fork.")
+    ] = "0",
     limit: Annotated[int | None, typer.Option(help="End after so many.")] = None,
     format: Format = OWN,
 ) -> None:
-    """Show what is in a stream and then what comes, until it is interrupted."""
+    """Show what is in a stream and then what comes, until it is interrupted; exit 7 where the log went back."""
     from contextlib import aclosing
 
-    count = 0
+    from dgent.causal import Head
+
+    count, seen = 0, Head.parse(after)
+    if seen.hash is not None and writer is None:
+        misused("SEQ:HASH is where one log stands: name its --writer")
     async with kg.storage() as storage:
         log = storage.log.within(format)
-        position: Any = after if writer is not None else dict.fromkeys(await log.writers(stream), after)
+        position: Any = seen if writer is not None else dict.fromkeys(await log.writers(stream), seen)
         async with aclosing(log.follow(stream, writer=writer, after=position)) as entries:
             while count != limit:
                 entry = await anext(entries)
@@ -144,11 +155,15 @@ async def checkpoint(
     *,
     key: Annotated[Path, typer.Option(help="The key to sign with, of `kg log keygen`.")],
     writer: Annotated[str | None, typer.Option(help="Whose log; that of the key itself if there is none.")] = None,
+    against: File = None,
     since: File = None,
     out: Annotated[Path | None, typer.Option(help="A new file for its JSON, to keep elsewhere.")] = None,
     format: Format = OWN,
 ) -> None:
-    """Verify a log, sign where it ends, and keep that."""
+    """Verify a log, sign where it ends, and keep that.
+
+    --against names the last one that was kept elsewhere: what contradicts it is not signed.
+    """
     from dgent.causal import keys
     from dgent.cli.progress import progress
 
@@ -157,7 +172,8 @@ async def checkpoint(
     async with kg.storage() as storage:
         log = storage.log.within(format)
         with progress("verifying", (await log.head(stream, name)).seq) as advance:
-            made = await log.sign(stream, name, signing, since=_checkpoint(since), progress=advance)
+            told, begun = _checkpoint(against), _checkpoint(since)
+            made = await log.sign(stream, name, signing, against=told, since=begun, progress=advance)
     if out is not None:
         _write(out, made)
     where = f"in {out}" if out else "here; --out writes it to a file that you can keep elsewhere"
@@ -292,6 +308,13 @@ def _gist(entry: Entry) -> str:
         return clean(" ".join(entry.payload[:400].decode().split()))
     except UnicodeDecodeError:
         return f"{len(entry.payload):,} bytes"
+
+
+def _damaged_record(stream: str, each: Damaged) -> dict[str, Any]:
+    from dgent.datum import text_or_base64
+
+    writer, seq, reason, payload = each
+    return {"stream": stream, "writer": writer, "seq": seq, **text_or_base64(payload), "damaged": reason}
 
 
 def _record(entry: Entry) -> dict[str, Any]:

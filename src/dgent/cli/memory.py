@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli.command import Kg, command, misused
+from dgent.cli.command import Kg, command, misused, refuse_damaged
 
 app = typer.Typer(help="Agent memory: datums, their causes and their history.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="The id of a datum.")]
@@ -88,7 +88,7 @@ async def list_(
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> None:
-    """List live datums, the newest first."""
+    """List live datums, the newest first; exit 7 and name those that are not what was written."""
     from dgent.cli import show, values
     from dgent.query import Query
 
@@ -106,7 +106,9 @@ async def list_(
     )
     async with kg.storage() as storage:
         page = await storage.memory.query(query)
-    kg.answer({"datums": list(page), "cursor": page.cursor}, show.datums(page), *show.next_page(page.cursor))
+    found = {"datums": list(page), "cursor": page.cursor, "damaged": show.damaged_records(page.damaged)}
+    kg.answer(found, show.datums(page), *show.damaged(page.damaged), *show.next_page(page.cursor))
+    refuse_damaged(page.damaged)
 
 
 @app.command()

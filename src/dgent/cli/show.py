@@ -14,13 +14,14 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
-from dgent.datum import Datum, as_datetime
+from dgent.datum import Datum, as_datetime, text_or_base64
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.models.brain import Crystal
     from dgent.protocol import Revision
+    from dgent.query import Damaged
     from dgent.services.importing import Counts, Imported
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -238,6 +239,19 @@ def imported(done: Imported, name: str) -> str:
 
 def _listed(counts: Counts) -> str:
     return ", ".join(f"{number:,} {what}" for what, number in counts._asdict().items())
+
+
+def damaged_records(found: Iterable[Damaged]) -> list[dict[str, Any]]:
+    """Return what was left out of a page as JSON objects, with the bytes that are left of it."""
+    return [
+        {"id": id, "version": version, "reason": reason, **text_or_base64(content)}
+        for id, version, reason, content in found
+    ]
+
+
+def damaged(found: Iterable[Damaged]) -> list[RenderableType]:
+    """Return what was left out of a page, a line for each."""
+    return [Text(clean(f"DAMAGED: version {each.version} of {each.id}: {each.reason}"), "red") for each in found]
 
 
 def next_page(cursor: str | None, option: str = "--cursor=") -> list[RenderableType]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli.command import Kg, command
+from dgent.cli.command import Kg, command, refuse_damaged
 
 town = typer.Typer(help="Conversations.", no_args_is_help=True)
 brain = typer.Typer(help="Crystals: what is worth keeping.", no_args_is_help=True)
@@ -41,8 +41,9 @@ async def data(
     given = values.assignments(arguments or (), typed=False)
     async with kg.storage() as storage:
         found = await storage.resolve(path, umwelt, **given)
-    cursor = getattr(found, "cursor", None)
-    kg.answer(found, show.answer(found), *show.next_page(cursor, "cursor="))
+    cursor, damaged = getattr(found, "cursor", None), getattr(found, "damaged", ())
+    kg.answer(found, show.answer(found), *show.damaged(damaged), *show.next_page(cursor, "cursor="))
+    refuse_damaged(damaged)
 
 
 @town.command("import")
@@ -103,4 +104,6 @@ async def search(
     async with kg.storage() as storage:
         page = await Brain(storage).search(tags=tag or (), text=text, limit=limit, cursor=cursor, **times)
     records = [show.crystal_record(crystal) for crystal in page]
-    kg.answer({"crystals": records, "cursor": page.cursor}, show.crystals(page), *show.next_page(page.cursor))
+    found = {"crystals": records, "cursor": page.cursor, "damaged": show.damaged_records(page.damaged)}
+    kg.answer(found, show.crystals(page), *show.damaged(page.damaged), *show.next_page(page.cursor))
+    refuse_damaged(page.damaged)

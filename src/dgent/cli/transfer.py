@@ -72,7 +72,7 @@ async def _pages(memory: DgentProtocol, advance: Callable[[int], None]) -> Async
 
     cursor = None
     while True:
-        page = await memory.query(Query(order="seq", limit=PAGE, cursor=cursor))
+        page = (await memory.query(Query(order="seq", limit=PAGE, cursor=cursor))).whole()
         yield [datum.to_json().encode() + b"\n" for datum in page]
         advance(len(page))
         cursor = page.cursor

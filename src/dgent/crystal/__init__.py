@@ -7,7 +7,7 @@ from dgent.crystal.crystal import Crystal, CrystalMeta, Ref
 from dgent.crystal.mixin import DataMixin
 from dgent.crystal.registry import DECLARED, Schemas, schema
 from dgent.crystal.schema import Contract, Schema
-from dgent.crystal.universe import Crystals, Universe, get_universe, set_universe
+from dgent.crystal.universe import Crystals, Universe, Unreadable, get_universe, set_universe
 from dgent.crystal.upgrade import Upgrade
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Schema",
     "Schemas",
     "Universe",
+    "Unreadable",
     "Upgrade",
     "get_universe",
     "schema",

@@ -25,14 +25,14 @@ async def pages(store: DgentProtocol, schema: str | None, batch: int) -> AsyncIt
     """Go through the live datums of a schema, or all, the oldest first; a rewritten one keeps its place.
 
     Raises:
-        InvalidQuery: `batch` is below 1.
+        InvalidQuery: `batch` is below 1. Corrupt: one of them is damaged: what copies or changes leaves none out.
     """
     if check_limit(batch, "batch") < 1:
         raise InvalidQuery("batch is 0: use the number of crystals to take together, from 1")
     cursor = None
     while True:
         page = await store.query(Query(schema=schema, order="oldest", limit=batch, cursor=cursor))
-        yield page
+        yield page.whole()
         cursor = page.cursor
         if cursor is None:
             return

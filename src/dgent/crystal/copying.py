@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from dgent.crystal.batches import BATCH, pages, together
 from dgent.crystal.codec import comparable
-from dgent.crystal.crystal import Crystal, upgraded
+from dgent.crystal.crystal import VERSION, Crystal, upgraded
 from dgent.crystal.report import SHOWN, Report
 from dgent.crystal.rows import crystal_of, row_of
-from dgent.exceptions import InvalidInput, UpgradeError, VersionConflict
+from dgent.exceptions import Conflict, InvalidInput, UpgradeError, VersionConflict
 from dgent.swap import swap
 
 if TYPE_CHECKING:
@@ -100,6 +100,7 @@ async def demote(
 
     Raises:
         InvalidCrystal: a row does not fit the contract; the message names its id. Nothing was written.
+        Conflict: the id of a row is that of a datum which is something else; that one stays as it is.
     """
     report = Copied(schema=schema.name, table=adapter.table)
 
@@ -164,11 +165,22 @@ async def _put_newer(store: DgentProtocol, crystal: Crystal[Any], schema: Schema
     """Put a crystal, unless what is live says the same; tell whether it was put."""
 
     async def change(live: Datum | None) -> tuple[Datum | None, bool]:
+        if live is not None and not _is_of(live, schema):
+            raise Conflict(
+                f"the id {live.id!r} belongs to a datum that is no crystal of {schema.name}, such as the content that "
+                "the row is about: demote into another namespace"
+            )
         if live is not None and _equal(crystal, _crystallized(live, schema)):
             return None, False
         return crystal.datum, True
 
     return await swap(store, crystal.id, change)
+
+
+def _is_of(datum: Datum, schema: Schema[Any]) -> bool:
+    """Tell whether a datum was written as a crystal of a schema, be it one that is readable or not."""
+    named = datum.schema == schema.name
+    return named and (VERSION in datum.metadata or _crystallized(datum, schema) is not None)
 
 
 def _verify(crystals: Iterable[Crystal[Any]], kept: dict[str, Crystal[Any] | None], report: Copied) -> None:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
 from dgent.crystal.batches import BATCH
 from dgent.crystal.crystal import Crystal, names_in
 from dgent.crystal.registry import DECLARED, Schemas
 from dgent.crystal.upgrade import Upgrade, upgrade
-from dgent.exceptions import DegradedWarning, DgentError, InvalidCrystal, InvalidInput, NoBackendAvailable, NotFound
+from dgent.exceptions import (
+    DegradedWarning,
+    DgentError,
+    InvalidCrystal,
+    InvalidInput,
+    NoBackendAvailable,
+    NotFound,
+    UpgradeError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -18,21 +26,43 @@ if TYPE_CHECKING:
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
     from dgent.protocol import TTL, Backend
-    from dgent.query import Query
+    from dgent.query import Damaged, Query
 
 T = TypeVar("T")
 Found: TypeAlias = "Crystal[Any] | Datum"
 """A crystal where its schema is known, else the datum as it is."""
 
 
+class Unreadable(NamedTuple):
+    """A datum that names a schema which is known, and is no crystal of it: on the page it is the datum that it is.
+
+    It is as it was written, so nothing is damaged: other data under the same name, or a version that nothing upgrades.
+    """
+
+    id: str
+    schema: str | None
+    reason: str
+
+
 class Crystals(list[Found]):
-    """A page of crystals; pass `page.cursor` to the same query for the next one, None means the end."""
+    """A page of crystals; pass `page.cursor` to the same query for the next one, None means the end.
 
-    __slots__ = ("cursor",)
+    Attributes:
+        damaged: what would stand on this page, if it were whole: see `Page`.
+        unreadable: which of the datums on this page name a schema and do not follow it, and why.
+    """
 
-    def __init__(self, found: Iterable[Found] = (), cursor: str | None = None) -> None:
+    __slots__ = ("cursor", "damaged", "unreadable")
+
+    def __init__(
+        self,
+        found: Iterable[Found] = (),
+        cursor: str | None = None,
+        damaged: tuple[Damaged, ...] = (),
+        unreadable: tuple[Unreadable, ...] = (),
+    ) -> None:
         super().__init__(found)
-        self.cursor = cursor
+        self.cursor, self.damaged, self.unreadable = cursor, damaged, unreadable
 
 
 class Universe:
@@ -117,16 +147,30 @@ class Universe:
             CrystalTooNew, UpgradeGap, UpgradeFailed: it cannot be upgraded. `memory.get` still gives the datum.
         """
         datum = await (await self.backend()).get(str(id), version=version)
-        return datum and self._crystallized(datum)
+        try:
+            return datum and self._crystallized(datum)
+        except (InvalidInput, UpgradeError) as error:
+            error.args = (f"{str(id)!r}: {error}",)
+            raise
 
     async def query(self, query: Query) -> Crystals:
         """Return a page of what matches, crystallized as by `get`. Conditions are on what is stored.
 
+        What `get` would refuse is on the page as a datum, and `page.unreadable` says why.
+
         Raises:
-            InvalidQuery: as for `DgentProtocol.query`. InvalidCrystal, UpgradeError: as for `get`, naming the id.
+            InvalidQuery: as for `DgentProtocol.query`.
         """
         page = await (await self.backend()).query(query)
-        return Crystals(map(self._crystallized, page), page.cursor)
+        found: list[Found] = []
+        unreadable: list[Unreadable] = []
+        for datum in page:
+            try:
+                found.append(self._crystallized(datum))
+            except (InvalidInput, UpgradeError) as error:
+                found.append(datum)
+                unreadable.append(Unreadable(datum.id, datum.schema, str(error)))
+        return Crystals(found, page.cursor, page.damaged, tuple(unreadable))
 
     async def delete(self, id: str) -> bool:
         """Append a tombstone; tell whether there was something. The history stays."""
@@ -160,13 +204,9 @@ class Universe:
         schema = None if name is None else self.schemas.find(name)
         if schema is None:
             return datum
-        try:
-            if version == schema.version:  # nearly always: from_datum takes twice as long
-                return Crystal(schema, datum, schema.decode(datum.content))
-            return Crystal.from_datum(datum, schema)
-        except DgentError as error:
-            error.args = (f"{datum.id!r}: {error}",)
-            raise
+        if version == schema.version:  # nearly always: from_datum takes twice as long
+            return Crystal(schema, datum, schema.decode(datum.content))
+        return Crystal.from_datum(datum, schema)
 
     async def _choose(self) -> Backend:
         refused: list[str] = []

@@ -5,12 +5,11 @@
     started late  it did not answer at the start: writes go to a queue, reads see only what waits there
     delivering    it answers and serves, and what waits for it is on its way, page by page, in a task of its own. A verb
                   about some ids brings what waits for them in first; every other verb waits for the queue
-
     started late, cut off -> delivering    a probe is answered
     delivering -> normal                   nothing waits any more
     normal, delivering -> cut off          a write finds it out of reach, and spilling is on
 
-Who holds what: `_turn` is held to open and to fall back. One task, `_homeward`, probes and delivers; whoever wants it
+Who holds what: `_turns` are held to open and to fall back. One task, `_homeward`, probes and delivers; whoever wants it
 done awaits that task, and is cancelled without cancelling it. `_keeping` are the writes that go into a queue just now:
 they begin only while the state is cut off or started late, so once the state is `delivering` and they have ended, this
 process adds nothing to the queue, and when the queue is found empty the state becomes normal in the same step of the
@@ -33,11 +32,6 @@ from dgent.delivery.turns import Turns
 from dgent.exceptions import (
     BackendUnavailable,
     DeliveryPending,
-    DiskError,
-    DiskFull,
-    OutcomeUnknown,
-    ReadOnly,
-    ResourceExhausted,
     StorageError,
     StoreClosed,
 )
@@ -47,7 +41,7 @@ from dgent.memory.change import Change
 from dgent.memory.in_flight import InFlight
 from dgent.memory.manifest import degraded
 from dgent.memory.view import View
-from dgent.memory.ways import Ways
+from dgent.memory.ways import HINDERED, Ways
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -60,9 +54,6 @@ if TYPE_CHECKING:
 
 State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
 AWAY: Final = frozenset({"cut off", "started late"})
-HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, OutcomeUnknown)
-"""Errors after which what waits goes on waiting. Others, `Corrupt` above all, are for people to mend."""
-
 SOONEST: Final = 0.5
 LATEST: Final = 30.0
 _log: Final = logging.getLogger("dgent.memory")
@@ -113,8 +104,7 @@ class Chain:
     @property
     def serving(self) -> Backend:
         """The store that takes writes now."""
-        queue = self.ways.last
-        return queue.store if self.away and queue is not None else self.first
+        return self.ways.last.store if self.away and self.ways.last is not None else self.first
 
     @property
     def capabilities(self) -> Capabilities:
@@ -215,19 +205,14 @@ class Chain:
         self.nudge()
         return await self._view.of(self.ways.queues, namespace)
 
-    def refusal(self, what: str) -> BackendUnavailable:
+    def refusal(self, what: str) -> StorageError:
         """Return the error for what only the first store can do, and see to it that it is probed."""
         self.nudge()
+        if self.state == "delivering" and not self.down:
+            return DeliveryPending(self.first.name, self.ways.waiting)
         return BackendUnavailable(
             f"{self.first.name} is out of reach ({self.down}), and {what}: try again later, or call recover()"
         )
-
-    def unsettled(self, what: str) -> StorageError:
-        """Return the error for what needs the first store and nothing on its way to it."""
-        if self.state == "delivering" and not self.down:
-            self.nudge()
-            return DeliveryPending(self.first.name, self.ways.waiting)
-        return self.refusal(what)
 
     def lost(self, error: StorageError) -> None:
         """Take note that the first store did not answer."""
@@ -337,7 +322,7 @@ class Chain:
             self._homeward.begin()
         else:
             self._resume()
-            await self._tidy()
+            await self.ways.tidy()
 
     def _broke_off(self, error: BaseException) -> None:
         self.down = str(error) or type(error).__name__
@@ -360,7 +345,7 @@ class Chain:
         except HINDERED as error:
             self._failed(error)
             return report((await self.ways.counts())[0], self.down)
-        await self._tidy()
+        await self.ways.tidy()
         if self.ways.left:
             _log.warning("%s: %s", self.ways.left, self.ways.tried)
         return report(0, self.ways.left)
@@ -376,10 +361,6 @@ class Chain:
             waits = False
             if self.state == "delivering":  # else it was cut off meanwhile
                 self._resume()
-
-    async def _tidy(self) -> None:
-        self._manifest.save(volatile=False)
-        await self.ways.tidy()
 
     def _failed(self, error: StorageError) -> None:
         if self.opened:

@@ -215,7 +215,7 @@ class ManifestFile:
             )
         for store, target in known.spills:
             if target != first or store not in here:
-                yield f"writes for {target} wait in {store}: they are replayed when a router has both in its chain"
+                yield f"writes for {target} wait in {store}: they are delivered when a router has both in its chain"
 
 
 async def _is_filled(backend: Backend) -> bool:

@@ -7,8 +7,18 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
+from dgent.database.errors import OUTAGE
 from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally
-from dgent.exceptions import BackendUnavailable, DgentError, StorageError
+from dgent.exceptions import (
+    BackendUnavailable,
+    DgentError,
+    DiskError,
+    DiskFull,
+    OutcomeUnknown,
+    ReadOnly,
+    ResourceExhausted,
+    StorageError,
+)
 from dgent.memory.manifest import Manifest, ManifestFile, key_of
 
 if TYPE_CHECKING:
@@ -16,6 +26,9 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
     from dgent.protocol import TTL, Backend
+
+HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, OutcomeUnknown)
+"""Errors after which what waits goes on waiting. Others, `Corrupt` above all, are for people to mend."""
 
 _log: Final = logging.getLogger("dgent.memory")
 
@@ -142,7 +155,8 @@ class Ways:
             self._manifest.add_spill(key_of(queue.store), key_of(self._first))
 
     async def tidy(self) -> None:
-        """Forget those in which nothing is left."""
+        """Forget those in which nothing is left, now that the first store serves."""
+        self._manifest.save(volatile=False)
         for way in self.reachable:
             with suppress(StorageError):
                 await way.queue.sweep()

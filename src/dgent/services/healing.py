@@ -6,6 +6,7 @@ A crystal needs healing where somebody wrote one track alone, past the Brain:
   new version. A datum that never was is made from the summary, where that is the whole content.
 * The live datum is longer than what the row describes, or nothing in its history is: the row follows the datum.
 * A datum with the schema of crystals has no row: it gets one.
+* A datum that an older version stamped with the schema of rows gets its own, as a new version.
 * Nothing of the content is left: the crystal is reported as lost and stays as it is.
 """
 
@@ -19,7 +20,7 @@ from sqlalchemy import select
 from dgent.datum import Datum
 from dgent.models import Crystal
 from dgent.query import Query
-from dgent.services.mirror import SCHEMA, crystal_of, hash_of, summary_of
+from dgent.services.mirror import NAMES, SCHEMA, crystal_of, hash_of, is_content, summary_of
 from dgent.services.tracks import hold, in_both, moment_of, select_rows
 
 if TYPE_CHECKING:
@@ -39,13 +40,15 @@ class Healing:
     Attributes:
         checked: how many rows and datums were looked at.
         restored: their datum came back. followed: their row now says what the datum holds.
-        adopted: datums that got a row. lost: their content is nowhere.
+        adopted: datums that got a row. renamed: datums that got the schema of contents.
+        lost: their content is nowhere.
     """
 
     checked: int = 0
     restored: list[str] = field(default_factory=list)
     followed: list[str] = field(default_factory=list)
     adopted: list[str] = field(default_factory=list)
+    renamed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
 
@@ -59,10 +62,14 @@ async def heal(storage: StorageProvider) -> Healing:
         for row in rows:
             if not _agree(row, None if row.datum_id is None else datums.get(row.datum_id)):
                 await _mend(storage, row.id, report)
-    async for orphans in _orphans(storage):
-        report.checked += len(orphans)
-        for datum in orphans:
-            await _adopt(storage, datum.id, report)
+    for name in NAMES:
+        async for contents in _contents(storage, name):
+            for content in contents:
+                await _rename(storage, content, report)
+            orphans = await _orphans(storage, contents)
+            report.checked += len(orphans)
+            for orphan in orphans:
+                await _adopt(storage, orphan.id, report)
     return report
 
 
@@ -130,6 +137,22 @@ async def _adopt(storage: StorageProvider, id: str, report: Healing) -> None:
         report.adopted.append(id)
 
 
+async def _rename(storage: StorageProvider, old: Datum, report: Healing) -> None:
+    """Give a datum the schema of contents, if it has the one of rows."""
+    if old.schema == SCHEMA:
+        return
+
+    async def work(tx: UnitOfWork) -> bool:
+        datum = await tx.memory.get(old.id)
+        if datum is None or datum.schema == SCHEMA or not is_content(datum):
+            return False
+        await tx.memory.put(datum.replace(metadata={**datum.metadata, "schema": SCHEMA}), ttl="keep")
+        return True
+
+    if await in_both(storage, work):
+        report.renamed.append(old.id)
+
+
 async def _rows(storage: StorageProvider) -> AsyncIterator[list[Crystal]]:
     last = ""
     while rows := await select_rows(
@@ -139,15 +162,20 @@ async def _rows(storage: StorageProvider) -> AsyncIterator[list[Crystal]]:
         last = rows[-1].id
 
 
-async def _orphans(storage: StorageProvider) -> AsyncIterator[list[Datum]]:
-    """Give the datums of crystals that no row points to."""
+async def _orphans(storage: StorageProvider, datums: list[Datum]) -> list[Datum]:
+    """Return those of some contents that no row points to."""
+    ids = [datum.id for datum in datums]
+    rows = await select_rows(storage, select(Crystal).where(Crystal.datum_id.in_(ids) | Crystal.id.in_(ids)))
+    known = {row.datum_id for row in rows} | {row.id for row in rows}
+    return [datum for datum in datums if datum.id not in known]
+
+
+async def _contents(storage: StorageProvider, schema: str) -> AsyncIterator[list[Datum]]:
+    """Give the contents of crystals that have this schema, a page at a time."""
     cursor = None
     while True:
-        page = await storage.memory.query(Query(schema=SCHEMA, order="oldest", limit=BATCH, cursor=cursor))
-        ids = [datum.id for datum in page]
-        rows = await select_rows(storage, select(Crystal).where(Crystal.datum_id.in_(ids) | Crystal.id.in_(ids)))
-        known = {row.datum_id for row in rows} | {row.id for row in rows}
-        yield [datum for datum in page if datum.id not in known]
+        page = (await storage.memory.query(Query(schema=schema, order="oldest", limit=BATCH, cursor=cursor))).whole()
+        yield [datum for datum in page if is_content(datum)]
         cursor = page.cursor
         if cursor is None:
             return

@@ -12,9 +12,20 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
 
-SCHEMA: Final = "brain.crystal"
+SCHEMA: Final = "brain.content"
+"""What the text of a crystal is stamped with; `brain.crystal` is the contract of its row as JSON."""
+_FORMERLY: Final = "brain.crystal"
 SUMMARY: Final = 200
 """Characters of the content that its row carries."""
+
+
+NAMES: Final = (SCHEMA, _FORMERLY)
+"""What contents are looked for by, before `is_content` tells which are."""
+
+
+def is_content(datum: Datum) -> bool:
+    """Tell whether a datum is the text of a crystal; older versions stamped it as what has a schema version."""
+    return datum.schema == SCHEMA or (datum.schema == _FORMERLY and "schema_version" not in datum.metadata)
 
 
 def hash_of(content: bytes) -> str:

@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import literal, select, tuple_
 
-from dgent.exceptions import InvalidCursor
+from dgent.database.careful import tell
+from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime
-from dgent.query import seal_cursor
+from dgent.query import Damaged, seal_cursor
 from dgent.services.mirror import hash_of
 from dgent.services.tracks import SHORT, get_datums, moment_of, runner, select_rows
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
+    from dgent.datum import Datum
     from dgent.query import Position, Query
     from dgent.storage import StorageProvider
 
@@ -37,10 +39,12 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 class Crystals(list[Crystal]):
     """A page of crystals that knows how to go on: pass `page.cursor` to the same search; None means the end.
 
-    A page of a search for text may have fewer than `limit`, even none, and go on all the same.
+    A page of a search for text may have fewer than `limit`, even none, and go on all the same. `page.damaged` names the
+    datums whose content could not be looked into because it is not what was written.
     """
 
     cursor: str | None = None
+    damaged: tuple[Damaged, ...] = ()
 
 
 class _Seen(NamedTuple):
@@ -78,25 +82,28 @@ async def search(storage: StorageProvider, asked: Query, text: str | None) -> Cr
 async def _with_text(storage: StorageProvider, statement: Select[Crystal], asked: Query, text: str) -> Crystals:
     wanted = text.encode().lower()  # of bytes it lowers A to Z alone
     ids: list[str] = []
+    damaged: list[Damaged] = []
     start, contents, size = asked.start(), 0, 0
     while True:
         look = partial(_look, statement=_after(statement, start).limit(_ROWS), wanted=wanted)
         seen = await runner(storage).read(look)
         for at in range(0, len(seen), _DATUMS):
             some = seen[at : at + _DATUMS]
-            datums = await get_datums(storage, [row.datum_id for row in some if row.holds is None and row.datum_id])
+            asked_for = [row.datum_id for row in some if row.holds is None and row.datum_id]
+            datums, bad = await _readable(storage, asked_for)
             for row in some:
+                damaged += bad.get(row.datum_id or "", ())
                 datum = datums.get(row.datum_id or "")
                 if row.holds or (row.holds is None and datum is not None and wanted in datum.content.lower()):
                     ids.append(row.id)
                 if len(ids) == asked.limit:
-                    return await _page(storage, asked, ids, row)
+                    return await _page(storage, asked, ids, damaged, row)
             contents += len(datums)
             size += sum(len(datum.content) for datum in datums.values())
             if contents >= MOST_CONTENTS or size >= MOST_BYTES:
-                return await _page(storage, asked, ids, some[-1])
+                return await _page(storage, asked, ids, damaged, some[-1])
         if len(seen) < _ROWS:
-            return await _page(storage, asked, ids, None)
+            return await _page(storage, asked, ids, damaged, None)
         start = _position(seen[-1])
 
 
@@ -112,9 +119,28 @@ def _look(connection: Connection, statement: Select[Crystal], wanted: bytes) -> 
     return seen
 
 
-async def _page(storage: StorageProvider, asked: Query, ids: list[str], last: _Seen | None) -> Crystals:
+async def _readable(storage: StorageProvider, ids: list[str]) -> tuple[dict[str, Datum], dict[str, list[Damaged]]]:
+    """Return the live ones of these datums, and what is said of those that are damaged, by id."""
+    try:
+        return await get_datums(storage, ids), {}
+    except Corrupt:  # one at least: each is read by itself
+        found: dict[str, Datum] = {}
+        bad: dict[str, list[Damaged]] = {}
+    for id in ids:
+        try:
+            found |= await get_datums(storage, [id])
+        except Corrupt as error:
+            bad[id] = [Damaged(id, 0, str(error))]
+    return found, bad
+
+
+async def _page(
+    storage: StorageProvider, asked: Query, ids: list[str], damaged: list[Damaged], last: _Seen | None
+) -> Crystals:
     """Return the rows with these ids, in their order, without those forgotten meanwhile; go on behind `last`."""
     page = Crystals()
+    page.damaged = tuple(damaged)
+    tell(page.damaged, "the Brain's contents")
     for at in range(0, len(ids), _ROWS):
         rows = await select_rows(storage, select(Crystal).where(Crystal.id.in_(some := ids[at : at + _ROWS])))
         known = {row.id: row for row in rows}

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits
-from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
+from dgent.exceptions import Corrupt, DamagedWarning, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
 from dgent.query import Order, Query
 from dgent.testing.base import START, ContractBase, examples, fresh, pages
 from dgent.testing.clock import ManualClock
@@ -168,6 +170,37 @@ class ReadingLaws(ContractBase):
             assert len(await store.causal_chain("n2")) == 3
             with pytest.raises(LimitExceeded):
                 await store.causal_chain("n3")
+
+    async def test_one_damaged_datum_hides_no_other(self, place: Any) -> None:
+        """Pages give the rest and name it, with one warning; what reads it alone, or copies all, says so."""
+        namespace = fresh()
+        async with self.opened(place, namespace) as store:
+            await store.put_many([self.make_datum(id, 1) for id in "abcde"])
+            self.damage(place, namespace, "c")
+            for order in ORDERS[: 3 if self.capabilities.history else 2]:
+                for limit in (1, 2, 5):
+                    found, named, cursor = list[str](), list[str](), None
+                    for _ in range(7):
+                        with warnings.catch_warnings(record=True) as said:
+                            warnings.simplefilter("always", DamagedWarning)
+                            page = await store.list(limit=limit, order=order, cursor=cursor)
+                        assert len(said) == bool(page.damaged)
+                        found += [datum.id for datum in page]
+                        named += [each.id for each in page.damaged]
+                        cursor = page.cursor
+                        if cursor is None:
+                            break
+                    assert found == (list("edba") if order == "newest" else list("abde"))
+                    assert named == ["c"]
+            with pytest.raises(Corrupt):
+                await store.get("c")
+            with pytest.raises(Corrupt):
+                await store.get_many(["a", "c"])
+            with suppress(Corrupt):
+                assert await store.exists("c"), "damaged is not absent"
+            assert await store.get("a") == self.expected(self.make_datum("a", 1))
+            assert await store.purge("c")
+            assert len((await store.list()).whole()) == 4
 
     async def test_get_many_answers_in_the_order_asked(self, place: Any) -> None:
         async with self.opened(place) as store:
