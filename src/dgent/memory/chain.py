@@ -354,7 +354,9 @@ class Chain:
     async def _start_late(self, reason: str) -> None:
         self.down = reason
         if self._strict:
-            raise BackendUnavailable(f"{self.first.name} is out of reach, and nothing may take its place (strict): {reason}")
+            raise BackendUnavailable(
+                f"{self.first.name} is out of reach, and nothing takes its place (strict): {reason}"
+            )
         spill = await self._fall_back(durable=False)
         self._view = View(self._limits)
         told = f"{self.first.name} is out of reach ({reason}): {spill.store.name} serves, and shows only what is "
