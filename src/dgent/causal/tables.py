@@ -5,20 +5,21 @@ Two of them are those of the `agent-store` crate, column by column, so that eith
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, select
+from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 
-from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.database.constructs import BYTEWISE
+from dgent.database.table_set import TableSet
 
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-_LOCK: Final = 0x6467656E74  # "dgent"
+FORMAT: Final = 1
 
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which says INTEGER, as the crate does
 
 metadata = MetaData()
+
+TABLES: Final = TableSet("the tables of logs", "format.log", metadata, FORMAT)
+create: Final = TABLES.prepare
 
 
 def _log(name: str, *, rowid: bool) -> Table:
@@ -59,9 +60,3 @@ checkpoints = Table(
     Column("signature", LargeBinary, nullable=False),
     sqlite_with_rowid=False,
 )
-
-
-def create(connection: Connection) -> None:
-    """Make the tables that are not there."""
-    connection.execute(select(transaction_lock(_LOCK)))
-    metadata.create_all(connection)

@@ -14,35 +14,28 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
     Float,
     Index,
     LargeBinary,
     MetaData,
     Table,
-    insert,
-    select,
     text,
 )
 
-from dgent.database.constructs import BYTEWISE, transaction_lock
-from dgent.datum import Datum, load_datum, uuid7
-from dgent.exceptions import Corrupt, SchemaTooNew
+from dgent.database.constructs import BYTEWISE
+from dgent.database.table_set import TableSet
+from dgent.datum import Datum, load_datum
+from dgent.exceptions import Corrupt
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FORMAT: Final = 1
-_LOCK: Final = 0x6467656E74  # "dgent"
 
 metadata = MetaData()
 
-meta = Table(
-    "dgent_meta",
-    metadata,
-    Column("key", BYTEWISE, primary_key=True),
-    Column("value", BYTEWISE, nullable=False),
-)
+TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT)
+create: Final = TABLES.prepare
 
 heads = Table(
     "dgent_heads",
@@ -190,22 +183,3 @@ def _corrupt(namespace: str, id: Any, version: Any) -> Corrupt:
         f"version {version} of {id!r} in namespace {namespace!r} is not what was written: restore it from a backup, or "
         "purge it"
     )
-
-
-def create(connection: Connection) -> str:
-    """Make the tables if they are not there, bring an older format up to date, and return the id of the store.
-
-    Raises:
-        SchemaTooNew: a newer D-gent wrote them; nothing was changed.
-    """
-    connection.execute(select(transaction_lock(_LOCK)))
-    metadata.create_all(connection)
-    known: dict[str, str] = dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
-    if "format" not in known:
-        known = {"format": str(FORMAT), "store_id": uuid7()}
-        connection.execute(insert(meta), [{"key": key, "value": value} for key, value in known.items()])
-    if known["format"] != str(FORMAT):
-        raise SchemaTooNew(
-            f"the memory tables have format {known['format']}, this version of dgent knows {FORMAT}: upgrade dgent"
-        )
-    return known["store_id"]

@@ -1,0 +1,124 @@
+"""Tables that code makes on first use, beside those that Alembic migrates: numbered, and upgraded in place.
+
+What an agent remembers has to open without a migration step, so these tables carry the number of their format in
+`dgent_meta`. An older format is brought up to date in the transaction that first looks at it; a newer one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.datum import uuid7
+from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
+
+Upgrade: TypeAlias = Callable[[Connection], None]
+"""Brings the tables from one format to the next."""
+
+UNNUMBERED: Final = 1
+"""The format of tables that were made before they carried a number."""
+
+_LOCK: Final = 0x6467656E74  # "dgent"
+_STORE_ID: Final = "store_id"
+
+metadata = MetaData()
+
+meta = Table(
+    "dgent_meta",
+    metadata,
+    Column("key", BYTEWISE, primary_key=True),
+    Column("value", BYTEWISE, nullable=False),
+    comment="The id of this store, and the format of each set of tables.",
+)
+
+
+@dataclass(frozen=True)
+class TableSet:
+    """Tables that belong together and have one format.
+
+    Attributes:
+        name: what they hold, for people.
+        key: under which their format stands in `dgent_meta`.
+        metadata: the tables as this version of the code wants them.
+        format: the number of that.
+        upgrades: from each older format to the next. They run in order, before missing tables are made.
+    """
+
+    name: str
+    key: str
+    metadata: MetaData
+    format: int
+    upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
+
+    def prepare(self, connection: Connection) -> str:
+        """Make the tables or bring them up to date, in the transaction of the connection; return the id of the store.
+
+        Raises:
+            SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
+                format is no number. Nothing was changed.
+        """
+        connection.execute(select(transaction_lock(_LOCK)))  # so that two processes do not upgrade at once
+        metadata.create_all(connection)
+        known = _read(connection)
+        found = self._found(connection, known)
+        steps = range(self.format if found is None else found, self.format)
+        for upgrade in [self._upgrade_from(step) for step in steps]:  # none runs if one is missing
+            upgrade(connection)
+        self.metadata.create_all(connection)
+        if known.get(self.key) != str(self.format):
+            _write(connection, self.key, str(self.format))
+        if _STORE_ID not in known:
+            known[_STORE_ID] = uuid7()
+            _write(connection, _STORE_ID, known[_STORE_ID])
+        return known[_STORE_ID]
+
+    def check(self, connection: Connection) -> str:
+        """Return the id of a store that can only be read, once it is known that this code can read it.
+
+        Raises:
+            SchemaOutdated: the tables are not there, or are of an older format. SchemaTooNew, Corrupt: as `prepare`.
+        """
+        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
+        found = self._found(connection, known)
+        if found != self.format or _STORE_ID not in known:
+            what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
+            raise SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
+        return known[_STORE_ID]
+
+    def _found(self, connection: Connection, known: Mapping[str, str]) -> int | None:
+        """Return the format of the tables that are there, or None where there are none."""
+        if self.key in known:
+            return self._number(known[self.key])
+        there = inspect(connection).get_table_names()
+        return UNNUMBERED if any(name in there for name in self.metadata.tables) else None
+
+    def _number(self, text: str) -> int:
+        if not (text.isascii() and text.isdecimal()):
+            raise Corrupt(f"the format of {self.name} is {text!r:.40}, which is no number: restore a backup")
+        if int(text) > self.format:
+            raise SchemaTooNew(
+                f"{self.name} have format {text}, this version of dgent knows {self.format}: upgrade dgent"
+            )
+        return int(text)
+
+    def _upgrade_from(self, format: int) -> Upgrade:
+        if format not in self.upgrades:
+            raise SchemaOutdated(
+                f"{self.name} have format {format}, and no upgrade leads from it to {self.format}: open them with the "
+                "version of dgent that wrote them, and export what they hold"
+            )
+        return self.upgrades[format]
+
+
+def _read(connection: Connection) -> dict[str, str]:
+    return dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
+
+
+def _write(connection: Connection, key: str, value: str) -> None:
+    row = upsert(meta).values(key=key, value=value)
+    connection.execute(row.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": row.excluded.value}))
