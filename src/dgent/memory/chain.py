@@ -381,7 +381,9 @@ class Chain:
     async def _start_late(self, reason: str) -> None:
         self.down = reason
         if self._strict:
-            raise BackendUnavailable(f"{self.first.name} is out of reach, and strict allows nothing else: {reason}")
+            raise BackendUnavailable(
+                f"{self.first.name} is out of reach, and nothing takes its place (strict): {reason}"
+            )
         queue = await self.ways.fall_back(durable=False)
         self._enter("started late")
         self._view = View(self._limits)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgent.settings.config_file import ConfigFile, approved, config_path, project_folder
 from dgent.settings.model import BackendName, Origins, Settings
-from dgent.settings.private import data_directory, private_directory, private_file
+from dgent.settings.private import look_at_directory, private_directory, private_file
 from dgent.settings.url import checked_path, parse_url, shown
 
 __all__ = [
@@ -15,7 +15,7 @@ __all__ = [
     "approved",
     "checked_path",
     "config_path",
-    "data_directory",
+    "look_at_directory",
     "parse_url",
     "private_directory",
     "private_file",

@@ -169,11 +169,11 @@ def _harmless(file: ConfigFile, usual: BaseModel) -> ConfigFile:
 
 def _told(file: ConfigFile) -> ConfigFile:
     if file.problem:
-        warnings.warn(f"{file.path} was passed over: {file.problem}", SettingsWarning, stacklevel=5)
+        warnings.warn(f"{file.path} was passed over: {file.problem}", SettingsWarning, stacklevel=6)
     if file.ignored:
         names = ", ".join(file.ignored)
         message = f"{file.path} is not trusted, and of it was ignored: {names}: {_READ_IT}"
-        warnings.warn(message, SettingsWarning, stacklevel=5)
+        warnings.warn(message, SettingsWarning, stacklevel=6)
     return file
 
 

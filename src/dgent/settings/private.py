@@ -37,16 +37,11 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def data_directory(path: Path) -> Path:
-    """Make the private directory in which data lies; one that is there and that others can enter warns.
-
-    Raises:
-        ReadOnly: it cannot be made, or is no directory.
-    """
-    private_directory(path)
-    if stat.S_IMODE(path.stat().st_mode) & OTHERS:
-        warn_of(path, "entered", 0o700)
-    return path
+def look_at_directory(path: Path) -> None:
+    """Warn if other users can enter a directory in which data lies; one that is not there will be made privately."""
+    with suppress(OSError):  # what cannot be looked at, others will say
+        if path.stat().st_mode & OTHERS:
+            warn_of(path, "entered", 0o700)
 
 
 def private_file(path: Path) -> Path:

@@ -18,7 +18,7 @@ from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.memory.bus import DataBus
 from dgent.memory.router import DgentRouter
-from dgent.settings import Settings, data_directory
+from dgent.settings import Settings, look_at_directory
 from dgent.storage.relational import RelationalStore
 
 if TYPE_CHECKING:
@@ -68,14 +68,12 @@ class StorageProvider:
         Raises:
             InvalidSettings: a setting does not fit, or both `settings` and overrides are given.
             BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
-            ReadOnly: the data directory cannot be made.
             Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
         loaded = Settings.load(**overrides) if settings is None else settings
-        if not loaded.in_memory:
-            data_directory(loaded.data_dir)
+        look_at_directory(loaded.data_dir)
         database = open_database(loaded)
         bus = DataBus()
         storage = cls(loaded, database, DgentRouter(loaded, database=database, bus=bus), bus)
