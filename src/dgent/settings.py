@@ -272,9 +272,9 @@ def _from_project(model: type[Settings]) -> dict[str, Any]:
 
 def _from_file(path: Path, model: type[Settings]) -> dict[str, Any]:
     """Return what a config file sets, or nothing, with a warning that says why, if it is broken."""
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():  # raises where its folder cannot be entered
+            return {}
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise InvalidSettings("it is not a mapping of names to values")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import crystal, db, functor, log, memory, tracks, transfer
+from dgent.cli import crystal, db, functor, log, memory, stores, tracks, transfer
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -67,5 +67,6 @@ app.add_typer(tracks.brain, name="brain")
 app.add_typer(crystal.app, name="crystal")
 app.add_typer(log.app, name="log")
 app.add_typer(functor.app, name="functor")
+app.add_typer(stores.app, name="stores")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)

@@ -165,6 +165,7 @@ class Database(ABC):
     Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
 
     Attributes:
+        what: the database, for people.
         look_every: seconds between two looks at whether another process has changed something, while anybody watches.
     """
 
@@ -205,6 +206,11 @@ class Database(ABC):
         and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
         (see `constructs.announcing`).
         """
+
+    @property
+    def where(self) -> str:
+        """What tells it apart from every other database; no password."""
+        return self.what
 
     @property
     def forked(self) -> bool:

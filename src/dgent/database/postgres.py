@@ -47,8 +47,12 @@ class PostgresDatabase(Database):
         self._target = read_url(url, settings)
         super().__init__(url, self._target.settings)
         load_driver()
-        self.where = self._target.where
         self._home: _Home | None = None
+
+    @property
+    def where(self) -> str:
+        """Role, host or socket, port, database and schema: other ones are another store."""
+        return self._target.where
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads; again, once, if the connection had died."""

@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -13,6 +14,7 @@ from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from dgent.database.errors import refusal
 from dgent.database.postgres_session import GRACE, REPORT, make_schema, milliseconds, session_settings
+from dgent.database.postgres_tls import connect_without_home, home_is_closed
 from dgent.exceptions import CapabilityMissing
 from dgent.settings import shown
 
@@ -140,6 +142,10 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
     What it raises is ours: see `connect`.
     """
     asyncpg, settings, what = load_driver(), target.settings, shown(target.url)
+    if home_is_closed():
+        connect = partial(connect_without_home, asyncpg.connect, target)
+    else:
+        connect = partial(asyncpg.connect, target.dsn)
 
     async def create() -> Any:
         try:
@@ -148,8 +154,7 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
             raise refusal(error, what) from None
 
     async def open_driver() -> Any:
-        driver = await asyncpg.connect(
-            target.dsn,
+        driver = await connect(
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout + GRACE,
             statement_cache_size=target.plans if plans is None else plans,

@@ -331,7 +331,7 @@ class Chain:
                 await spill.sweep()
                 if any(await spill.count()):
                     continue
-                self._manifest.drop_spill(spill.key, key_of(self.first))
+                self._manifest.drop_spill(spill.key, spill.target)
                 self._spills.remove(spill)
                 if any(await spill.count()):  # another process has spilled between the two looks
                     self._remember(spill)
@@ -369,8 +369,9 @@ class Chain:
             except DgentError as error:
                 self.tried[backend.name] = str(error)
                 continue
-            found = [spill for spill in self._spills if spill.store is backend]
-            spill = found[0] if found else Spill(backend, key_of(self.first))
+            target = key_of(self.first)
+            found = [spill for spill in self._spills if spill.store is backend and spill.target == target]
+            spill = found[0] if found else Spill(backend, target)
             self._spills = [one for one in self._spills if one is not spill] + [spill]
             return spill
         tried = "; ".join(f"{name}: {reason}" for name, reason in self.tried.items())
@@ -380,9 +381,8 @@ class Chain:
 
     def _attach(self, known: Manifest) -> list[Spill]:
         """Return the spills of earlier runs; after the loss of the manifest they may be in every durable store."""
-        target = key_of(self.first)
         durable = [backend for backend in self.backends[1:] if backend.capabilities.durable]
-        return [Spill(one, target) for one in durable if known.rebuilt or (key_of(one), target) in known.spills]
+        return [Spill(one, target) for one in durable for target in reversed(known.targets(one, self.first))]
 
     def _remember(self, spill: Spill) -> None:
         """Write down that something waits there; each time, since another process may have found it empty meanwhile."""

@@ -89,7 +89,7 @@ class Spill:
     """The writes for one target that wait in one store, oldest first, and those of them that were set aside."""
 
     def __init__(self, store: Backend, target: str) -> None:
-        self.store, self.key = store, key_of(store)
+        self.store, self.key, self.target = store, key_of(store), target
         segment = blake3(target.encode()).hexdigest(8)
         self._log = store.within(f"{RESERVED}/spill/{segment}")
         self._aside = store.within(f"{RESERVED}/aside/{segment}")
@@ -156,15 +156,16 @@ class View:
 
     def __init__(self, limits: Limits) -> None:
         self.memory = MemoryBackend(limits=limits)
-        self._seen: dict[str, int] = {}
+        self._seen: dict[tuple[str, str], int] = {}
 
     async def of(self, spills: list[Spill], namespace: str) -> MemoryBackend:
         """Return a namespace of it, with everything that was acknowledged before this call."""
         for spill in spills:
-            async for page in spill.entries(self._seen.get(spill.key, 0)):
+            place = spill.key, spill.target
+            async for page in spill.entries(self._seen.get(place, 0)):
                 for entry in page:
-                    if entry.seq > self._seen.get(spill.key, 0):  # else another reader has taken it meanwhile
-                        self._seen[spill.key] = entry.seq
+                    if entry.seq > self._seen.get(place, 0):  # else another reader has taken it meanwhile
+                        self._seen[place] = entry.seq
                         await self._take(entry)
         return self.memory.within(namespace)
 

@@ -15,7 +15,7 @@ from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.memory.bus import DataBus
 from dgent.memory.router import DgentRouter
-from dgent.settings import Settings, private_directory
+from dgent.settings import Settings
 from dgent.storage.relational import RelationalStore
 
 if TYPE_CHECKING:
@@ -67,7 +67,6 @@ class StorageProvider:
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
         loaded = Settings.load(**overrides) if settings is None else settings
-        private_directory(loaded.data_dir)
         database = open_database(loaded)
         bus = DataBus()
         storage = cls(loaded, database, DgentRouter(loaded, database=database, bus=bus), bus)
