@@ -21,7 +21,7 @@ from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClose
 from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -170,6 +170,8 @@ class Database(ABC):
     """
 
     look_every: float
+    read_only = ""
+    """Why it can only be read, for a message; empty where it can be written."""
 
     def __init__(self, url: URL, settings: Settings) -> None:
         self.url = url
@@ -265,6 +267,9 @@ class Database(ABC):
         """Run a unit of work inside of a session's transaction."""
         connection = await session.connection()
         return await connection.run_sync(work)
+
+    async def look(self, tables: Sequence[str]) -> None:  # noqa: B027  # a file knows by itself
+        """Learn whether these tables may be written: `read_only` says so from now on."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -9,16 +9,19 @@ import asyncio
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy import text
+
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.postgres_engine import Strays, create_engine, creator, load_driver
+from dgent.database.postgres_errors import no_grant, takes_no_writes
 from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
 from dgent.database.postgres_url import read_url
 from dgent.database.postgres_watch import PostgresWatches
-from dgent.exceptions import StoreClosed
+from dgent.exceptions import DgentError, StoreClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
     from dgent.settings import Settings
 
 READ_TOGETHER: Final = 256
+_TAKES_WRITES: Final = text(
+    """SELECT pg_is_in_recovery() AS recovering, current_setting('transaction_read_only') = 'on' AS read_only,
+    (SELECT min(name) FROM unnest(CAST(:tables AS text[])) AS name WHERE to_regclass(name) IS NOT NULL AND NOT (
+        has_table_privilege(to_regclass(name), 'INSERT') AND has_table_privilege(to_regclass(name), 'UPDATE')
+        AND has_table_privilege(to_regclass(name), 'DELETE'))) AS refused"""
+)
 WRITE_TOGETHER: Final = 512
 
 
@@ -48,6 +57,7 @@ class PostgresDatabase(Database):
         super().__init__(url, self._target.settings)
         load_driver()
         self._home: _Home | None = None
+        self._tables: list[str] = []
 
     @property
     def where(self) -> str:
@@ -91,11 +101,24 @@ class PostgresDatabase(Database):
         return self._here().watches.add(topic, wake)
 
     async def is_available(self) -> bool:
-        """Tell whether the database answers a real statement now, within `connect_timeout`."""
-        with suppress(TimeoutError):
+        """Tell whether the database answers a real statement now, within `connect_timeout`.
+
+        It looks anew whether writes are taken: a standby may have been promoted since, or a right granted.
+        """
+        with suppress(TimeoutError, DgentError):
             async with asyncio.timeout(self.settings.connect_timeout):
-                return await super().is_available()
+                await self.look(self._tables)
+                return True
         return False
+
+    async def look(self, tables: Sequence[str]) -> None:
+        """Learn from the server whether these tables may be written."""
+        self._tables = [*tables]
+        found = await self.read(lambda connection: connection.execute(_TAKES_WRITES, {"tables": self._tables}).one())
+        if found.recovering or found.read_only:
+            self.read_only = takes_no_writes(self.what, recovering=found.recovering)
+        else:
+            self.read_only = "" if found.refused is None else no_grant(self.what, found.refused)
 
     async def close(self) -> None:
         """Finish what was accepted, then close every connection. A transaction that another task has open is undone."""

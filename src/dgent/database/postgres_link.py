@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
 _LONGEST_PAUSE: Final = 0.2
+_IN_RECOVERY: Final = "25006"
+_BEGIN_READING: Final = "ROLLBACK; BEGIN READ ONLY"
 _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
 _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
@@ -225,10 +227,21 @@ class Link:
         driver = self._require().driver
         try:
             await driver.execute(BEGIN, timeout=self._timeout)
-        except BaseException:
+        except BaseException as error:
+            if sqlstate(error) == _IN_RECOVERY:  # a standby gives out no ids: what reads may go on
+                await self._begin_reading(driver)
+                return
             self.drop()
             raise
         self._xid = driver.get_settings().application_name.removeprefix("dgent ")
+
+    async def _begin_reading(self, driver: Any) -> None:
+        self._xid = ""
+        try:
+            await driver.execute(_BEGIN_READING, timeout=self._timeout)
+        except BaseException:
+            self.drop()
+            raise
 
     async def _roll_back(self) -> None:
         opened = self._alive()
@@ -253,7 +266,7 @@ class Link:
             if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
             self.drop()
-            if not await self._is_in(self._xid, opened.life):
+            if not self._xid or not await self._is_in(self._xid, opened.life):
                 raise BackendUnavailable(
                     f"the connection to {self._what} was lost at COMMIT, and the write is not in: try again"
                 ) from None

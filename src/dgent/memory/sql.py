@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import time
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
@@ -24,7 +25,7 @@ from dgent.memory import sql_read, sql_write
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put
-from dgent.memory.tables import create
+from dgent.memory.tables import create, metadata
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
@@ -40,6 +41,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = "Callable[Concatenate[Connection, str, P], T]"
 
+_ALL: Final = Capabilities()
+_READ_ONLY: Final = replace(_ALL, writable=False)
 SHORT: Final = 200
 """Reads of no more rows than this count as short: they may run on the caller's own thread."""
 
@@ -52,6 +55,13 @@ _Asked: TypeAlias = list[tuple[str, int | None]]
 _Answers: TypeAlias = list[Datum | Exception | None]
 
 
+class _Able:
+    """The capabilities of a store: of its class all, of one that can only be read all but that one."""
+
+    def __get__(self, store: SqlBackend | None, owner: object = None) -> Capabilities:
+        return _ALL if store is None or not store.database.read_only else _READ_ONLY
+
+
 class SqlBackend:
     """A `Backend` in the tables of `dgent.memory.tables`, which it makes on first use.
 
@@ -60,7 +70,7 @@ class SqlBackend:
 
     name = "sql"
     priority = 50
-    capabilities = Capabilities()
+    capabilities = _Able()
 
     def __init__(
         self,
@@ -93,11 +103,16 @@ class SqlBackend:
         return other
 
     async def prepare(self) -> str:
-        """Make the tables if they are not there, and return the id of the store."""
+        """Make the tables if they are not there, and return the id of the store.
+
+        Raises:
+            ReadOnly, AccessRefused: they are not there, and this role or this server cannot make them.
+        """
         if self._ready.store_id is None:
             async with self._ready.lock():
                 if self._ready.store_id is None:
                     self._ready.store_id = await self.database.write(create)
+                    await self.database.look([table.name for table in metadata.sorted_tables])
         return self._ready.store_id
 
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
@@ -219,6 +234,7 @@ class SqlBackend:
             "where": self.database.what,
             "namespace": self.namespace,
             "available": await self.is_available(),
+            "read_only": self.database.read_only,
             "capabilities": str(self.capabilities),
         }
 
