@@ -180,16 +180,17 @@ class _Home:
 
         def pool() -> Links:
             return Links(
-                lambda: Link(engine, what, settings.connect_timeout, strays),
+                lambda: Link(engine, what, target, strays),
                 settings.pool_size,
                 settings.pool_timeout,
                 what,
             )
 
+        listener = None if target.pooled else creator(target, plans=0)  # nobody would hear what it is told
         self.readers, self.writers = pool(), pool()
         self.reading = Lanes(self.readers, Link.read_each, READ_TOGETHER)
         self.writing = Lanes(self.writers, Link.write_each, WRITE_TOGETHER)
-        self.watches = PostgresWatches(look_every, creator(target, plans=0), strays, what)
+        self.watches = PostgresWatches(look_every, listener, strays, what)
         self._guard = _until_the_end([self.readers, self.writers], self.watches, strays)
         with suppress(StopIteration):
             self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it
