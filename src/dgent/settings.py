@@ -61,6 +61,19 @@ def shown(url: URL) -> str:
     return url.render_as_string(hide_password=True)
 
 
+def of_libpq(variable: str) -> str:
+    """Return what the environment says where a PostgreSQL URL does not, such as PGHOST: the driver reads it, too."""
+    return os.environ.get(variable, "")
+
+
+def home() -> Path | None:
+    """Return the home of this user, where drivers look for certificates; None if it is not known."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
+
+
 def _xdg(kind: Literal["config", "data", "cache"]) -> Path:
     found: Path = getattr(platformdirs, f"user_{kind}_path")(APP, appauthor=False)
     return found

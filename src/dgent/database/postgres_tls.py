@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dgent.exceptions import InvalidSettings
+from dgent.settings import home, of_libpq
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,11 +24,13 @@ _REJECTED: Final = "rejected SSL upgrade"
 
 def home_is_closed() -> bool:
     """Tell whether this user may not look into the home that the environment names."""
+    folder = home()
     try:
-        (Path.home() / ".postgresql" / "postgresql.key").stat()
+        if folder is not None:
+            (folder / ".postgresql" / "postgresql.key").stat()
     except PermissionError:
         return True
-    except (OSError, RuntimeError):
+    except OSError:
         return False
     return False
 
@@ -38,8 +41,8 @@ async def connect_without_home(connect: Callable[..., Awaitable[Any]], target: T
     Raises:
         InvalidSettings: a mode that verifies needs a root, which the URL does not name.
     """
-    mode = str(target.url.query.get("sslmode") or os.environ.get("PGSSLMODE") or "prefer")
-    if "passfile" not in target.url.query and "PGPASSFILE" not in os.environ:
+    mode = str(target.url.query.get("sslmode") or of_libpq("PGSSLMODE") or "prefer")
+    if "passfile" not in target.url.query and not of_libpq("PGPASSFILE"):
         named["passfile"] = Path(os.devnull, "none")
     if mode in {"disable", "allow"} or (mode == "prefer" and _is_local(target)):
         return await connect(target.dsn, ssl=False, **named)
@@ -52,7 +55,7 @@ async def connect_without_home(connect: Callable[..., Awaitable[Any]], target: T
 
 
 def _is_local(target: Target) -> bool:
-    host = str(target.url.host or target.url.query.get("host") or os.environ.get("PGHOST") or "/")
+    host = str(target.url.host or target.url.query.get("host") or of_libpq("PGHOST") or "/")
     return all(each.startswith("/") for each in host.split(","))
 
 
@@ -74,5 +77,5 @@ def _context(target: Target, mode: str) -> ssl.SSLContext:
 
 
 def _file(target: Target, name: str) -> str | None:
-    found = target.url.query.get(name) or os.environ.get(f"PG{name.upper()}")
+    found = target.url.query.get(name) or of_libpq(f"PG{name.upper()}")
     return str(found) if found else None
