@@ -108,6 +108,12 @@ rm -rf "$0"
 """
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+    return port
+
+
 class PostgresServer:
     """A PostgreSQL of our own on 127.0.0.1, in a temporary folder, that a test may stop, kill and start again."""
 
@@ -121,8 +127,7 @@ class PostgresServer:
             fcntl.flock(lock, fcntl.LOCK_EX)  # as root the first one creates a system user: one at a time
             self._cluster = get_server(self.folder / "data", start=False, cleanup_mode=None)
             self._cluster.ensure_pgdata_inited()
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port: int = free.getsockname()[1]
+        self.port = free_port()
         self._undertaker = subprocess.Popen(
             ["sh", "-c", _UNDERTAKER, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
         )

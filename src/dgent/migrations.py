@@ -20,11 +20,11 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, NullPool, inspect, select, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.constructs import transaction_lock
 from dgent.database.errors import sqlstate, translate
-from dgent.database.postgres_engine import creator
+from dgent.database.postgres_engine import creator, new_engine
+from dgent.database.postgres_session import local_settings
 from dgent.database.postgres_url import read_url
 from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
 from dgent.database.sqlite_memory import connect_memory
@@ -366,14 +366,14 @@ def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 async def _on_postgres(settings: Settings, work: Callable[[Connection], T], longest: float) -> T:
     patient = settings.model_copy(update={"command_timeout": longest})
     # No plans are kept: one that was made before a table was altered is an error after it.
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=creator(read_url(settings.url, patient), plans=0),
-        poolclass=NullPool,
-        hide_parameters=True,
-    )
+    target = read_url(settings.url, patient)
+    engine = new_engine(target, creator(target, plans=0), poolclass=NullPool)
     try:
         async with engine.begin() as connection:
+            if target.pooled:
+                driver: Any = (await connection.get_raw_connection()).driver_connection
+                await connection.execute(text("SELECT 1"))  # begins
+                await driver.execute(local_settings(target))
             return await connection.run_sync(work)
     finally:
         await engine.dispose()

@@ -27,6 +27,7 @@ class Capabilities:
         causal: it keeps causal parents.
         versioned: `expect=` is honoured.
         indexed: queries by tag and metadata path use an index.
+        writable: it takes writes now; a standby, or a role that may only read, does not.
         notify: another process hears of a commit without polling.
         full_text: it searches text. vector: it searches vectors.
     """
@@ -40,6 +41,7 @@ class Capabilities:
     causal: bool = True
     versioned: bool = True
     indexed: bool = True
+    writable: bool = True
     notify: bool = False
     full_text: bool = False
     vector: bool = False

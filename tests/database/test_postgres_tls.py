@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from tests.database.entries import opened
 
 from dgent import StorageProvider, migrations
+from dgent.database import postgres_engine
 from dgent.database.postgres import PostgresDatabase
 from dgent.exceptions import BackendUnavailable, InvalidSettings
 from dgent.settings import Settings
@@ -45,6 +46,13 @@ def make_certificate(folder: Path) -> Path:
     subprocess.run(command, check=True, capture_output=True)
     made.write_bytes(made.read_bytes() + key.read_bytes())
     return made
+
+
+@pytest.fixture(params=[False, True], ids=["", "no home"], autouse=True)
+def closed_home(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The modes mean the same where the home of the user cannot be entered."""
+    if request.param:
+        monkeypatch.setattr(postgres_engine, "home_is_closed", lambda: True)
 
 
 @pytest.fixture
@@ -136,7 +144,7 @@ async def test_wrong_options_are_errors_of_the_settings(postgres_url: str, tmp_p
     wrong = [
         ({"sslmode": "nonsense"}, InvalidSettings, "sslmode in the database URL is disable, "),
         ({"ssl": "true"}, InvalidSettings, "sslmode in the database URL is disable, "),
-        ({"sslmode": "verify-full"}, InvalidSettings, "sslrootcert above all"),
+        ({"sslmode": "verify-full"}, InvalidSettings, "sslrootcert"),
         ({"sslmode": "require", "sslrootcert": str(tmp_path / "gone.pem")}, InvalidSettings, "sslrootcert in the data"),
         ({"sslmode": "require", "sslrootcert": str(tmp_path / "empty.pem")}, InvalidSettings, "no TLS with"),
     ]

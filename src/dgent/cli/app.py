@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import config, crystal, db, functor, log, memory, tracks, transfer
+from dgent.cli import config, crystal, db, functor, log, memory, stores, tracks, transfer
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -68,5 +68,6 @@ app.add_typer(crystal.app, name="crystal")
 app.add_typer(log.app, name="log")
 app.add_typer(functor.app, name="functor")
 app.add_typer(config.app, name="config")
+app.add_typer(stores.app, name="stores")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)

@@ -21,7 +21,7 @@ from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClose
 from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -165,6 +165,7 @@ class Database(ABC):
     Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
 
     Attributes:
+        what: the database, for people.
         look_every: seconds between two looks at whether another process has changed something, while anybody watches.
         attached: what rooms above keep for as long as it lives, by type.
         durable: whether what was acknowledged is there after the process has ended.
@@ -215,6 +216,11 @@ class Database(ABC):
     async def ahead(self) -> float:
         """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
         return 0.0
+
+    @property
+    def where(self) -> str:
+        """What tells it apart from every other database; no password."""
+        return self.what
 
     @property
     def forked(self) -> bool:
@@ -269,6 +275,9 @@ class Database(ABC):
         """Run a unit of work inside of a session's transaction."""
         connection = await session.connection()
         return await connection.run_sync(work)
+
+    async def look(self, tables: Sequence[str]) -> None:  # noqa: B027  # a file knows by itself
+        """Learn whether these tables may be written: `read_only` says so from now on."""
 
     @abstractmethod
     async def close(self) -> None:

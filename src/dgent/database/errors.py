@@ -285,8 +285,9 @@ def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
 def _texts(error: BaseException) -> list[tuple[str, str]]:
     """Return what the server said, and the statement that it said it of, however that is wrapped."""
     links = [*_links(error)]
-    statement = next((str(found) for link in links if (found := getattr(link, "statement", None))), "")
-    return [(str(getattr(link, "message", link)), str(getattr(link, "query", None) or statement)) for link in links]
+    said = (getattr(link, name, None) for link in links for name in ("query", "statement"))
+    statement = next((str(found) for found in said if found), "")
+    return [(str(getattr(link, "message", link)), statement) for link in links]
 
 
 def refusal(error: Exception, what: str) -> Exception:

@@ -10,16 +10,19 @@ import time
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
+from sqlalchemy import text
+
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.postgres_engine import Strays, create_engine, creator, load_driver
+from dgent.database.postgres_errors import no_grant, takes_no_writes
 from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
 from dgent.database.postgres_url import read_url
 from dgent.database.postgres_watch import PostgresWatches
-from dgent.exceptions import StoreClosed
+from dgent.exceptions import DgentError, StoreClosed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
 
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -29,6 +32,12 @@ if TYPE_CHECKING:
     from dgent.settings import Settings
 
 READ_TOGETHER: Final = 256
+_TAKES_WRITES: Final = text(
+    """SELECT pg_is_in_recovery() AS recovering, current_setting('transaction_read_only') = 'on' AS read_only,
+    (SELECT min(name) FROM unnest(CAST(:tables AS text[])) AS name WHERE to_regclass(name) IS NOT NULL AND NOT (
+        has_table_privilege(to_regclass(name), 'INSERT') AND has_table_privilege(to_regclass(name), 'UPDATE')
+        AND has_table_privilege(to_regclass(name), 'DELETE'))) AS refused"""
+)
 WRITE_TOGETHER: Final = 512
 
 
@@ -51,8 +60,13 @@ class PostgresDatabase(Database):
         self._target = read_url(url, settings)
         super().__init__(url, self._target.settings)
         load_driver()
-        self.where = self._target.where
         self._home: _Home | None = None
+        self._tables: list[str] = []
+
+    @property
+    def where(self) -> str:
+        """Role, host or socket, port, database and schema: other ones are another store."""
+        return self._target.where
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads; again, once, if the connection had died."""
@@ -97,11 +111,24 @@ class PostgresDatabase(Database):
         return there - (asked + time.time()) / 2
 
     async def is_available(self) -> bool:
-        """Tell whether the database answers a real statement now, within `connect_timeout`."""
-        with suppress(TimeoutError):
+        """Tell whether the database answers a real statement now, within `connect_timeout`.
+
+        It looks anew whether writes are taken: a standby may have been promoted since, or a right granted.
+        """
+        with suppress(TimeoutError, DgentError):
             async with asyncio.timeout(self.settings.connect_timeout):
-                return await super().is_available()
+                await self.look(self._tables)
+                return True
         return False
+
+    async def look(self, tables: Sequence[str]) -> None:
+        """Learn from the server whether these tables may be written."""
+        self._tables = [*tables]
+        found = await self.read(lambda connection: connection.execute(_TAKES_WRITES, {"tables": self._tables}).one())
+        if found.recovering or found.read_only:
+            self.read_only = takes_no_writes(self.what, recovering=found.recovering)
+        else:
+            self.read_only = "" if found.refused is None else no_grant(self.what, found.refused)
 
     async def close(self) -> None:
         """Finish what was accepted, then close every connection. A transaction that another task has open is undone."""
@@ -163,16 +190,17 @@ class _Home:
 
         def pool() -> Links:
             return Links(
-                lambda: Link(engine, what, settings.connect_timeout, strays),
+                lambda: Link(engine, what, target, strays),
                 settings.pool_size,
                 settings.pool_timeout,
                 what,
             )
 
+        listener = None if target.pooled else creator(target, plans=0)  # nobody would hear what it is told
         self.readers, self.writers = pool(), pool()
         self.reading = Lanes(self.readers, Link.read_each, READ_TOGETHER)
         self.writing = Lanes(self.writers, Link.write_each, WRITE_TOGETHER)
-        self.watches = PostgresWatches(look_every, creator(target, plans=0), strays, what)
+        self.watches = PostgresWatches(look_every, listener, strays, what)
         self._guard = _until_the_end([self.readers, self.writers], self.watches, strays)
         with suppress(StopIteration):
             self._guard.__anext__().send(None)  # runs to its yield; the loop now knows it

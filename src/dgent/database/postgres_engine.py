@@ -6,13 +6,14 @@ import asyncio
 import importlib
 import socket
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import AsyncAdaptedQueuePool
 
 from dgent.database.errors import refusal
-from dgent.database.postgres_session import GRACE, REPORT, make_schema, milliseconds, session_settings
+from dgent.database.postgres_session import GRACE, PREPARE, make_schema, milliseconds, opening_settings
+from dgent.database.postgres_tls import connect_without_home, home_is_closed
 from dgent.exceptions import CapabilityMissing
 from dgent.settings import shown
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from dgent.database.postgres_url import Target
     from dgent.settings import Settings
 
-BEGIN: Final = "BEGIN; EXECUTE dgent_begin"
-"""Opens a transaction and reports its id as the connection's application_name, all in one round trip."""
-_PREPARE: Final = f"PREPARE dgent_begin AS {REPORT}"
 _LIFE: Final = "SELECT stats_reset::text FROM pg_stat_bgwriter"
 """The statistics restart after a crash, after which the ids of transactions that were lost are given out again."""
 _KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 3}
@@ -47,14 +45,22 @@ def load_driver() -> Any:
 
 def create_engine(target: Target) -> AsyncEngine:
     """Return an engine whose connections are in autocommit; they are taken from it by `connect`, for good."""
-    return create_async_engine(
-        "postgresql+asyncpg://",  # where to and with which password only the creator knows
-        async_creator=creator(target),
-        poolclass=AsyncAdaptedQueuePool,
-        max_overflow=-1,
-        isolation_level="AUTOCOMMIT",
-        hide_parameters=True,
-    )
+    return new_engine(target, creator(target), isolation_level="AUTOCOMMIT", max_overflow=-1)
+
+
+def new_engine(target: Target, create: Callable[[], Awaitable[Any]], **named: Any) -> AsyncEngine:
+    """Return an engine over what `create` opens; where it leads and with which password only that knows.
+
+    Behind a pooler no statement has a name: the next transaction is another connection's.
+    """
+    unnamed = {"prepared_statement_cache_size": 0, "prepared_statement_name_func": str} if target.pooled else {}
+
+    def connect() -> Any:
+        dbapi: Any = engine.dialect.dbapi
+        return dbapi.connect(async_creator_fn=create, **unnamed)
+
+    engine = create_async_engine("postgresql+asyncpg://", creator=connect, hide_parameters=True, **named)
+    return engine
 
 
 class Opened(NamedTuple):
@@ -69,7 +75,14 @@ class Opened(NamedTuple):
     life: str
 
 
-async def connect(engine: AsyncEngine, what: str) -> Opened:
+async def _life(driver: Any, *, pooled: bool) -> str:
+    if not pooled:
+        return str(await driver.fetchval(_LIFE))
+    async with driver.transaction(readonly=True):
+        return str(await driver.fetchval(_LIFE))
+
+
+async def connect(engine: AsyncEngine, what: str, *, pooled: bool = False) -> Opened:
     """Open a connection that no pool knows. Not to be cancelled: SQLAlchemy would leak it.
 
     Raises:
@@ -81,7 +94,7 @@ async def connect(engine: AsyncEngine, what: str) -> Opened:
         assert connection is not None  # noqa: S101  # it is open
         driver: Any = connection.connection.driver_connection
         connection.detach()
-        return Opened(facade, connection, driver, await driver.fetchval(_LIFE))
+        return Opened(facade, connection, driver, await _life(driver, pooled=pooled))
     except Exception as error:
         raise refusal(error, what) from None
 
@@ -140,6 +153,10 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
     What it raises is ours: see `connect`.
     """
     asyncpg, settings, what = load_driver(), target.settings, shown(target.url)
+    if home_is_closed():
+        connect = partial(connect_without_home, asyncpg.connect, target)
+    else:
+        connect = partial(asyncpg.connect, target.dsn)
 
     async def create() -> Any:
         try:
@@ -148,16 +165,16 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
             raise refusal(error, what) from None
 
     async def open_driver() -> Any:
-        driver = await asyncpg.connect(
-            target.dsn,
+        driver = await connect(
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout + GRACE,
-            statement_cache_size=target.plans if plans is None else plans,
-            server_settings=session_settings(target),
+            statement_cache_size=0 if target.pooled else target.plans if plans is None else plans,
+            server_settings=opening_settings(target),
         )
         try:
             _keep_alive(driver, settings)
-            await driver.execute(_PREPARE)
+            if not target.pooled:
+                await driver.execute(PREPARE)
             if settings.database_schema is not None:
                 await driver.execute(make_schema(settings.database_schema))
         except BaseException:

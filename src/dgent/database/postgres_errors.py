@@ -69,6 +69,7 @@ def missing_right(texts: Iterable[tuple[str, str]], what: str) -> DgentError:
     Of the server's words only identifiers are taken. Where they are in another language the answer is general.
     """
     role = Names.of(what).role
+
     for text, statement in texts:
         if found := _DENIED.match(text):
             return _denied(found["kind"], quoted(found["name"]), statement, what)
@@ -115,22 +116,23 @@ def no_grant(what: str, table: str) -> str:
     )
 
 
-def takes_no_writes(what: str, *, recovering: bool) -> str:
-    """Return why a server takes no writes, and what to do."""
+def takes_no_writes(what: str, *, recovering: bool | None) -> str:
+    """Return why a server takes no writes, and what to do. `recovering` is None where it is not known."""
     if recovering:
         return (
             f"{what} is a standby, which can only be read: name the primary in the URL, or target_session_attrs=primary"
         )
     role, database = Names.of(what)
+    perhaps = "" if recovering is False else ", or it is a standby"
     return (
-        f"{what} can only be read: it is a standby, or default_transaction_read_only is on: name the primary in the "
-        f"URL, or run `ALTER DATABASE {database} SET default_transaction_read_only = off` (or `ALTER ROLE {role} ...`)"
+        f"{what} can only be read: default_transaction_read_only is on{perhaps}: run "
+        f"`ALTER DATABASE {database} SET default_transaction_read_only = off` (or `ALTER ROLE {role} ...`)"
     )
 
 
 def read_only(texts: Iterable[tuple[str, str]], what: str) -> ReadOnly:
     """Return what SQLSTATE 25006 means."""
-    return ReadOnly(takes_no_writes(what, recovering=any(_IN_RECOVERY in text for text, _ in texts)))
+    return ReadOnly(takes_no_writes(what, recovering=True if any(_IN_RECOVERY in text for text, _ in texts) else None))
 
 
 def refused(state: str, texts: Iterable[tuple[str, str]], what: str) -> DgentError:

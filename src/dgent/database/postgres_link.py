@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NoReturn
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,8 +13,8 @@ from sqlalchemy.util import await_only
 from dgent.database.base import Optimistic
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.kept_greenlet import Runner
-from dgent.database.postgres_engine import BEGIN, Opened, Strays, connect, cut_off
-from dgent.database.postgres_session import GRACE
+from dgent.database.postgres_engine import Opened, Strays, connect, cut_off
+from dgent.database.postgres_session import GRACE, begin, begin_reading
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
 from dgent.swap import pause
 
@@ -25,10 +25,12 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
     from dgent.database.base import A, Attempt, Each, T, Work
+    from dgent.database.postgres_url import Target
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
 _LONGEST_PAUSE: Final = 0.2
+_IN_RECOVERY: Final = "25006"
 _STALE_PLAN: Final = "0A000"
 _IN_THE_FUTURE: Final = "22023"
 _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
@@ -42,8 +44,10 @@ _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE back
 class Link:
     """A place in a pool. Whoever holds it has it alone; its connection is in autocommit between transactions."""
 
-    def __init__(self, engine: AsyncEngine, what: str, timeout: float, strays: Strays) -> None:
-        self._engine, self._what, self._timeout, self._strays = engine, what, timeout, strays
+    def __init__(self, engine: AsyncEngine, what: str, target: Target, strays: Strays) -> None:
+        self._engine, self._what, self._target, self._strays = engine, what, target, strays
+        self._timeout = target.settings.connect_timeout
+        self._begins, self._begins_reading = begin(target), begin_reading(target)
         self._opened: Opened | None = None
         self._xid = ""
         self._runner = Runner()
@@ -52,7 +56,7 @@ class Link:
     async def read(self, work: Work[T]) -> T:
         """Run work that only reads; once more, if its connection had died or its plan was out of date."""
         try:
-            return await self._runner.run(work, (self._alive() or await self._open()).connection)
+            return await self._read_on(self._alive() or await self._open(), work)
         except Exception as error:
             passing = self._opened is not None and (self._alive() is None or sqlstate(error) == _STALE_PLAN)
             if passing or isinstance(error, TimeoutError):  # which leaves a statement behind
@@ -63,12 +67,27 @@ class Link:
             self.drop()
             raise
         try:
-            return await self._runner.run(work, (await self._open()).connection)
+            return await self._read_on(await self._open(), work)
         except BaseException as error:
             self.drop()
             if isinstance(error, Exception):
                 self._raise(error)
             raise
+
+    async def _read_on(self, opened: Opened, work: Work[T]) -> T:
+        """Run work in autocommit; behind a pooler in a transaction: else each statement might meet another server."""
+        if not self._target.pooled:
+            return await self._runner.run(work, opened.connection)
+        await opened.driver.execute(self._begins_reading, timeout=self._timeout)
+        try:
+            result = await self._runner.run(work, opened.connection)
+            await opened.driver.execute("COMMIT", timeout=self._timeout)
+        except BaseException:
+            await self._roll_back()
+            raise
+        finally:
+            _tidy(opened.connection)
+        return result
 
     async def read_each(self, work: Each[A, T], items: list[A]) -> list[T | Exception]:
         """Run work that only reads, for each of these items."""
@@ -80,7 +99,7 @@ class Link:
         Raises:
             Conflict, BackendUnavailable, OutcomeUnknown: as `transact`.
         """
-        attempt = work.attempt(items) if isinstance(work, Optimistic) else None
+        attempt = work.attempt(items) if isinstance(work, Optimistic) and not self._target.pooled else None
         done = None if attempt is None else await self._try(attempt, work, items)
         return await self.transact(lambda connection: work(connection, items)) if done is None else done
 
@@ -157,7 +176,7 @@ class Link:
     async def _open(self) -> Opened:
         """Connect anew, on a task of its own: a cancelled caller need not wait for it."""
         self.drop()
-        task = asyncio.get_running_loop().create_task(connect(self._engine, self._what))
+        task = asyncio.get_running_loop().create_task(connect(self._engine, self._what, pooled=self._target.pooled))
         try:
             done, _ = await asyncio.wait({task}, timeout=self._timeout + GRACE)
         except BaseException:
@@ -224,11 +243,22 @@ class Link:
     async def _begin(self) -> None:
         driver = self._require().driver
         try:
-            await driver.execute(BEGIN, timeout=self._timeout)
-        except BaseException:
+            await driver.execute(self._begins, timeout=self._timeout)
+        except BaseException as error:
+            if sqlstate(error) == _IN_RECOVERY:  # a standby gives out no ids: what reads may go on
+                await self._begin_reading(driver)
+                return
             self.drop()
             raise
         self._xid = driver.get_settings().application_name.removeprefix("dgent ")
+
+    async def _begin_reading(self, driver: Any) -> None:
+        self._xid = ""
+        try:
+            await driver.execute(f"ROLLBACK; {self._begins_reading}", timeout=self._timeout)
+        except BaseException:
+            self.drop()
+            raise
 
     async def _roll_back(self) -> None:
         opened = self._alive()
@@ -253,7 +283,7 @@ class Link:
             if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
             self.drop()
-            if not await self._is_in(self._xid, opened.life):
+            if not self._xid or not await self._is_in(self._xid, opened.life):
                 raise BackendUnavailable(
                     f"the connection to {self._what} was lost at COMMIT, and the write is not in: try again"
                 ) from None
@@ -292,7 +322,8 @@ class Link:
 
     async def _ask(self, xid: str, life: str) -> bool | None:
         driver = (self._alive() or await self._open()).driver
-        status, now = await driver.fetchrow(_STATUS, xid, timeout=self._timeout)
+        async with driver.transaction() if self._target.pooled else nullcontext():
+            status, now = await driver.fetchrow(_STATUS, xid, timeout=self._timeout)
         if status == "in progress" and now == life:
             await driver.execute(_END, xid, timeout=self._timeout)
             return None

@@ -11,6 +11,9 @@ GRACE: Final = 2.0
 """Seconds that the client waits beyond the server's own limit, so that the server's answer comes first."""
 REPORT: Final = "SELECT set_config('application_name', 'dgent ' || pg_current_xact_id()::text, true)"
 """Tells the client the id of its transaction, without a result to read: as the connection's application_name."""
+PREPARE: Final = f"PREPARE dgent_begin AS {REPORT}"
+"""Run once in each session, unless a pooler changes it behind our back."""
+BEGIN: Final = "BEGIN; EXECUTE dgent_begin"
 _MAKE_SCHEMA: Final = """DO $do$ BEGIN
     IF to_regnamespace({name}) IS NULL THEN EXECUTE {command}; END IF;
 EXCEPTION WHEN duplicate_schema OR unique_violation THEN NULL;  -- another connection was first
@@ -36,12 +39,28 @@ def session_settings(target: Target) -> dict[str, str]:
     return needed | {name: value for name, value in sensible.items() if name not in target.server_settings}
 
 
+def opening_settings(target: Target) -> dict[str, str]:
+    """Return what is said when a session is opened: all of it, or what a pooler takes."""
+    settings = session_settings(target)
+    return {"application_name": settings["application_name"]} if target.pooled else settings
+
+
 def local_settings(target: Target) -> str:
     """Return the statements that make these settings hold until the end of a transaction, and no longer."""
     found = session_settings(target)
     del found["application_name"], found["default_transaction_isolation"], found["tcp_keepalives_idle"]
     values = {name: value if name == "search_path" else _literal(value) for name, value in found.items()}
     return "; ".join(f"SET LOCAL {name} = {value}" for name, value in values.items())
+
+
+def begin(target: Target) -> str:
+    """Return what opens a transaction and reports its id, in one round trip."""
+    return f"BEGIN; {local_settings(target)}; {REPORT}" if target.pooled else BEGIN
+
+
+def begin_reading(target: Target) -> str:
+    """Return what opens a transaction that only reads, and has no id."""
+    return f"BEGIN READ ONLY; {local_settings(target)}" if target.pooled else "BEGIN READ ONLY"
 
 
 def make_schema(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
-from dgent.database.postgres_session import local_settings, make_schema, session_settings
+from dgent.database.postgres_session import local_settings, make_schema, opening_settings
 from dgent.database.postgres_url import read_url
 from dgent.exceptions import CapabilityMissing
 
@@ -26,7 +26,7 @@ def create_sync_engine(settings: Settings) -> Engine:
     """
     target = read_url(settings.url, settings)
     psycopg = _load_driver()
-    state = {} if target.pooled else session_settings(target)
+    state = opening_settings(target)
     given = f"{target.url.query['options']} " if "options" in target.url.query else ""
 
     def connect() -> Any:
@@ -34,7 +34,11 @@ def create_sync_engine(settings: Settings) -> Engine:
             _dsn(target.url),
             connect_timeout=max(1, round(target.settings.connect_timeout)),
             prepare_threshold=None if target.pooled else 5,
-            **({"options": given + _options(state)} if state or given else {}),
+            **(
+                {"application_name": state["application_name"]}
+                if target.pooled
+                else {"options": given + _options(state)}
+            ),
         )
         if settings.database_schema is not None:
             with driver.transaction():

@@ -7,7 +7,6 @@ are understood where they mean something here. A setting of the server goes into
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from dgent.exceptions import InvalidSettings
+from dgent.settings import of_libpq
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -202,7 +202,7 @@ def _where(url: URL, schema: str | None) -> str:
     query = url.query
 
     def said(name: str, given: object, variable: str, default: str = "") -> str:
-        return str(given or query.get(name) or os.environ.get(variable) or default)
+        return str(given or query.get(name) or of_libpq(variable) or default)
 
     user = said("user", url.username, "PGUSER")
     host = said("host", url.host, "PGHOST", "localhost")

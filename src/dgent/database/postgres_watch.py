@@ -28,11 +28,11 @@ class PostgresWatches(Watches):
     """Listens on a connection of its own while anybody watches; each poll may have found something.
 
     Args:
-        connect: opens that connection, asyncpg's own.
+        connect: opens that connection, asyncpg's own; None if nothing can be heard, behind a pooler.
         strays: closes it in the background.
     """
 
-    def __init__(self, every: float, connect: Callable[[], Awaitable[Any]], strays: Strays, what: str) -> None:
+    def __init__(self, every: float, connect: Callable[[], Awaitable[Any]] | None, strays: Strays, what: str) -> None:
         super().__init__(every)
         self._connect, self._strays, self._what = connect, strays, what
         self._task: asyncio.Task[None] | None = None
@@ -45,7 +45,8 @@ class PostgresWatches(Watches):
     def begin(self) -> None:
         """Start to poll and to listen."""
         super().begin()
-        self._task = self._strays.start(self._listen(), self._context)
+        if self._connect is not None:
+            self._task = self._strays.start(self._listen(self._connect), self._context)
 
     def end(self) -> None:
         """Poll no more, and close the connection in the background."""
@@ -58,22 +59,22 @@ class PostgresWatches(Watches):
         if self._driver is not None:
             cut_off(self._driver)
 
-    async def _listen(self) -> None:
+    async def _listen(self, connect: Callable[[], Awaitable[Any]]) -> None:
         failures = 0
         while True:
             start = self._loop.time()
             try:
-                await self._listen_once()
+                await self._listen_once(connect)
             except Exception as error:  # whatever it is, the poll goes on meanwhile
                 if not failures:
                     _log.warning("%s is polled: nothing can be heard of it (%s)", self._what, type(error).__name__)
             failures = min(failures + 1, _MOST_DOUBLINGS) if self._loop.time() - start < self._every else 0
             await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, self._every))
 
-    async def _listen_once(self) -> None:
+    async def _listen_once(self, connect: Callable[[], Awaitable[Any]]) -> None:
         """Listen until the connection is gone."""
         gone = asyncio.Event()
-        driver = self._driver = await self._connect()
+        driver = self._driver = await connect()
         try:
             driver.add_termination_listener(lambda _: gone.set())
             await driver.add_listener(CHANNEL, self._hear)

@@ -271,6 +271,7 @@ class DgentRouter:
             "name": self.name,
             "namespace": self.namespace,
             "available": await self.is_available(),
+            "read_only": getattr(getattr(self._first, "database", None), "read_only", ""),
             "capabilities": str(self.capabilities),
             **described,
         }

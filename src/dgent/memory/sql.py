@@ -16,7 +16,7 @@ from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put, is_parent
-from dgent.memory.tables import TABLES
+from dgent.memory.tables import TABLES, metadata
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
@@ -32,6 +32,8 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = "Callable[Concatenate[Connection, str, P], T]"
 
+_ALL: Final = Capabilities()
+_READ_ONLY: Final = replace(_ALL, writable=False)
 SHORT: Final = 200
 """Reads of no more rows than this count as short: they may run on the caller's own thread."""
 
@@ -42,6 +44,13 @@ _Outcomes: TypeAlias = list[Outcome]
 _Changes: TypeAlias = list[Change]
 _Asked: TypeAlias = list[tuple[str, int | None]]
 _Answers: TypeAlias = list[Datum | Exception | None]
+
+
+class _Able:
+    """The capabilities of a store: of its class all, of one that can only be read all but that one."""
+
+    def __get__(self, store: SqlBackend | None, owner: object = None) -> Capabilities:
+        return _ALL if store is None or not store.database.read_only else _READ_ONLY
 
 
 class SqlBackend:
@@ -56,7 +65,7 @@ class SqlBackend:
 
     name = "sql"
     priority = 50
-    capabilities = Capabilities()
+    capabilities = _Able()
 
     def __init__(
         self,
@@ -96,11 +105,13 @@ class SqlBackend:
 
         Raises:
             SchemaOutdated: it can only be read, and they are not there.
+            ReadOnly, AccessRefused: they are not there, and this role or this server cannot make them.
         """
         if self._ready.store_id is None:
             async with self._ready.lock():
                 if self._ready.store_id is None:
                     self._ready.store_id = await self._create_or_find()
+                    await self.database.look([table.name for table in metadata.sorted_tables])
         return self._ready.store_id
 
     async def _create_or_find(self) -> str:

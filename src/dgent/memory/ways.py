@@ -81,9 +81,9 @@ class Ways:
 
     def attach(self, known: Manifest) -> None:
         """Take up the queues of earlier runs; after the loss of the manifest they may be in every durable store."""
-        target = key_of(self._first)
         durable = [store for store in self._later if store.capabilities.durable]
-        self._all = [self._way(store) for store in durable if known.rebuilt or (key_of(store), target) in known.spills]
+        targets = ((store, target) for store in durable for target in reversed(known.targets(store, self._first)))
+        self._all = [self._way(store, target) for store, target in targets]
 
     def seen(self, namespace: str) -> Seen:
         """Return what was seen of a namespace of the first store."""
@@ -140,8 +140,9 @@ class Ways:
         for store in self._later:
             if durable and not store.capabilities.durable:
                 continue
-            found = [way for way in self._all if way.queue.store is store]
-            way = found[0] if found else self._way(store)
+            target = key_of(self._first)
+            found = [way for way in self._all if way.queue.store is store and way.queue.target == target]
+            way = found[0] if found else self._way(store, target)
             if await self._reach(way):
                 self._all = [one for one in self._all if one is not way] + [way]
                 return way.queue
@@ -152,7 +153,7 @@ class Ways:
     def remember(self, queue: Queue) -> None:
         """Write down that something waits there; each time, since another process may have found it empty meanwhile."""
         if queue.store.capabilities.durable:
-            self._manifest.add_spill(key_of(queue.store), key_of(self._first))
+            self._manifest.add_spill(key_of(queue.store), queue.target)
 
     async def tidy(self) -> None:
         """Forget those in which nothing is left, now that the first store serves."""
@@ -162,7 +163,7 @@ class Ways:
                 await way.queue.sweep()
                 if any(await way.queue.count()):
                     continue
-                self._manifest.drop_spill(key_of(way.queue.store), key_of(self._first))
+                self._manifest.drop_spill(key_of(way.queue.store), way.queue.target)
                 if any(await way.queue.count()):  # another process has added to it between the two looks
                     self.remember(way.queue)
 
@@ -194,8 +195,8 @@ class Ways:
         """Erase a write that was set aside; tell whether there was one."""
         return any([await way.queue.discard(key) for way in self.reachable])
 
-    def _way(self, store: Backend) -> Deliverer:
-        return Deliverer(Queue(store, key_of(self._first)), self._first)
+    def _way(self, store: Backend, target: str) -> Deliverer:
+        return Deliverer(Queue(store, target), self._first)
 
     def _leave(self, way: Deliverer, error: DgentError) -> None:
         """Go on without a queue that cannot be read now."""

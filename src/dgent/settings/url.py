@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from dgent.exceptions import InvalidSettings
 from dgent.settings import sqlite_url
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 _SCHEME = re.compile(r"(file|(sqlite|postgres|postgresql)(\+\w+)?):")
 
@@ -75,3 +72,16 @@ def _read(value: str) -> URL:
         raise InvalidSettings(
             "the database URL cannot be read: write sqlite:////absolute/path.db or postgresql://user@host/name"
         ) from None
+
+
+def of_libpq(variable: str) -> str:
+    """Return what the environment says where a PostgreSQL URL does not, such as PGHOST: the driver reads it, too."""
+    return os.environ.get(variable, "")
+
+
+def home() -> Path | None:
+    """Return the home of this user, where drivers look for certificates; None if it is not known."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return None
