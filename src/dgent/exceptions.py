@@ -58,6 +58,7 @@
         │   └── NonMonotonicGeneration      a generation was asked to move back
         ├── StoreClosed                     used after close(), or in a forked child
         ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
+        ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
     DgentWarning (UserWarning)
@@ -365,6 +366,10 @@ class StoreClosed(StorageError):
 
 class NestedWrite(StorageError, RuntimeError):
     """A write beside the transaction that is open around it; it would wait for itself."""
+
+
+class RolledBack(StorageError, RuntimeError):
+    """A transaction was undone inside of its block, which therefore commits nothing of it."""
 
 
 class OutcomeUnknown(StorageError):

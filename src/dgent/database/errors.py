@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
@@ -26,10 +26,12 @@ from dgent.exceptions import (
     DiskFull,
     IntegrityViolation,
     InvalidInput,
+    InvalidQuery,
     InvalidSettings,
     LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
+    RolledBack,
     SchemaOutdated,
     StorageError,
     StorageTimeout,
@@ -80,6 +82,7 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_LOCKED", StorageTimeout, _LOCKED),
     ("SQLITE_INTERRUPT", StorageTimeout, _SLOW),
     ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
+    ("SQLITE_AUTH", InvalidQuery, "a transaction on {what} ends with its block: leave the block to commit"),
     ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
     ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
     ("SQLITE_IOERR", BackendUnavailable, _GONE),
@@ -112,6 +115,7 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
 ]
 _SQLALCHEMY: Final[list[tuple[type[Exception], type[DgentError], str]]] = [
     (PoolTimeout, StorageTimeout, "no connection to {what} became free in time: raise pool_size or pool_timeout"),
+    (PendingRollbackError, RolledBack, "the transaction on {what} was rolled back: let an error leave its block"),
     (StaleDataError, Conflict, "a row of {what} was changed by somebody else since it was loaded: load it again"),
 ]
 _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
@@ -193,7 +197,7 @@ def raise_ours(error: Exception, what: str) -> NoReturn:
 def _is_of_sql(error: Exception) -> bool:
     """Tell whether it is SQLAlchemy's, or came out of a driver."""
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
-    return isinstance(error, SQLAlchemyError) or any(module.startswith(_DRIVERS) for module in modules)
+    return isinstance(error, SQLAlchemyError | sqlite3.Error) or any(module.startswith(_DRIVERS) for module in modules)
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:

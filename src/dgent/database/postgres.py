@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
 
     from sqlalchemy import URL
-    from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.block import BlockSession
     from dgent.database.watch import Watch
     from dgent.settings import Settings
 
@@ -98,7 +98,7 @@ class PostgresDatabase(Database):
             await home.close()
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
+    async def _session(self) -> AsyncIterator[BlockSession]:
         home = self._here()
         self._check_not_nested()
         async with home.writers.lend() as link:

@@ -149,6 +149,8 @@ def creator(url: URL, settings: Settings, *, plans: int = 512) -> Callable[[], A
         InvalidSettings: the URL names a file for TLS that is not there.
     """
     asyncpg = load_driver()
+    from dgent.database.postgres_driver import Driver  # noqa: PLC0415  # asyncpg is an optional dependency
+
     dsn = _dsn(url)
 
     async def create() -> Any:
@@ -157,6 +159,7 @@ def creator(url: URL, settings: Settings, *, plans: int = 512) -> Callable[[], A
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout + GRACE,
             statement_cache_size=plans,
+            connection_class=Driver,
             server_settings=_server_settings(settings),
         )
         try:

@@ -195,14 +195,14 @@ class SQLiteDatabase(Database):
             raise
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
+    async def _session(self) -> AsyncIterator[OrmSession]:
         turn = Turn(self._take_turn, self._wake, self.settings.transaction_timeout + _GRACE)
         try:
             session = (await turn.take()).session()
             try:
                 yield session
             finally:
-                await session.close()
+                await session.end()
         finally:
             if self._gate.leave(turn):
                 self._end_turn()
