@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database.errors import sqlstate, translate
 from dgent.database.file_lock import FileLock
+from dgent.database.locks import Lock
 from dgent.database.postgres_engine import creator
 from dgent.database.sqlite_engine import connect, lock_path, prepare, wrap
 from dgent.exceptions import (
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
 
-_LOCK_KEY: Final = 0x6467656E74  # "dgent"
 _LONGEST_STATEMENT: Final = 3600.0  # seconds; rebuilding a large table takes its time, a dead server must not hang us
 _turn = threading.Lock()
 
@@ -334,7 +334,7 @@ def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
     def locked(connection: Connection) -> T:
         connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK_KEY})"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({Lock.MIGRATIONS:d})"))
         return work(connection)
 
     return asyncio.run(_on_postgres(settings, locked, _LONGEST_STATEMENT))

@@ -29,6 +29,7 @@ from sqlalchemy import (
 from sqlalchemy import Integer as SQLInteger
 
 from dgent.database.constructs import BYTEWISE, one_of, transaction_lock
+from dgent.database.locks import Lock
 from dgent.database.statement import Statement
 from dgent.datum import Datum
 from dgent.exceptions import DgentError, StorageError, VersionConflict
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS: Final = 16
 PAGE: Final = 100
-_LOCK: Final = 0x6F7574626F78  # "outbox"
 _AT_ONCE: Final = 1e-3
 _KEEP: Final = -1.0  # in the column: no number of seconds
 _log: Final = logging.getLogger("dgent.bridge")
@@ -109,7 +109,7 @@ class Reconciled(NamedTuple):
 
 def add(connection: Connection, namespace: str, writes: Sequence[tuple[str, Datum | None, TTL]]) -> None:
     """Append writes (id, datum or None to delete, ttl) in their order; the order of the commits, too."""
-    _LOCK_SEQ.rows(connection, _LOCK)
+    _LOCK_SEQ.rows(connection, Lock.OUTBOX)
     now = time.time()
     last = _LAST.rows(connection, namespace)[0][0] or 0
     # Above every time before now: a seq that was delivered and dropped is not given out again.
@@ -222,7 +222,7 @@ _prepared: WeakSet[Any] = WeakSet()
 
 
 def _create(connection: Connection) -> None:
-    connection.execute(select(transaction_lock(_LOCK)))
+    connection.execute(select(transaction_lock(Lock.OUTBOX)))
     metadata.create_all(connection)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
-from dgent.database.base import A, Each, T, Work, call_all, only
+from dgent.callbacks import call_all
+from dgent.database.base import A, Each, T, Work, only
 from dgent.database.errors import translated
 from dgent.exceptions import NestedWrite
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
+from dgent.callbacks import call_all
 from dgent.causal.chain import FORMATS, OWN, Entry
 from dgent.causal.checkpoint import agree, check_both, check_signer, latest, newest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
@@ -227,8 +228,7 @@ class Log:
         return entries
 
     def _ring(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self.doorbell.ring(CommitEvent.of(entry))
+        call_all(partial(self.doorbell.ring, CommitEvent.of(entry)) for entry in entries)
 
     async def _read(
         self, short: bool, work: Callable[Concatenate[Connection, P], T], *values: P.args, **named: P.kwargs

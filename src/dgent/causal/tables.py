@@ -5,16 +5,15 @@ Two of them are those of the `agent-store` crate, column by column, so that eith
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table, select
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.database.locks import Lock
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
-
-_LOCK: Final = 0x6467656E74  # "dgent"
 
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which says INTEGER, as the crate does
 
@@ -63,5 +62,5 @@ checkpoints = Table(
 
 def create(connection: Connection) -> None:
     """Make the tables that are not there."""
-    connection.execute(select(transaction_lock(_LOCK)))
+    connection.execute(select(transaction_lock(Lock.LOG_TABLES)))
     metadata.create_all(connection)

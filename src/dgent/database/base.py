@@ -7,7 +7,6 @@ It may run again after a conflict, so it must not do anything but SQL; it return
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -17,13 +16,14 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar, 
 
 from sqlalchemy import text
 
+from dgent.callbacks import call_all
 from dgent.database.errors import translated
 from dgent.database.statement import Statement
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
 from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from dgent.database.block import BlockSession
     from dgent.database.watch import Watch
 
-_log: Final = logging.getLogger("dgent.database")
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -337,23 +336,6 @@ def only(results: list[T | Exception]) -> T:
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def call_all(callbacks: Iterable[Callable[[], None]]) -> None:
-    """Call back after a commit, every one. What they raise is logged, because the commit stands.
-
-    What is meant for the program, such as KeyboardInterrupt, is raised after the last of them.
-    """
-    ends: list[BaseException] = []
-    for callback in callbacks:
-        try:
-            callback()
-        except (Exception, asyncio.CancelledError):  # of a future that it looked at: nobody cancels a plain function
-            _log.exception("a callback failed after a commit, which stands")
-        except BaseException as error:
-            ends.append(error)
-    if ends:
-        raise ends[0]
 
 
 def _raise(error: BaseException) -> None:

@@ -26,6 +26,7 @@ from sqlalchemy import (
 )
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.database.locks import Lock
 from dgent.datum import Datum, load_datum, uuid7
 from dgent.exceptions import Corrupt, SchemaTooNew
 
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FORMAT: Final = 1
-_LOCK: Final = 0x6467656E74  # "dgent"
 
 metadata = MetaData()
 
@@ -198,7 +198,7 @@ def create(connection: Connection) -> str:
     Raises:
         SchemaTooNew: a newer D-gent wrote them; nothing was changed.
     """
-    connection.execute(select(transaction_lock(_LOCK)))
+    connection.execute(select(transaction_lock(Lock.MEMORY_TABLES)))
     metadata.create_all(connection)
     known: dict[str, str] = dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
     if "format" not in known:
