@@ -24,9 +24,9 @@ def call_all(callbacks: Iterable[Callable[[], object]]) -> None:
         try:
             callback()
         except (Exception, CancelledError):  # of a future that it looked at: nobody cancels a plain function
-            _log.exception("a callback failed after a commit, which stands")
+            _log.exception("a callback failed after a commit, which stands: %r", callback)
         except BaseException as error:
-            _log.exception("a callback wants to end the program after a commit, which stands")
+            _log.exception("a callback would end the program after a commit, which stands: %r", callback)
             ends = ends or error
     if ends is not None and threading.current_thread() is threading.main_thread():
         raise ends

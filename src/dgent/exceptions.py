@@ -219,7 +219,31 @@ class StateConflict(VersionConflict):
 
 
 class IntegrityViolation(Conflict):
-    """A foreign key, a check or a unique column refused the row."""
+    """A foreign key, a check or a unique column refused the row.
+
+    Attributes:
+        table: that refused it, or None where the database does not say, as SQLite for a foreign key.
+        columns: by their names, as far as the database says them.
+        kind: "unique", "foreign key", "check", "not null" or "type"; None for another rule.
+        constraint: its name, or None.
+    """
+
+    def __init__(
+        self,
+        table: str | None = None,
+        columns: tuple[str, ...] = (),
+        kind: str | None = None,
+        constraint: str | None = None,
+    ) -> None:
+        self.table, self.columns, self.kind, self.constraint = table, columns, kind, constraint
+        rule = f"a {kind} constraint" if kind else "a constraint"
+        named = f" {constraint!r}" if constraint else ""
+        of = f" of {table}" if table else ""
+        on = f" ({', '.join(columns)})" if columns else ""
+        super().__init__(f"{rule}{named}{of}{on} refused the row")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return IntegrityViolation, (self.table, self.columns, self.kind, self.constraint)
 
 
 class PermissionDenied(DgentError, PermissionError):

@@ -24,9 +24,9 @@ from dgent.database.postgres_link import TRIES
 from dgent.exceptions import (
     Conflict,
     IntegrityViolation,
+    InvalidQuery,
     NestedWrite,
     RolledBack,
-    SchemaOutdated,
     StorageError,
     StorageTimeout,
 )
@@ -105,7 +105,7 @@ async def test_an_error_means_the_same_as_on_every_database(postgres: PostgresDa
     await postgres.write(lambda connection: add.run(connection, "a", 1))
     with pytest.raises(IntegrityViolation, match="entry_pkey"):
         await postgres.write(lambda connection: add.run(connection, "a", 2))
-    with pytest.raises(SchemaOutdated):
+    with pytest.raises(InvalidQuery, match="nowhere"):
         await postgres.read(lambda connection: connection.exec_driver_sql("SELECT * FROM nowhere"))
     with pytest.raises(StorageTimeout):
         await postgres.write(
@@ -184,7 +184,7 @@ async def test_reads_that_wait_share_a_call_and_an_error(postgres: PostgresDatab
         return connection.exec_driver_sql("SELECT * FROM nowhere").all()
 
     results = await asyncio.gather(*(postgres.read_each(broken, "", "lane") for _ in range(5)), return_exceptions=True)
-    assert [type(result) for result in results] == [SchemaOutdated] * 5
+    assert [type(result) for result in results] == [InvalidQuery] * 5
 
 
 async def test_a_transaction_shows_one_truth_to_the_session_and_to_units(postgres: PostgresDatabase) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
 from dgent.database.locks import Lock
+from dgent.database.refusals import declare
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which says INTEGER, as the crate does
 
 metadata = MetaData()
+declare(metadata)
 
 
 def _log(name: str, *, rowid: bool) -> Table:

@@ -14,17 +14,22 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqlalchemy.exc import DBAPIError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
+from dgent.database.refusals import (
+    mistake_of_postgres,
+    mistake_of_sqlite,
+    violation_of_postgres,
+    violation_of_sqlite,
+)
 from dgent.exceptions import (
     BackendUnavailable,
     Conflict,
     Corrupt,
     DgentError,
     DiskFull,
-    IntegrityViolation,
     InvalidInput,
     InvalidQuery,
     InvalidSettings,
@@ -32,7 +37,6 @@ from dgent.exceptions import (
     OutcomeUnknown,
     ReadOnly,
     RolledBack,
-    SchemaOutdated,
     StorageError,
     StorageTimeout,
 )
@@ -51,8 +55,6 @@ _GONE = "{what} does not answer: check that it runs and can be reached; nothing 
 _REFUSED = "{what} refused the login or the database name: check the user, password and name in the URL"
 _LIMIT = "{what} refused something larger than it can take"
 _SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
-_INTEGRITY = "{what} refused the row: {detail}"
-_SCHEMA = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
 _VALUE = "{what} cannot store one of the values"
 _NO_TLS = (
     "{what} offers no TLS, which sslmode in the URL asks for: turn it on in the server, or, if you trust the network "
@@ -83,8 +85,6 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_INTERRUPT", StorageTimeout, _SLOW),
     ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
     ("SQLITE_AUTH", InvalidQuery, "a transaction on {what} ends with its block: leave the block to commit"),
-    ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
-    ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
     ("SQLITE_IOERR", BackendUnavailable, _GONE),
 ]
 _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
@@ -95,14 +95,11 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
         "the connection to {what} was lost at COMMIT: look for the write; a put may be repeated",
     ),
     ("08", BackendUnavailable, _GONE),
-    ("23", IntegrityViolation, _INTEGRITY),
     ("25006", ReadOnly, _READ_ONLY),
     ("25", StorageTimeout, _SLOW),
     ("28", BackendUnavailable, _REFUSED),
     ("3D", BackendUnavailable, _REFUSED),
     ("42501", ReadOnly, _READ_ONLY),
-    ("42P01", SchemaOutdated, _SCHEMA),
-    ("42703", SchemaOutdated, _SCHEMA),
     ("22", InvalidInput, _VALUE),
     ("53100", DiskFull, _FULL),
     ("53", BackendUnavailable, "{what} has no resources left for another connection: lower pool_size, or wait"),
@@ -131,7 +128,8 @@ _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection 
 _DAMAGED: Final = ("unsupported file format", "Could not decode to UTF-8")  # said without an error name of its own
 _CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
 _CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
-_NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
+_CONSTRAINT: Final = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
+_PARAMETER: Final = re.compile(r"A value is required for bind parameter '\w+'")
 
 
 def sqlstate(error: BaseException) -> str | None:
@@ -155,9 +153,9 @@ def translate(error: BaseException, what: str) -> DgentError | None:
             return kind(text.format(what=what))
     for link in _links(error):
         if isinstance(link, sqlite3.Error):
-            return _from_sqlite(link, what)
+            return _from_sqlite(link, _sql_of(error), what)
         if isinstance(state := getattr(link, "sqlstate", None), str):
-            return _from_sqlstate(state, link, what)
+            return _from_sqlstate(state, error, what)
     for link in _links(error):
         if isinstance(link, OSError):  # TimeoutError is one
             return _from_system(link, what)
@@ -165,6 +163,9 @@ def translate(error: BaseException, what: str) -> DgentError | None:
 
 
 def _without_a_code(error: BaseException, what: str) -> DgentError | None:
+    for link in _links(error):
+        if isinstance(link, InvalidRequestError) and (missing := _PARAMETER.match(str(link))):
+            return InvalidQuery(f"{what}: {missing[0]}: pass it among the parameters")
     if any(type(link).__name__ == _CONFIGURATION for link in _links(error)):
         return InvalidSettings(_OPTIONS.format(what=what))
     if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
@@ -223,26 +224,32 @@ def _from_system(error: OSError, what: str) -> DgentError:
     return kind(text.format(what=what))
 
 
-def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
+def _sql_of(error: BaseException) -> str | None:
+    return next((sql for link in _links(error) if isinstance(sql := getattr(link, "statement", None), str)), None)
+
+
+def _from_sqlite(error: sqlite3.Error, sql: str | None, what: str) -> DgentError:
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
-    if _NO_TABLE.search(text):  # the text names only identifiers of ours
-        return SchemaOutdated(_SCHEMA.format(what=what))
+    if name.startswith(_CONSTRAINT):
+        return violation_of_sqlite(name, text)
     for start, kind, message in _SQLITE:
         if name.startswith(start):
-            return kind(message.format(what=what, detail=text))  # a constraint's text names columns, never values
+            return kind(message.format(what=what))
     if text.startswith(_DAMAGED):
         return Corrupt(_CORRUPT.format(what=what))
     if _CLOSED.search(text):
         return BackendUnavailable(_GONE.format(what=what))
-    return StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
+    return mistake_of_sqlite(text, sql, what) or StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
 
 
 def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
     if any(type(link).__name__ == _CACHED_PLAN for link in _links(error)):
         return Conflict(_ALTERED.format(what=what))
-    detail = next((name for link in _links(error) if (name := getattr(link, "constraint_name", None))), "a constraint")
+    if state.startswith("23"):
+        return violation_of_postgres(state, _links(error))
     for start, kind, message in _POSTGRES:
         if state.startswith(start):
-            return kind(message.format(what=what, detail=detail))
-    return StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")
+            return kind(message.format(what=what))
+    mistake = mistake_of_postgres(state, _links(error), _sql_of(error), what)
+    return mistake or StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")

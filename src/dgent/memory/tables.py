@@ -27,6 +27,7 @@ from sqlalchemy import (
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
 from dgent.database.locks import Lock
+from dgent.database.refusals import declare
 from dgent.datum import Datum, load_datum, uuid7
 from dgent.exceptions import Corrupt, SchemaTooNew
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 metadata = MetaData()
+declare(metadata)
 
 meta = Table(
     "dgent_meta",
