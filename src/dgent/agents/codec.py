@@ -141,7 +141,7 @@ class RowCodec:
     """
 
     def __init__(self, adapter: TableAdapter, state_type: Any) -> None:
-        adapter.capabilities.require("versioned", f"{adapter.table}, to keep a state in,")
+        adapter.capabilities.require("versioned", f"{adapter.table}, which is to keep a state,")
         if state_type is not adapter.model:
             raise InvalidState(f"{adapter.table} keeps {adapter.model.__name__}, not {state_type!r}")
         self._layout: Layout = adapter.layout
