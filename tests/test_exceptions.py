@@ -12,9 +12,9 @@ from dgent import exceptions
 from dgent.exceptions import (
     ChainBroken,
     DeliveryPending,
-    IntegrityViolation,
     DgentError,
     DgentWarning,
+    IntegrityViolation,
     InvalidRow,
     NonMonotonicGeneration,
     StateConflict,
@@ -58,7 +58,15 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
     assert (kind.__doc__ or "").splitlines()[0].endswith(".")
 
 
-OF_PARTS = {ChainBroken, DeliveryPending, IntegrityViolation, InvalidRow, NonMonotonicGeneration, StateConflict, VersionConflict}
+OF_PARTS = {
+    ChainBroken,
+    DeliveryPending,
+    IntegrityViolation,
+    InvalidRow,
+    NonMonotonicGeneration,
+    StateConflict,
+    VersionConflict,
+}
 """These are made of parts, and write their message themselves."""
 
 

@@ -65,7 +65,10 @@ class Capabilities:
 _OTHER: Final = ("cannot do {name}", "ask its capabilities, and use a store that can")
 _OF_STORES: Final = {
     "durable": ("forgets all when the program ends", "use the SQLite, the PostgreSQL or the JSONL store"),
-    "history": ("keeps one version of each datum", "use a store that has a history, such as SQLite, PostgreSQL or JSONL"),
+    "history": (
+        "keeps one version of each datum",
+        "use a store that has a history, such as SQLite, PostgreSQL or JSONL",
+    ),
     "transactions": ("takes no part in a transaction", "keep it in the database of the tables, SQLite or PostgreSQL"),
     "ttl": ("lets nothing expire", "leave out ttl, and delete it when its time has come"),
     "causal": ("keeps no causal parents", "use a store that does, such as SQLite, PostgreSQL or JSONL"),

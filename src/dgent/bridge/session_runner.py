@@ -5,15 +5,16 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
+from sqlalchemy.ext.asyncio import AsyncSession
+
 from dgent.callbacks import call_all
+from dgent.checks import called
 from dgent.database.base import A, Each, T, Work, only
 from dgent.database.errors import translated
-from dgent.exceptions import NestedWrite
+from dgent.exceptions import InvalidInput, NestedWrite
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
-
-    from sqlalchemy.ext.asyncio import AsyncSession
 
 _WHAT = "the database"
 
@@ -55,6 +56,8 @@ class SessionRunner:
     @asynccontextmanager
     async def _session(self) -> AsyncIterator[AsyncSession]:
         session = self._make()
+        if not isinstance(session, AsyncSession):
+            raise InvalidInput(f"what the table was given makes {called(session)}: pass an async_sessionmaker")
         if session.in_transaction():
             raise NestedWrite(
                 "the session that the table was given has a transaction open, which is not its own to end: pass an "

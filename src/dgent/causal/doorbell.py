@@ -8,6 +8,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
 
 from dgent.callbacks import call_all
+from dgent.checks import called
+from dgent.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -61,6 +63,8 @@ class Doorbell:
 
     def subscribe(self, callback: Callback) -> Subscription:
         """Call a function with each event from now on, on the thread that rings: it must be quick."""
+        if not callable(callback):
+            raise InvalidInput(f"{called(callback)} is no callback: pass a function")
         subscription = Subscription(self, callback)
         with self._lock:
             self._subscriptions += (subscription,)

@@ -14,7 +14,7 @@ from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
 from dgent.causal.writer_log import LIMIT, START, Batch, Head, WriterLog, check_names, check_payload, check_place
-from dgent.checks import check_limit
+from dgent.checks import as_list, check_limit
 from dgent.database.base import FEW
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery, LimitExceeded
 
@@ -93,7 +93,7 @@ class Log:
         Raises:
             InvalidDatum, LimitExceeded, OutcomeUnknown: as for `append`.
         """
-        return await self._append(Batch(stream, writer, [*payloads]))
+        return await self._append(Batch(stream, writer, as_list(payloads, "payloads")))
 
     async def head(self, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""

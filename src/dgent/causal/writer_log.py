@@ -16,7 +16,7 @@ from sqlalchemy import BigInteger, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.chain import HASH_SIZE, OWN, Entry, Format, chained
-from dgent.checks import check_id, check_limit
+from dgent.checks import as_list, check_id, check_limit
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, MalformedRow
@@ -80,7 +80,7 @@ class WriterLog:
         Raises:
             InvalidDatum, MalformedRow: as for `append`; nothing was written.
         """
-        listed = [*payloads]
+        listed = as_list(payloads, "payloads")
         check_place(stream, writer)
         for payload in listed:
             check_payload(payload)

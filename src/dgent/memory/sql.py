@@ -9,6 +9,7 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from dgent.checks import (
+    as_list,
     check_expect,
     check_id,
     check_limit,
@@ -27,7 +28,7 @@ from dgent.memory.sql_write import Delete, Operation, Outcome, Put
 from dgent.memory.tables import create
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -109,7 +110,7 @@ class SqlBackend:
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in order, all or none."""
         seconds = check_ttl(ttl)
-        listed = [*datums]
+        listed = as_list(datums, "datums")
         for datum in listed:
             self._admit(datum)
         outcomes = await self._apply([Put(datum, None, seconds) for datum in listed])
@@ -160,7 +161,7 @@ class SqlBackend:
 
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
-        self.limits.page(query.limit)
+        self.limits.page(checked_query(query).limit)
         short = query.limit <= SHORT and covers(query)
         return await self._read_short(short, sql_read.query, query, self.clock())
 

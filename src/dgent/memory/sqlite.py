@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import URL
 
+from dgent.checks import check_kind
 from dgent.database import open_database
 from dgent.memory.sql import SqlBackend
 from dgent.settings import Settings
-
-if TYPE_CHECKING:
-    import os
 
 
 class SQLiteBackend(SqlBackend):
@@ -24,6 +23,8 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
+        check_kind(path, str | os.PathLike, "pass the path of a file")
         url = URL.create("sqlite+aiosqlite", database=str(Path(path).expanduser().absolute()))
         loaded = Settings.load() if settings is None else settings
+        check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

@@ -10,6 +10,7 @@ from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import Outbox, Reconciled, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.causal import AsyncGeneration, Doorbell, Log
+from dgent.checks import called
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
@@ -66,6 +67,11 @@ class StorageProvider:
         """
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidSettings(
+                f"{called(settings)} is no Settings: name what it is, as in from_config(data_dir=...) or "
+                "from_config(database_url=...)"
+            )
         loaded = Settings.load(**overrides) if settings is None else settings
         private_directory(loaded.data_dir)
         database = open_database(loaded)
