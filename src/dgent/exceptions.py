@@ -33,6 +33,7 @@
     ├── CapabilityMissing                   this backend cannot do that, and says so
     ├── FluxBusy (RuntimeError)             a flux that flows already
     ├── FluxStopped                         the flux was stopped before it came to this event
+    ├── NoEventLoop (RuntimeError)          asyncio does not run here
     ├── ReentrantInvoke (RuntimeError)      an agent invoked by itself, which would wait for itself
     ├── UpgradeError                        a crystal that cannot be brought to the version of its schema
     │   ├── CrystalTooNew                   a newer version of the code wrote it
@@ -260,6 +261,10 @@ class FluxBusy(DgentError, RuntimeError):
 
 class FluxStopped(DgentError):
     """The flux was stopped before it came to this event."""
+
+
+class NoEventLoop(DgentError, RuntimeError):
+    """What needs the event loop of asyncio was called where none runs, or another kind does, such as trio's."""
 
 
 class ReentrantInvoke(DgentError, RuntimeError):

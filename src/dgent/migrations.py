@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,7 @@ from dgent.models import TABLES
 from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Coroutine, Iterator
 
     from alembic.runtime.migration import MigrationContext
 
@@ -328,7 +329,7 @@ def _path(settings: Settings) -> Path:
 
 
 def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
-    return asyncio.run(_on_postgres(settings, work, settings.command_timeout))
+    return _run(_on_postgres(settings, work, settings.command_timeout))
 
 
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
@@ -337,7 +338,17 @@ def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({Lock.MIGRATIONS:d})"))
         return work(connection)
 
-    return asyncio.run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
+    return _run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; on a thread of its own where a loop runs, as that of a program that calls `alembic.command`."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "dgent-alembic") as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _on_postgres(settings: Settings, work: Callable[[Connection], T], longest: float) -> T:

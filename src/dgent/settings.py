@@ -7,6 +7,7 @@ naming the file and what is wrong in it, and is passed over as a whole.
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import warnings
@@ -23,7 +24,7 @@ from sqlalchemy.exc import ArgumentError
 
 from dgent.checks import check_namespace
 from dgent.datum import Limits
-from dgent.exceptions import DgentError, InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
+from dgent.exceptions import DgentError, InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning, StorageError
 from dgent.policy import BackendKind, StorePolicy
 
 APP = "kgents"
@@ -155,7 +156,7 @@ class Settings(BaseSettings):
         if "\0" in str(value):
             raise ValueError("a path holds no NUL")
         try:
-            return value.expanduser().absolute()
+            return absolute(value.expanduser())
         except RuntimeError:
             raise ValueError("the home directory of that user is not known") from None
 
@@ -232,15 +233,43 @@ class Settings(BaseSettings):
         return Limits(self.max_content, self.max_metadata, self.max_page, self.max_chain)
 
 
-def _project_file() -> Path:
-    here = Path.cwd()
+def _project_file() -> Path | None:
+    try:
+        here = Path.cwd()
+    except OSError:  # it was deleted, and a folder that is not there has no project
+        return None
     found = (folder / ".kgents" / "config.yaml" for folder in (here, *here.parents))
-    return next((path for path in found if path.is_file()), here / ".kgents" / "config.yaml")
+    return next((path for path in found if _is_file(path)), here / ".kgents" / "config.yaml")
+
+
+def _is_file(path: Path) -> bool:
+    """Tell whether there is a file; one that cannot be looked at counts, and is warned of when it is read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return True
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return a path from the root.
+
+    Raises:
+        InvalidSettings: it is relative to a working directory that was deleted.
+    """
+    try:
+        return Path(path).absolute()
+    except FileNotFoundError:
+        raise InvalidSettings(
+            f"{os.fspath(path)} is relative, and the working directory was deleted: give the whole path, or change to "
+            "a folder that is there"
+        ) from None
 
 
 def _from_project(model: type[Settings]) -> dict[str, Any]:
     """Return what the project's file sets; a folder that somebody merely entered must not run its code."""
     path = _project_file()
+    if path is None:
+        return {}
     values = _from_file(path, model)
     if values.pop("modules", None):
         warnings.warn(
@@ -253,9 +282,9 @@ def _from_project(model: type[Settings]) -> dict[str, Any]:
 
 def _from_file(path: Path, model: type[Settings]) -> dict[str, Any]:
     """Return what a config file sets, or nothing, with a warning that says why, if it is broken."""
-    if not path.is_file():
-        return {}
     try:
+        if not path.is_file():
+            return {}
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
         if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
             raise InvalidSettings("it is not a mapping of names to values")
@@ -330,5 +359,9 @@ def private_file(path: Path) -> Path:
             message = f"{path} can be read by other users: run `chmod 600 {path}`"
             warnings.warn(message, PrivacyWarning, stacklevel=3)
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) in {errno.EMFILE, errno.ENFILE}:
+            raise StorageError(
+                f"no file descriptors are left to make {path} with: raise the limit (`ulimit -n`)"
+            ) from None
         raise ReadOnly(f"cannot create {path}: {getattr(error, 'strerror', error)}") from None
     return path

@@ -7,6 +7,7 @@ so it is dropped: raise the result `from None`.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sqlite3
 import ssl
@@ -65,6 +66,11 @@ _OPTIONS = (
     "the options in the URL of {what} cannot be used: sslmode is disable, allow, prefer, require, verify-ca or "
     "verify-full, and the last two need sslrootcert, a file; check the others, too"
 )
+_NO_DESCRIPTORS = (
+    "no file descriptors are left to open {what} with: close what is open, or raise the limit (`ulimit -n`), and try "
+    "again"
+)
+_BROKEN = "reading or writing {what} failed with an I/O error: look at the disk and the log of the system"
 _ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
 
 _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
@@ -122,12 +128,16 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
     errno.EROFS: (ReadOnly, _READ_ONLY),
     errno.EACCES: (ReadOnly, _READ_ONLY),
     errno.EPERM: (ReadOnly, _READ_ONLY),
+    errno.EMFILE: (StorageError, _NO_DESCRIPTORS),
+    errno.ENFILE: (StorageError, _NO_DESCRIPTORS),
+    errno.EIO: (StorageError, _BROKEN),
 }
 _DRIVERS: Final = ("sqlalchemy.dialects.", "sqlalchemy.connectors.", "asyncpg.", "aiosqlite.")
 _CLOSED: Final = re.compile("closed database|no active connection|[Cc]onnection closed")
 _DAMAGED: Final = ("unsupported file format", "Could not decode to UTF-8")  # said without an error name of its own
 _CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
 _CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
+_OPENING: Final = ("SQLITE_CANTOPEN", "SQLITE_IOERR")
 _CONSTRAINT: Final = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
 _PARAMETER: Final = re.compile(r"A value is required for bind parameter '\w+'")
 
@@ -228,9 +238,20 @@ def _sql_of(error: BaseException) -> str | None:
     return next((sql for link in _links(error) if isinstance(sql := getattr(link, "statement", None), str)), None)
 
 
+def no_descriptors() -> bool:
+    """Tell whether nothing more can be opened: SQLite says only that it could not, not why."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in {errno.EMFILE, errno.ENFILE}
+    return False
+
+
 def _from_sqlite(error: sqlite3.Error, sql: str | None, what: str) -> DgentError:
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
+    if name.startswith(_OPENING) and no_descriptors():
+        return StorageError(_NO_DESCRIPTORS.format(what=what))
     if name.startswith(_CONSTRAINT):
         return violation_of_sqlite(name, text)
     for start, kind, message in _SQLITE:

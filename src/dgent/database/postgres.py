@@ -15,6 +15,7 @@ from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
 from dgent.database.postgres_watch import PostgresWatches
 from dgent.exceptions import StoreClosed
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable
@@ -119,7 +120,7 @@ class PostgresDatabase(Database):
         """Return what lives on the running loop."""
         self._check_usable()
         home = self._home
-        if home is not None and home.loop is asyncio.get_running_loop():
+        if home is not None and home.loop is running_loop():
             return home
         if home is not None and home.loop.is_closed():
             home.forget()
@@ -130,7 +131,7 @@ class PostgresDatabase(Database):
         return home
 
     def _check_loop(self, home: _Home) -> None:
-        if home.loop is not asyncio.get_running_loop():
+        if home.loop is not running_loop():
             raise StoreClosed(
                 f"{self.what} is in use by another event loop: open a second database for this one, or close that loop"
             )
@@ -140,7 +141,7 @@ class _Home:
     """What belongs to one event loop. It is closed with that loop, or when nobody refers to it any more."""
 
     def __init__(self, url: URL, settings: Settings, what: str, look_every: float) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         strays, engine = Strays(), create_engine(url, settings)
 
         def pool() -> Links:

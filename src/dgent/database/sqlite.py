@@ -38,6 +38,7 @@ from dgent.database.sqlite_watch import SQLiteWatches
 from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, DgentError, NestedWrite, StorageTimeout
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from asyncio import Future
@@ -124,7 +125,7 @@ class SQLiteDatabase(Database):
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
         """Call back when the file may have changed, whatever the topic."""
         self._check_usable()
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         with self._lock:
             self._watches = {other: watches for other, watches in self._watches.items() if not other.is_closed()}
             watches = self._watches.setdefault(loop, SQLiteWatches(self.look_every, self._data_version))

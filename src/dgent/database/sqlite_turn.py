@@ -6,7 +6,6 @@ Either way the writer's thread does for it what may take long: above all COMMIT,
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -17,6 +16,7 @@ from dgent.database.base import uninterrupted
 from dgent.database.block import Block
 from dgent.database.worker import Job, deliver
 from dgent.exceptions import DgentError, StoreClosed
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -38,7 +38,7 @@ class Turn:
     def __init__(self, take: Callable[[Turn], Awaitable[Any]], wake: Callable[[Turn], None], most: float) -> None:
         self._take, self._wake, self._most = take, wake, most
         self.block = Block()
-        self._loop = asyncio.get_running_loop()
+        self._loop = running_loop()
         self._entry = threading.Lock()
         self._asked: SimpleQueue[Job | None] = SimpleQueue()
         self._until = 0.0

@@ -28,6 +28,7 @@ from dgent.exceptions import (
     StorageTimeout,
     StoreClosed,
 )
+from dgent.loop import running_loop
 from dgent.memory.bus import Failover
 from dgent.memory.gate import Gate
 from dgent.memory.manifest import Manifest, ManifestFile, degraded, key_of
@@ -410,4 +411,4 @@ class Chain:
             _log.warning("%s could not be taken up again: %s", self.first.name, error)
 
     def _turn(self) -> asyncio.Lock:
-        return self._turns.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        return self._turns.setdefault(running_loop(), asyncio.Lock())

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE}
 _CHUNK: Final = 2**20
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP}
 
@@ -38,6 +39,12 @@ def storage_error(path: Path, error: OSError) -> StorageError:
         )
     if error.errno in _REFUSED:
         return ReadOnly(f"{path} cannot be written ({reason}): check the owner and the mode of the file and its folder")
+    if error.errno in _NO_DESCRIPTORS:
+        return StorageError(
+            f"no file descriptors are left to open {path} with: close what is open, or raise the limit (`ulimit -n`)"
+        )
+    if error.errno == errno.EIO:
+        return StorageError(f"reading or writing {path} failed ({reason}): look at the disk, then try again")
     return BackendUnavailable(f"{path} does not answer ({reason}): check the disk, then try again")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -18,9 +17,11 @@ from dgent.memory.journal import Journal
 from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.resident import ResidentBackend
 from dgent.protocol import Capabilities, StoreStats
+from dgent.settings import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from dgent.memory.shelf import Shelf, Stored
 
@@ -74,7 +75,7 @@ class JSONLBackend(ResidentBackend):
     ) -> None:
         super().__init__(namespace)
         check_kind(path, str | os.PathLike, "pass the path of a file")
-        self._house = _House(Journal(Path(path).absolute(), limits, clock, lock_timeout), on_change)
+        self._house = _House(Journal(absolute(path), limits, clock, lock_timeout), on_change)
 
     @property
     def path(self) -> Path:

@@ -21,6 +21,7 @@ from dgent.checks import (
 )
 from dgent.datum import Datum, Limits
 from dgent.exceptions import InvalidDatum, StorageError
+from dgent.loop import running_loop
 from dgent.memory import sql_read, sql_write
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
@@ -276,7 +277,7 @@ class _Ready:
         self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
     def lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        return self._locks.setdefault(running_loop(), asyncio.Lock())
 
 
 def _stored(outcome: Outcome) -> Datum:

@@ -11,7 +11,7 @@ from sqlalchemy import URL
 from dgent.checks import check_kind
 from dgent.database import open_database
 from dgent.memory.sql import SqlBackend
-from dgent.settings import Settings
+from dgent.settings import Settings, absolute
 
 
 class SQLiteBackend(SqlBackend):
@@ -24,7 +24,7 @@ class SQLiteBackend(SqlBackend):
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
         check_kind(path, str | os.PathLike, "pass the path of a file")
-        url = URL.create("sqlite+aiosqlite", database=str(Path(path).expanduser().absolute()))
+        url = URL.create("sqlite+aiosqlite", database=str(absolute(Path(path).expanduser())))
         loaded = Settings.load() if settings is None else settings
         check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

@@ -14,6 +14,7 @@ from dgent.checks import called
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
+from dgent.loop import running_loop
 from dgent.memory.bus import DataBus
 from dgent.memory.router import DgentRouter
 from dgent.settings import Settings, private_directory
@@ -61,10 +62,12 @@ class StorageProvider:
         `overrides` are settings by name: `from_config(data_dir=..., strict=True)`.
 
         Raises:
+            NoEventLoop: asyncio does not run here.
             InvalidSettings: a setting does not fit, or both `settings` and overrides are given.
             BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
             Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
+        running_loop()
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
         if settings is not None and not isinstance(settings, Settings):
