@@ -14,6 +14,7 @@ from dgent.exceptions import (
     DeliveryPending,
     DgentError,
     DgentWarning,
+    IntegrityViolation,
     InvalidRow,
     NonMonotonicGeneration,
     StateConflict,
@@ -57,7 +58,15 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
     assert (kind.__doc__ or "").splitlines()[0].endswith(".")
 
 
-OF_PARTS = {ChainBroken, DeliveryPending, InvalidRow, NonMonotonicGeneration, StateConflict, VersionConflict}
+OF_PARTS = {
+    ChainBroken,
+    DeliveryPending,
+    IntegrityViolation,
+    InvalidRow,
+    NonMonotonicGeneration,
+    StateConflict,
+    VersionConflict,
+}
 """These are made of parts, and write their message themselves."""
 
 

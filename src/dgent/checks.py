@@ -5,16 +5,20 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
 
 import orjson
 
-from dgent.exceptions import InvalidDatum, InvalidNamespace, InvalidQuery
+from dgent.exceptions import InvalidDatum, InvalidInput, InvalidNamespace, InvalidQuery
 
 if TYPE_CHECKING:
+    from types import UnionType
+
     from pydantic import ValidationError
 
 JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+T = TypeVar("T")
 
 ID_LENGTH: Final = 512
 MAX_DEPTH: Final = 32
@@ -193,10 +197,36 @@ def check_ttl(ttl: float | Literal["keep"] | None) -> float | Literal["keep"] | 
 
 def checked_ids(ids: Iterable[str]) -> list[str]:
     """Return ids as a list, each one once, in the order given; raise InvalidDatum for one that no store takes."""
-    listed = list(ids)
+    listed = as_list(ids, "ids")
     for id in listed:
         check_id(id)
     return list(dict.fromkeys(listed))
+
+
+def as_list(values: Iterable[T], what: str) -> list[T]:
+    """Return many values as a list.
+
+    Raises:
+        InvalidDatum: there is but one, or a text, which is many by accident.
+    """
+    if isinstance(values, str | bytes | bytearray) or not isinstance(values, Iterable):
+        raise InvalidDatum(f"the {what} are {type(values).__name__}: pass a list of them")
+    return [*values]
+
+
+def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None:
+    """Refuse a value that is of another type; `instead` says what to pass.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{called(value)} is not what belongs here: {instead}")
+
+
+def called(value: object) -> str:
+    """Name a value for a message, without showing more than its type where it could be long or private."""
+    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
 
 
 def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:

@@ -33,6 +33,7 @@
     ├── CapabilityMissing                   this backend cannot do that, and says so
     ├── FluxBusy (RuntimeError)             a flux that flows already
     ├── FluxStopped                         the flux was stopped before it came to this event
+    ├── NoEventLoop (RuntimeError)          asyncio does not run here
     ├── ReentrantInvoke (RuntimeError)      an agent invoked by itself, which would wait for itself
     ├── UpgradeError                        a crystal that cannot be brought to the version of its schema
     │   ├── CrystalTooNew                   a newer version of the code wrote it
@@ -61,6 +62,7 @@
         │   └── NonMonotonicGeneration      a generation was asked to move back
         ├── StoreClosed                     used after close(), or in a forked child
         ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
+        ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
     DgentWarning (UserWarning)
@@ -221,7 +223,31 @@ class StateConflict(VersionConflict):
 
 
 class IntegrityViolation(Conflict):
-    """A foreign key, a check or a unique column refused the row."""
+    """A foreign key, a check or a unique column refused the row.
+
+    Attributes:
+        table: that refused it, or None where the database does not say, as SQLite for a foreign key.
+        columns: by their names, as far as the database says them.
+        kind: "unique", "foreign key", "check", "not null" or "type"; None for another rule.
+        constraint: its name, or None.
+    """
+
+    def __init__(
+        self,
+        table: str | None = None,
+        columns: tuple[str, ...] = (),
+        kind: str | None = None,
+        constraint: str | None = None,
+    ) -> None:
+        self.table, self.columns, self.kind, self.constraint = table, columns, kind, constraint
+        rule = f"a {kind} constraint" if kind else "a constraint"
+        named = f" {constraint!r}" if constraint else ""
+        of = f" of {table}" if table else ""
+        on = f" ({', '.join(columns)})" if columns else ""
+        super().__init__(f"{rule}{named}{of}{on} refused the row")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return IntegrityViolation, (self.table, self.columns, self.kind, self.constraint)
 
 
 class PermissionDenied(DgentError, PermissionError):
@@ -238,6 +264,10 @@ class FluxBusy(DgentError, RuntimeError):
 
 class FluxStopped(DgentError):
     """The flux was stopped before it came to this event."""
+
+
+class NoEventLoop(DgentError, RuntimeError):
+    """What needs the event loop of asyncio was called where none runs, or another kind does, such as trio's."""
 
 
 class ReentrantInvoke(DgentError, RuntimeError):
@@ -380,6 +410,10 @@ class StoreClosed(StorageError):
 
 class NestedWrite(StorageError, RuntimeError):
     """A write beside the transaction that is open around it; it would wait for itself."""
+
+
+class RolledBack(StorageError, RuntimeError):
+    """A transaction was undone inside of its block, which therefore commits nothing of it."""
 
 
 class OutcomeUnknown(StorageError):

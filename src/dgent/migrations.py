@@ -8,7 +8,9 @@ so one lock serves the process; a second one, in the database, serves all proces
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +25,7 @@ from sqlalchemy import URL, Connection, NullPool, inspect, select, text
 
 from dgent.database.constructs import transaction_lock
 from dgent.database.errors import sqlstate, translate
+from dgent.database.locks import Lock
 from dgent.database.postgres_engine import creator, new_engine
 from dgent.database.postgres_session import local_settings
 from dgent.database.postgres_url import read_url
@@ -43,7 +46,7 @@ from dgent.models import TABLES
 from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Coroutine, Iterator
 
     from alembic.runtime.migration import MigrationContext
 
@@ -51,7 +54,6 @@ if TYPE_CHECKING:
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
 
-_LOCK_KEY: Final = 0x6467656E74  # "dgent"
 _LONGEST_STATEMENT: Final = 3600.0  # seconds; rebuilding a large table takes its time, a dead server must not hang us
 _turn = threading.Lock()
 
@@ -337,12 +339,12 @@ def _transaction(driver: Any, commit: Callable[[], object], work: Callable[[Conn
 
 
 def _read_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
-    with closing(connect_memory(settings.url, settings)) as driver, wrap(driver) as connection:
+    with closing(connect_memory(settings.url, settings, sqlite3.Connection)) as driver, wrap(driver) as connection:
         return work(connection)
 
 
 def _write_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
-    with closing(connect_memory(settings.url, settings)) as driver:
+    with closing(connect_memory(settings.url, settings, sqlite3.Connection)) as driver:
         return _transaction(driver, driver.commit, work)
 
 
@@ -351,16 +353,26 @@ def _path(settings: Settings) -> Path:
 
 
 def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
-    return asyncio.run(_on_postgres(settings, work, settings.command_timeout))
+    return _run(_on_postgres(settings, work, settings.command_timeout))
 
 
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
     def locked(connection: Connection) -> T:
         connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
-        connection.execute(select(transaction_lock(_LOCK_KEY)))
+        connection.execute(select(transaction_lock(Lock.MIGRATIONS)))
         return work(connection)
 
-    return asyncio.run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
+    return _run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; on a thread of its own where a loop runs, as that of a program that calls `alembic.command`."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "dgent-alembic") as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 async def _on_postgres(settings: Settings, work: Callable[[Connection], T], longest: float) -> T:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing
@@ -57,10 +57,36 @@ class Capabilities:
     def require(self, name: str, who: str) -> None:
         """Raise CapabilityMissing if the capability is absent; `who` is named in the message."""
         if not getattr(self, name):
-            raise CapabilityMissing(f"{who} has no {name}: look at its capabilities before you ask")
+            lacks, remedy = (_OF_STORES if self.schema_free else _OF_TABLES).get(name, _OTHER)
+            raise CapabilityMissing(f"{who} {lacks.format(name=name)}: {remedy}")
 
     def __str__(self) -> str:
         return ", ".join(entry.name for entry in fields(self) if getattr(self, entry.name)) or "none"
+
+
+_OTHER: Final = ("cannot do {name}", "ask its capabilities, and use a store that can")
+_OF_STORES: Final = {
+    "durable": ("forgets all when the program ends", "use the SQLite, the PostgreSQL or the JSONL store"),
+    "history": (
+        "keeps one version of each datum",
+        "use a store that has a history, such as SQLite, PostgreSQL or JSONL",
+    ),
+    "transactions": ("takes no part in a transaction", "keep it in the database of the tables, SQLite or PostgreSQL"),
+    "ttl": ("lets nothing expire", "leave out ttl, and delete it when its time has come"),
+    "causal": ("keeps no causal parents", "use a store that does, such as SQLite, PostgreSQL or JSONL"),
+    "versioned": ("compares no versions", "leave out expect, or use SQLite, PostgreSQL or JSONL directly"),
+    "notify": ("does not tell other processes of a commit", "use PostgreSQL, or ask now and then by seq"),
+    "full_text": ("has no index of text", "query by tag, metadata or JSON path"),
+    "vector": ("has no index of vectors", "keep the vectors in a store that is made for them"),
+}
+_OF_TABLES: Final = {
+    **_OF_STORES,
+    "versioned": ("counts no versions of its rows", "add VersionMixin to its model, and a migration for the column"),
+    "causal": ("keeps no parent of a row", "add CausalMixin to its model, and a migration for the column"),
+    "history": ("keeps one version of each row", "put into agent memory what needs a history"),
+    "ttl": ("lets no row expire", "put into agent memory what should, or delete the row when its time has come"),
+}
+"""For each capability: what a store without it does, and what to do about it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 import orjson
 from blake3 import blake3
 
-from dgent.checks import MAX_DEPTH, canonical_json, check_id, check_limit
+from dgent.checks import MAX_DEPTH, called, canonical_json, check_id, check_limit
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, InvalidCursor, InvalidDatum, InvalidQuery
 
@@ -225,6 +225,17 @@ class Query:
             kept = datums[: self.limit]
             return Page(kept, seal_cursor(self.position(kept[-1]), self.fingerprint))
         return Page(datums[: self.limit])
+
+
+def checked_query(query: Query) -> Query:
+    """Return a query.
+
+    Raises:
+        InvalidQuery: it is something else.
+    """
+    if not isinstance(query, Query):
+        raise InvalidQuery(f"{called(query)} is no Query: pass Query(prefix=..., tags=..., limit=...)")
+    return query
 
 
 def parse_path(text: str) -> tuple[str | int, ...]:

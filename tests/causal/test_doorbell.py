@@ -59,10 +59,10 @@ def test_a_subscriber_that_raises_harms_nobody(caplog: pytest.LogCaptureFixture)
 
     bell.subscribe(bad)
     bell.subscribe(heard.append)
-    with caplog.at_level(logging.ERROR, "dgent.causal"):
+    with caplog.at_level(logging.ERROR, "dgent"):
         bell.ring(EVENT)
     assert heard == [EVENT]
-    assert "seq 1 of 'alice' in 'conv:demo'" in caplog.text
+    assert "stream='conv:demo', writer='alice', seq=1" in caplog.text
 
 
 def test_a_subscriber_may_cancel_itself_and_subscribe_others_while_it_rings() -> None:

@@ -36,6 +36,7 @@ from dgent.exceptions import (
     DgentError,
     DiskFull,
     IntegrityViolation,
+    InvalidQuery,
     LimitExceeded,
     ReadOnly,
     SchemaOutdated,
@@ -157,6 +158,17 @@ def closed(path: Path) -> None:
     connection.execute("SELECT 1")
 
 
+def no_such_table(path: Path) -> None:
+    with file(path) as connection:
+        connection.execute("SELECT * FROM acounts")
+
+
+def not_said(path: Path) -> None:
+    """Its text quotes a value."""
+    with file(path) as connection:
+        connection.execute("SELECT json_extract('{}', ?)", ("secret",))
+
+
 def nonsense(path: Path) -> None:
     with file(path) as connection:
         connection.execute("SELEC 1")
@@ -209,13 +221,15 @@ PROVOKED: list[tuple[Callable[[Path], None], type[DgentError], str]] = [
     (locked, StorageTimeout, "busy_timeout"),
     (interrupted, StorageTimeout, "command_timeout"),
     (too_big, LimitExceeded, "larger than"),
-    (not_unique, IntegrityViolation, "UNIQUE constraint failed: t.u"),
-    (null, IntegrityViolation, "NOT NULL constraint failed: t.n"),
-    (mismatched, IntegrityViolation, "mismatch"),
+    (not_unique, IntegrityViolation, r"a unique constraint of t \(u\) refused"),
+    (null, IntegrityViolation, r"a not null constraint of t \(n\) refused"),
+    (mismatched, IntegrityViolation, "a type constraint"),
     (no_table, SchemaOutdated, "alembic upgrade head"),
-    (no_column, SchemaOutdated, "alembic upgrade head"),
+    (no_such_table, InvalidQuery, "no such table: acounts"),
+    (no_column, InvalidQuery, "no such column: t.missing"),
     (closed, BackendUnavailable, "does not answer"),
-    (nonsense, StorageError, "SQLITE_ERROR"),
+    (nonsense, InvalidQuery, 'near "SELEC": syntax error'),
+    (not_said, StorageError, "SQLITE_ERROR"),
     (no_pool, StorageTimeout, "pool_size"),
     (device_full, DiskFull, "free some"),
     (no_folder, ReadOnly, "a folder on its way"),
@@ -232,7 +246,7 @@ def test_what_drivers_raise_becomes_ours(
     with pytest.raises(DgentError, match=words) as caught, translated(WHAT):
         provoke(tmp_path)
     assert type(caught.value) is kind
-    assert WHAT in str(caught.value)
+    assert (WHAT in str(caught.value)) is not isinstance(caught.value, IntegrityViolation)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
 
@@ -251,7 +265,7 @@ def test_around_code_that_is_not_ours_only_the_drivers_errors_are() -> None:
             raise error
         assert caught.value is error
     engine = create_engine("sqlite://")
-    with pytest.raises(SchemaOutdated), translated(WHAT, only_sql=True), engine.connect() as connection:
+    with pytest.raises(InvalidQuery), translated(WHAT, only_sql=True), engine.connect() as connection:
         connection.execute(text("SELECT * FROM missing"))
     engine.dispose()
 

@@ -158,17 +158,18 @@ class TestThreads:
 
 
 class TestTurns:
-    async def test_a_session_may_go_on_after_its_own_commit(self, store: SQLiteBackend) -> None:
-        """What it writes then is another transaction; in between others had their turn."""
-        async with asyncio.timeout(HANG), store.database.transaction() as tx:
-            await tx.session.execute(text("INSERT INTO pair VALUES (1, 'a')"))
-            await tx.session.commit()
-            await asyncio.create_task(store.put(put("between")), context=Context())
-            await tx.session.execute(text("INSERT INTO pair VALUES (2, 'b')"))
-            await tx.session.rollback()
-            await tx.session.execute(text("INSERT INTO pair VALUES (3, 'c')"))
-        assert await store.database.read(lambda c: c.execute(text("SELECT n FROM pair")).all()) == [(1,), (3,)]
-        assert await ids(store) == {"between"}
+    async def test_a_session_keeps_its_turn_after_its_own_commit(self, store: SQLiteBackend) -> None:
+        """Mutant: what it wrote then was another transaction, and the first half stayed when the second failed."""
+        async with asyncio.timeout(HANG):
+            async with store.database.transaction() as tx:
+                await tx.session.execute(text("INSERT INTO pair VALUES (1, 'a')"))
+                await tx.session.commit()
+                behind = asyncio.create_task(store.put(put("behind")), context=Context())
+                await tx.session.execute(text("INSERT INTO pair VALUES (2, 'b')"))
+                assert await store.database.read(lambda c: c.execute(text("SELECT n FROM pair")).all()) == []
+                assert not behind.done()
+            await behind
+        assert await store.database.read(lambda c: c.execute(text("SELECT n FROM pair")).all()) == [(1,), (2,)]
 
     async def test_a_session_is_over_when_its_transaction_is(self, store: SQLiteBackend) -> None:
         """Mutant: it began again outside of any turn, in the middle of somebody else's transaction."""

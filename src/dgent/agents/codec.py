@@ -6,6 +6,7 @@ tuple) is refused, and the state that was there stays.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
 
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
@@ -13,14 +14,12 @@ from pydantic_core import PydanticSerializationError
 
 from dgent.bridge.instance import datum_from, instance_of
 from dgent.bridge.table_adapter import TableAdapter
-from dgent.checks import wrong_at
+from dgent.checks import called, wrong_at
 from dgent.datum import Datum
 from dgent.exceptions import InvalidRow, InvalidState
 from dgent.models import Base
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from dgent.bridge.layout import Layout
     from dgent.protocol import StateBackend
 
@@ -74,6 +73,10 @@ class ValueCodec(Generic[S]):
             )
         self._type, self._id, self._metadata = state_type, id, metadata
         self._name = getattr(state_type, "__name__", str(state_type))
+        if isinstance(state_type, str | bytes | Mapping) or state_type is None:
+            raise InvalidState(
+                f"{called(state_type)} is no type of a state: pass the class itself, such as int or dict"
+            )
         try:
             self._adapter: TypeAdapter[S] = TypeAdapter(state_type)
         except PydanticUserError as error:
@@ -141,7 +144,7 @@ class RowCodec:
     """
 
     def __init__(self, adapter: TableAdapter, state_type: Any) -> None:
-        adapter.capabilities.require("versioned", f"{adapter.table}, to keep a state in,")
+        adapter.capabilities.require("versioned", f"{adapter.table}, which is to keep a state,")
         if state_type is not adapter.model:
             raise InvalidState(f"{adapter.table} keeps {adapter.model.__name__}, not {state_type!r}")
         self._layout: Layout = adapter.layout

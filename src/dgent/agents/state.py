@@ -6,19 +6,21 @@ it differs from the document that asked for it.
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from dgent.agents.agent import Agent, checked, settled
 from dgent.agents.data import DataAgent, Saved
 from dgent.agents.flux import Flux, FluxAgent
+from dgent.bridge import TableAdapter
 from dgent.bridge.instance import datum_from
+from dgent.checks import called
 from dgent.exceptions import InvalidAgent, InvalidState
 from dgent.swap import ATTEMPTS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from dgent.bridge import TableAdapter
     from dgent.protocol import StateBackend
 
 S = TypeVar("S")
@@ -103,6 +105,8 @@ class StateFunctor(Generic[S]):
         Raises:
             InvalidState: neither says so. CapabilityMissing: the table has no version column.
         """
+        if not isinstance(adapter, TableAdapter):
+            raise InvalidState(f"{called(adapter)} is no typed table: pass storage.table(Model)")
         return cls(
             adapter.model,
             adapter,
@@ -179,7 +183,21 @@ def _step_of(logic: Logic[A, S, B]) -> _Step[A, S, B]:
     if not callable(logic):
         raise InvalidAgent(f"{logic!r:.80} is no logic: pass a function of (input, state), or an agent of such pairs")
     function = logic
+    _check_takes_two(function)
     return lambda given, state: _pair_from(function(given, state), _name_of(function))
+
+
+def _check_takes_two(function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function).bind(None, None)
+    except ValueError:  # written in C, and it does not say
+        return
+    except TypeError:
+        name = _name_of(function)
+        raise InvalidAgent(
+            f"{name} does not take two arguments: write it as {name}(input, state), returning (output, next state), or "
+            "lift it without the state, with lift(agent)"
+        ) from None
 
 
 async def _pair_from(returned: Any, name: str) -> tuple[Any, Any]:

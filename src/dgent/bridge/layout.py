@@ -20,9 +20,10 @@ from sqlalchemy import JSON, Column, DateTime, Integer, Table, Uuid, inspect
 
 from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.fields import Field, field_of, processors, shown
+from dgent.checks import called
 from dgent.database.careful import as_text
 from dgent.datum import Datum, load_datum
-from dgent.exceptions import CapabilityMissing, Corrupt, InvalidRow
+from dgent.exceptions import CapabilityMissing, Corrupt, InvalidInput, InvalidRow
 from dgent.models.base import Base
 from dgent.query import Damaged
 
@@ -317,6 +318,16 @@ def layout_of(model: type[Any], id_field: str | None = None, hidden: frozenset[s
         InvalidRow: `id_field` or `hidden` name no column that can be that.
     """
     return Layout(model, id_field, hidden)
+
+
+def check_mapped(model: object) -> None:
+    """Refuse what is no mapped class.
+
+    Raises:
+        InvalidInput: says what to pass.
+    """
+    if not isinstance(model, type) or inspect(model, raiseerr=False) is None:
+        raise InvalidInput(f"{called(model)} is no model: pass the mapped class itself, as in storage.table(Crystal)")
 
 
 def as_utc(value: datetime) -> datetime:

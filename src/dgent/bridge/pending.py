@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dgent.checks import check_id, check_ttl, checked_ids
+from dgent.checks import as_list, check_id, check_ttl, checked_ids
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -39,7 +39,7 @@ class PendingMemory:
 
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums, in order, when the transaction commits."""
-        life, listed = check_ttl(ttl), [*datums]
+        life, listed = check_ttl(ttl), as_list(datums, "datums")
         for datum in listed:
             if not isinstance(datum, Datum):
                 raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
@@ -103,7 +103,7 @@ class PendingMemory:
 
     async def query(self, query: Query) -> Page:
         """Return a page of what waits or is live and matches."""
-        self._limits.page(query.limit)
+        self._limits.page(checked_query(query).limit)
         waiting = await self._waiting(None)
         if not waiting or query.order == "seq" or query.after_seq is not None:
             return await self._memory.query(query)

@@ -12,16 +12,16 @@ from sqlalchemy.orm.util import identity_key
 
 from dgent.bridge import table_query, table_sql, table_update, table_write
 from dgent.bridge.draft import given_by
-from dgent.bridge.layout import Layout, layout_of
+from dgent.bridge.layout import Layout, check_mapped, layout_of
 from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import Put
-from dgent.checks import check_expect, check_id, checked_ids
+from dgent.checks import as_list, called, check_expect, check_id, check_kind, checked_ids
 from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
-from dgent.exceptions import CapabilityMissing, InvalidDatum, VersionConflict
+from dgent.exceptions import CapabilityMissing, InvalidDatum, InvalidInput, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
 from dgent.protocol import TTL, Capabilities, Datums, Revisions
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -60,6 +60,7 @@ class TableAdapter:
         namespace: what the table goes by in changes, `table/<its name>`.
 
     Raises:
+        InvalidInput: the model is no mapped class, or the runner runs no SQL.
         CapabilityMissing: a column has a type that has no form in JSON, or the class more than one table.
         InvalidRow: `id_field` or `hidden` name no column that can be that.
     """
@@ -76,8 +77,9 @@ class TableAdapter:
         limits: Limits | None = None,
         on_change: OnChange | None = None,
     ) -> None:
+        check_mapped(model)
         self.model = model
-        self.layout = layout_of(model, id_field, frozenset(hidden))  # type: ignore[arg-type]  # classes are hashable
+        self.layout = layout_of(model, id_field, frozenset(as_list(hidden, "hidden columns")))  # type: ignore[arg-type]  # classes are hashable
         self.table = self.layout.name
         self.namespace = f"table/{self.table}"
         self.on_change = on_change
@@ -94,6 +96,10 @@ class TableAdapter:
             indexed=self.layout.tag_table is not None,
         )
         self._runner: Runner = SessionRunner(runner) if callable(runner) else runner
+        if not hasattr(self._runner, "write_each"):
+            raise InvalidInput(
+                f"{called(runner)} runs no SQL: pass a Database, an async_sessionmaker, or use storage.table(Model)"
+            )
 
     def joined(self, runner: Runner) -> Self:
         """Return the same table as part of an open transaction."""
@@ -119,7 +125,7 @@ class TableAdapter:
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Write many rows in order, all or none."""
         self._refuse(ttl=None if ttl == "keep" else ttl)
-        puts = [self._admitted(datum) for datum in datums]
+        puts = [self._admitted(datum) for datum in as_list(datums, "datums")]
         return await self._put(puts) if puts else []
 
     async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any] = _NOTHING) -> Datum:
@@ -134,6 +140,7 @@ class TableAdapter:
             VersionConflict: a given column is not as it was read.
             InvalidRow, CausalCycle, IntegrityViolation: as for `put`.
         """
+        check_kind(changes, Mapping, "pass a dict of columns and their new values")
         asked = table_update.admitted(self.layout, id, self._key_of(id), changes, given)
         try:
             stored, changed = await self._write(table_update.write, asked, self.limits)
@@ -201,7 +208,7 @@ class TableAdapter:
 
     async def query(self, query: Query) -> Page:
         """Return a page of the rows that match."""
-        self.limits.page(query.limit)
+        self.limits.page(checked_query(query).limit)
         if query.order == "seq" or query.after_seq is not None:
             raise CapabilityMissing(f"{self.layout.name} keeps no seq: order by newest or oldest")
         short = query.limit <= SHORT and not (query.conditions or query.tags)
@@ -251,7 +258,7 @@ class TableAdapter:
     def _checked(self, ids: Iterable[str]) -> _Ids:
         if len(self.layout.keys) == 1:
             return checked_ids(ids)
-        asked = [*ids]
+        asked = as_list(ids, "ids")
         for id in asked:
             self._key_of(id)
         return [*dict.fromkeys(asked)]

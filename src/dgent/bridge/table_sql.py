@@ -9,11 +9,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from blake3 import blake3
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, delete, func, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from dgent.database.constructs import bytewise, one_of, transaction_lock
+from dgent.database.locks import causes_of
 from dgent.database.statement import Statement
 from dgent.exceptions import LimitExceeded
 from dgent.query import prefix_end
@@ -54,7 +54,7 @@ class Statements:
             self.count_range = Statement(select(func.count()).select_from(layout.table).where(within), "first end")
         if layout.parent is not None:
             # Two causes that are written at once could close a cycle that neither writer sees.
-            self.lock, self.lock_key = Statement(select(transaction_lock(0)), "lock_key"), _number_of(layout.name)
+            self.lock, self.lock_key = Statement(select(transaction_lock(0)), "lock_key"), causes_of(layout.name)
             self.chain, self.descends = _chain(layout), _descends(layout)
             child = select(_one).where(layout.parent.column == bindparam("k0")).limit(_one)
             self.has_child = Statement(child, "k0")
@@ -126,10 +126,6 @@ def _descends(layout: Layout) -> Statement:
     above = layout.table.alias("above")
     chain = chain.union(select(above.c[key.key], above.c[parent.key]).join(chain, above.c[key.key] == chain.c.parent))
     return Statement(select(_one).select_from(chain).where(chain.c.parent == bindparam("k0")).limit(_one), "start k0")
-
-
-def _number_of(name: str) -> int:
-    return int.from_bytes(blake3(name.encode(), derive_key_context="dgent 2026-11 cause").digest(8), "big", signed=True)
 
 
 @lru_cache(maxsize=1024)

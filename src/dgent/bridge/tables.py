@@ -26,8 +26,12 @@ class Tables:
         self._by_name: dict[str, TableAdapter] = {}
 
     def adapter(self, model: type[Any]) -> TableAdapter:
-        """Return the adapter of a model. It need not be registered: this is for the program, not for agents."""
-        if model not in self._by_model:
+        """Return the adapter of a model. It need not be registered: this is for the program, not for agents.
+
+        Raises:
+            InvalidInput: it is no mapped class.
+        """
+        if not isinstance(model, type) or model not in self._by_model:  # what is no class is refused below
             self._by_model[model] = TableAdapter(model, self._database, on_change=self._on_change)
         return self._by_model[model]
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+from dgent.callbacks import call_all
+from dgent.checks import called
+from dgent.exceptions import InvalidInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -13,8 +17,6 @@ if TYPE_CHECKING:
     from dgent.causal.chain import Entry
 
     Callback: TypeAlias = Callable[["CommitEvent"], object]
-
-_log: Final = logging.getLogger("dgent.causal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,8 @@ class Doorbell:
 
     def subscribe(self, callback: Callback) -> Subscription:
         """Call a function with each event from now on, on the thread that rings: it must be quick."""
+        if not callable(callback):
+            raise InvalidInput(f"{called(callback)} is no callback: pass a function")
         subscription = Subscription(self, callback)
         with self._lock:
             self._subscriptions += (subscription,)
@@ -68,11 +72,7 @@ class Doorbell:
 
     def ring(self, event: CommitEvent) -> None:
         """Tell every subscriber; what one of them raises is logged, and the others hear of the event all the same."""
-        for subscription in self._subscriptions:
-            try:
-                subscription.callback(event)
-            except Exception:
-                _log.exception("a subscriber failed on seq %d of %r in %r", event.seq, event.writer, event.stream)
+        call_all(partial(subscription.callback, event) for subscription in self._subscriptions)
 
     def _forget(self, subscription: Subscription) -> None:
         with self._lock:

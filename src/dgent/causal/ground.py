@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary, WeakSet
 
 from dgent.causal.tables import TABLES
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from dgent.database import Database, Runner
@@ -45,7 +46,7 @@ class Ground:
         if self.is_joined:  # which whoever has the lock may be waiting for
             await self._create()
             return
-        async with _locks.setdefault(self.database, {}).setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with _locks.setdefault(self.database, {}).setdefault(running_loop(), asyncio.Lock()):
             if self.database not in _made:
                 await self._create()
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
+from dgent.callbacks import call_all
 from dgent.causal.chain import FORMATS, OWN, Entries, Entry
 from dgent.causal.checkpoint import agree, check, check_both, check_signer, in_order, latest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
@@ -14,6 +15,7 @@ from dgent.causal.follow import Place, follow
 from dgent.causal.ground import Ground
 from dgent.causal.head import START, Head, Position, position
 from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_payload, check_place
+from dgent.checks import as_list
 from dgent.database.base import FEW
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 
@@ -91,7 +93,7 @@ class Log:
         Raises:
             InvalidDatum, LimitExceeded, OutcomeUnknown: as for `append`.
         """
-        return await self._append(Batch(stream, writer, [*payloads]))
+        return await self._append(Batch(stream, writer, as_list(payloads, "payloads")))
 
     async def head(self, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""
@@ -233,8 +235,7 @@ class Log:
         return entries
 
     def _ring(self, entries: list[Entry]) -> None:
-        for entry in entries:
-            self.doorbell.ring(CommitEvent.of(entry))
+        call_all(partial(self.doorbell.ring, CommitEvent.of(entry)) for entry in entries)
 
     async def _read(
         self, short: bool, work: Callable[Concatenate[Connection, P], T], *values: P.args, **named: P.kwargs

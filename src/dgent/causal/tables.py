@@ -10,6 +10,7 @@ from typing import Final
 from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Table
 
 from dgent.database.constructs import BYTEWISE
+from dgent.database.refusals import declare
 from dgent.database.table_set import TableSet
 
 FORMAT: Final = 1
@@ -17,6 +18,7 @@ FORMAT: Final = 1
 _NUMBER = BigInteger().with_variant(Integer, "sqlite")  # which says INTEGER, as the crate does
 
 metadata = MetaData()
+declare(metadata)
 
 TABLES: Final = TableSet("the tables of logs", "format.log", metadata, FORMAT)
 create: Final = TABLES.prepare

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.chain import OWN, Entries, Entry, Format, chained
 from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
-from dgent.checks import check_id, check_limit
+from dgent.checks import as_list, check_id, check_limit
 from dgent.database.careful import Source, as_bytes, is_undecodable, page_of
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
@@ -79,7 +79,7 @@ class WriterLog:
         Raises:
             InvalidDatum, LimitExceeded, MalformedRow: as for `append`; nothing was written.
         """
-        listed = [*payloads]
+        listed = as_list(payloads, "payloads")
         check_place(stream, writer)
         for payload in listed:
             check_payload(payload, self._limits)

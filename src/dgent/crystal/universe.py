@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
+from dgent.checks import called
 from dgent.crystal.batches import BATCH
 from dgent.crystal.crystal import Crystal, names_in
 from dgent.crystal.registry import DECLARED, Schemas
@@ -76,6 +77,11 @@ class Universe:
 
     def __init__(self, *backends: Backend, schemas: Schemas = DECLARED) -> None:
         self.schemas = schemas
+        for backend in backends:
+            if not hasattr(backend, "priority"):
+                raise InvalidInput(
+                    f"{called(backend)} is no store: pass storage.memory, or a backend such as SQLiteBackend"
+                )
         self._backends = sorted(backends, key=lambda backend: backend.priority)
         self._chosen: Backend | None = None
 

@@ -11,10 +11,12 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
 
 from sqlalchemy import text
 
+from dgent.callbacks import call_all
 from dgent.database.errors import translated
 from dgent.database.statement import Statement
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
@@ -25,8 +27,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import SessionTransaction
 
+    from dgent.database.block import BlockSession
     from dgent.database.watch import Watch
+
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -86,8 +91,9 @@ class Runner(Protocol):
 class Transaction:
     """One open transaction, as a runner. `session` sees what units of work wrote, and the reverse."""
 
-    def __init__(self, session: AsyncSession, what: str, run_in: RunIn) -> None:
+    def __init__(self, session: BlockSession, what: str, run_in: RunIn) -> None:
         self.session = session
+        self._block = session.block
         self._run_in = run_in
         self.owner = asyncio.current_task()
         self.open = True
@@ -118,26 +124,51 @@ class Transaction:
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
-        """Keep what the block writes if it ends well, undo that part alone if it does not."""
-        before = len(self._callbacks)
+        """Keep what the block writes if it ends well, undo that part alone if it does not.
+
+        Raises:
+            RolledBack: it ended well, but was undone before.
+        """
+        before, savepoints = len(self._callbacks), self._block.savepoints
         try:
             with translated(self._what, only_sql=True):
-                async with self.session.begin_nested():
-                    yield
+                self._block.check()
+                async with self.session.begin_nested() as opened:
+                    savepoints.append(cast("SessionTransaction", opened.sync_transaction))
+                    try:
+                        await self.session.connection()  # a session says SAVEPOINT when it is used first
+                        yield
+                        self._block.check()
+                    finally:
+                        savepoints.pop()
         except BaseException:
             del self._callbacks[before:]
             raise
 
     async def commit(self) -> None:
-        """Commit, then run the callbacks that wait for it."""
-        await self.session.commit()
-        for callback in self._callbacks:
-            callback()
+        """Commit, then run the callbacks that wait for it.
+
+        Raises:
+            RolledBack: it was undone before.
+        """
+        block = self._block
+        block.check()
+        block.committing = True
+        try:
+            await self.session.commit()
+        except BaseException as error:
+            if not block.committed:
+                raise
+            self._callbacks.insert(0, partial(_raise, error))  # a listener of the session's own
+        finally:
+            block.committing = False
+        call_all(self._callbacks)
 
     async def _run(self, work: Work[T], *, short: bool = False) -> T:
         if not self.open:
             raise StoreClosed("this transaction has ended: open another with storage.transaction()")
         async with self._lock:
+            self._block.check()
             with translated(self._what):
                 await self.session.flush()
                 return await self._run_in(self.session, work, short=short)
@@ -202,7 +233,7 @@ class Database(ABC):
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back at once: `write` has answered, so it is committed."""
-        callback()
+        call_all([callback])
 
     @abstractmethod
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
@@ -235,6 +266,7 @@ class Database(ABC):
 
         Raises:
             StorageTimeout: it stayed open longer than the setting `transaction_timeout`.
+            RolledBack: the block ended well, but something in it had rolled the transaction back.
         """
         outer = self.current()
         if outer is not None:
@@ -268,7 +300,7 @@ class Database(ABC):
         return found[1] if found is not None and found[0] is self and found[1].open else None
 
     @abstractmethod
-    def _session(self) -> AbstractAsyncContextManager[AsyncSession]:
+    def _session(self) -> AbstractAsyncContextManager[BlockSession]:
         """Open a session whose transaction holds this process's turn to write; close it without a commit."""
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
@@ -323,6 +355,10 @@ def only(results: list[T | Exception]) -> T:
     if isinstance(result, Exception):
         raise result
     return result
+
+
+def _raise(error: BaseException) -> None:
+    raise error
 
 
 async def uninterrupted(awaitable: Awaitable[T]) -> T:

@@ -7,17 +7,24 @@ so it is dropped: raise the result `from None`.
 from __future__ import annotations
 
 import errno
+import os
 import re
 import sqlite3
 from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm.exc import StaleDataError
 
 from dgent.database import postgres_errors
+from dgent.database.refusals import (
+    mistake_of_postgres,
+    mistake_of_sqlite,
+    violation_of_postgres,
+    violation_of_sqlite,
+)
 from dgent.exceptions import (
     BackendUnavailable,
     Conflict,
@@ -25,14 +32,14 @@ from dgent.exceptions import (
     DgentError,
     DiskError,
     DiskFull,
-    IntegrityViolation,
     InvalidInput,
+    InvalidQuery,
     InvalidSettings,
     LimitExceeded,
     OutcomeUnknown,
     ReadOnly,
     ResourceExhausted,
-    SchemaOutdated,
+    RolledBack,
     StorageError,
     StorageTimeout,
 )
@@ -53,7 +60,10 @@ _FULL = "no space is left for {what}: free some, then write again; what was ackn
 _READ_ONLY = "{what} cannot be written: check the owner and the mode of the file and its folder"
 _NO_FOLDER = "{what} cannot be opened: a folder on its way is missing, or is none: check the path"
 _DEVICE = "{what}: the device failed to read or to write: check the disk, then try again"
-_EXHAUSTED = "{what}: no memory or no file descriptor is left: end what holds them, then try again"
+_EXHAUSTED = (
+    "{what}: no memory or no file descriptors are left: close what is open, or raise the limit (`ulimit -n`), and try "
+    "again"
+)
 _CORRUPT = "{what} is damaged or is no database: restore a backup, or move the file away"
 _LOCKED = "{what} is locked by another process and stayed so: raise busy_timeout, or end the other writer"
 _UNKNOWN = (
@@ -63,8 +73,6 @@ _UNKNOWN = (
 _GONE = "{what} does not answer: check that it runs and can be reached; nothing was lost"
 _LIMIT = "{what} refused something larger than it can take"
 _SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
-_INTEGRITY = "{what} refused the row: {detail}"
-_SCHEMA = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
 _VALUE = "{what} cannot store one of the values"
 _OPTIONS = "the URL of {what} cannot be used: check its host, port, user and options, sslmode and sslrootcert above all"
 _ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
@@ -86,8 +94,7 @@ _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
     ("SQLITE_LOCKED", StorageTimeout, _LOCKED),
     ("SQLITE_INTERRUPT", StorageTimeout, _SLOW),
     ("SQLITE_TOOBIG", LimitExceeded, _LIMIT),
-    ("SQLITE_CONSTRAINT", IntegrityViolation, _INTEGRITY),
-    ("SQLITE_MISMATCH", IntegrityViolation, _INTEGRITY),
+    ("SQLITE_AUTH", InvalidQuery, "a transaction on {what} ends with its block: leave the block to commit"),
     ("SQLITE_IOERR_NOMEM", ResourceExhausted, _EXHAUSTED),
     ("SQLITE_NOMEM", ResourceExhausted, _EXHAUSTED),
     ("SQLITE_IOERR", DiskError, _DEVICE),
@@ -100,10 +107,7 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
         "the connection to {what} was lost at COMMIT: look for the write; a put may be repeated",
     ),
     ("08", BackendUnavailable, _GONE),
-    ("23", IntegrityViolation, _INTEGRITY),
     ("25", StorageTimeout, _SLOW),
-    ("42P01", SchemaOutdated, _SCHEMA),
-    ("42703", SchemaOutdated, _SCHEMA),
     ("22", InvalidInput, _VALUE),
     ("53100", DiskFull, _FULL),
     ("53300", BackendUnavailable, "{what} has no resources left for another connection: lower pool_size, or wait"),
@@ -119,6 +123,7 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
 ]
 _SQLALCHEMY: Final[list[tuple[type[Exception], type[DgentError], str]]] = [
     (PoolTimeout, StorageTimeout, "no connection to {what} became free in time: raise pool_size or pool_timeout"),
+    (PendingRollbackError, RolledBack, "the transaction on {what} was rolled back: let an error leave its block"),
     (StaleDataError, Conflict, "a row of {what} was changed by somebody else since it was loaded: load it again"),
 ]
 _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
@@ -141,7 +146,9 @@ _CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
 _CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
 _IN_DOUBT: Final = ("SQLITE_IOERR", "SQLITE_NOMEM")
 _NOT_WRITTEN: Final = "SQLITE_IOERR_WRITE"
-_NO_TABLE: Final = re.compile(r"no such (table|column): [\w.]+$|has no column named \w+$")
+_OPENING: Final = ("SQLITE_CANTOPEN", "SQLITE_IOERR")
+_CONSTRAINT: Final = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
+_PARAMETER: Final = re.compile(r"A value is required for bind parameter '\w+'")
 
 
 def in_doubt(error: sqlite3.Error) -> bool:
@@ -183,9 +190,9 @@ def translate(error: BaseException, what: str) -> DgentError | None:
             return kind(text.format(what=what))
     for link in _links(error):
         if isinstance(link, sqlite3.Error):
-            return _from_sqlite(link, what)
+            return _from_sqlite(link, _sql_of(error), what)
         if isinstance(state := getattr(link, "sqlstate", None), str):
-            return _from_sqlstate(state, link, what)
+            return _from_sqlstate(state, error, what)
     for link in _links(error):
         if isinstance(link, OSError):  # TimeoutError is one
             return _from_system(link, what)
@@ -193,6 +200,9 @@ def translate(error: BaseException, what: str) -> DgentError | None:
 
 
 def _without_a_code(error: BaseException, what: str) -> DgentError | None:
+    for link in _links(error):
+        if isinstance(link, InvalidRequestError) and (missing := _PARAMETER.match(str(link))):
+            return InvalidQuery(f"{what}: {missing[0]}: pass it among the parameters")
     if any(type(link).__name__ == _CONFIGURATION for link in _links(error)):
         return InvalidSettings(_OPTIONS.format(what=what))
     if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
@@ -225,7 +235,7 @@ def raise_ours(error: Exception, what: str) -> NoReturn:
 def _is_of_sql(error: Exception) -> bool:
     """Tell whether it is SQLAlchemy's, or came out of a driver."""
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
-    return isinstance(error, SQLAlchemyError) or any(module.startswith(_DRIVERS) for module in modules)
+    return isinstance(error, SQLAlchemyError | sqlite3.Error) or any(module.startswith(_DRIVERS) for module in modules)
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
@@ -249,21 +259,36 @@ def _from_system(error: OSError, what: str) -> DgentError:
     return kind(text.format(what=what))
 
 
-def _from_sqlite(error: sqlite3.Error, what: str) -> DgentError:
+def _sql_of(error: BaseException) -> str | None:
+    return next((sql for link in _links(error) if isinstance(sql := getattr(link, "statement", None), str)), None)
+
+
+def no_descriptors() -> bool:
+    """Tell whether nothing more can be opened: SQLite says only that it could not, not why."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY))
+    except OSError as error:
+        return error.errno in {errno.EMFILE, errno.ENFILE}
+    return False
+
+
+def _from_sqlite(error: sqlite3.Error, sql: str | None, what: str) -> DgentError:
     name = getattr(error, "sqlite_errorname", "") or ""
     text = str(error)
     if getattr(error, "at_commit", False):
         return OutcomeUnknown(_UNKNOWN.format(what=what))
-    if _NO_TABLE.search(text):  # the text names only identifiers of ours
-        return SchemaOutdated(_SCHEMA.format(what=what))
+    if name.startswith(_OPENING) and no_descriptors():
+        return ResourceExhausted(_EXHAUSTED.format(what=what))
+    if name.startswith(_CONSTRAINT):
+        return violation_of_sqlite(name, text)
     for start, kind, message in _SQLITE:
         if name.startswith(start):
-            return kind(message.format(what=what, detail=text))  # a constraint's text names columns, never values
+            return kind(message.format(what=what))
     if text.startswith(_DAMAGED):
         return Corrupt(_CORRUPT.format(what=what))
     if _CLOSED.search(text):
         return BackendUnavailable(_GONE.format(what=what))
-    return StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
+    return mistake_of_sqlite(text, sql, what) or StorageError(f"{what}: SQLite answered {name or type(error).__name__}")
 
 
 def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
@@ -275,11 +300,13 @@ def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
         return postgres_errors.read_only(_texts(error), what)
     if state.startswith(("28", "3D")):
         return postgres_errors.refused(state, _texts(error), what)
-    detail = next((name for link in _links(error) if (name := getattr(link, "constraint_name", None))), "a constraint")
+    if state.startswith("23"):
+        return violation_of_postgres(state, _links(error))
     for start, kind, message in _POSTGRES:
         if state.startswith(start):
-            return kind(message.format(what=what, detail=detail))
-    return StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")
+            return kind(message.format(what=what))
+    mistake = mistake_of_postgres(state, _links(error), _sql_of(error), what)
+    return mistake or StorageError(f"{what}: PostgreSQL answered SQLSTATE {state}")
 
 
 def _texts(error: BaseException) -> list[tuple[str, str]]:

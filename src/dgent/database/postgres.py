@@ -20,13 +20,14 @@ from dgent.database.postgres_link import Link
 from dgent.database.postgres_url import read_url
 from dgent.database.postgres_watch import PostgresWatches
 from dgent.exceptions import DgentError, StoreClosed
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
 
     from sqlalchemy import URL
-    from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.database.block import BlockSession
     from dgent.database.postgres_url import Target
     from dgent.database.watch import Watch
     from dgent.settings import Settings
@@ -143,7 +144,7 @@ class PostgresDatabase(Database):
             await home.close()
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
+    async def _session(self) -> AsyncIterator[BlockSession]:
         home = self._here()
         self._check_not_nested()
         async with home.writers.lend() as link:
@@ -164,7 +165,7 @@ class PostgresDatabase(Database):
         """Return what lives on the running loop."""
         self._check_usable()
         home = self._home
-        if home is not None and home.loop is asyncio.get_running_loop():
+        if home is not None and home.loop is running_loop():
             return home
         if home is not None and home.loop.is_closed():
             home.forget()
@@ -175,7 +176,7 @@ class PostgresDatabase(Database):
         return home
 
     def _check_loop(self, home: _Home) -> None:
-        if home.loop is not asyncio.get_running_loop():
+        if home.loop is not running_loop():
             raise StoreClosed(
                 f"{self.what} is in use by another event loop: open a second database for this one, or close that loop"
             )
@@ -185,7 +186,7 @@ class _Home:
     """What belongs to one event loop. It is closed with that loop, or when nobody refers to it any more."""
 
     def __init__(self, target: Target, what: str, look_every: float) -> None:
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         strays, engine, settings = Strays(), create_engine(target), target.settings
 
         def pool() -> Links:

@@ -152,6 +152,8 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
 
     What it raises is ours: see `connect`.
     """
+    from dgent.database.postgres_driver import Driver  # noqa: PLC0415  # asyncpg is an optional dependency
+
     asyncpg, settings, what = load_driver(), target.settings, shown(target.url)
     if home_is_closed():
         connect = partial(connect_without_home, asyncpg.connect, target)
@@ -168,6 +170,7 @@ def creator(target: Target, *, plans: int | None = None) -> Callable[[], Awaitab
         driver = await connect(
             timeout=settings.connect_timeout,
             command_timeout=settings.command_timeout + GRACE,
+            connection_class=Driver,
             statement_cache_size=0 if target.pooled else target.plans if plans is None else plans,
             server_settings=opening_settings(target),
         )

@@ -7,15 +7,15 @@ from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from dgent.database.base import Optimistic
+from dgent.database.block import Block, BlockSession, undone
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.kept_greenlet import Runner
 from dgent.database.postgres_engine import Opened, Strays, connect, cut_off
 from dgent.database.postgres_session import GRACE, begin, begin_reading
-from dgent.exceptions import BackendUnavailable, OutcomeUnknown, StorageError
+from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.swap import pause
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Link:
         self._opened: Opened | None = None
         self._xid = ""
         self._runner = Runner()
-        self._in_session = False  # whose own begin, commit and rollback then count
+        self._block: Block | None = None  # that of the session, whose own begin, commit and rollback then count
 
     async def read(self, work: Work[T]) -> T:
         """Run work that only reads; once more, if its connection had died or its plan was out of date."""
@@ -125,7 +125,7 @@ class Link:
             await pause(attempt, _LONGEST_PAUSE)
         raise AssertionError
 
-    async def session(self) -> AsyncSession:
+    async def session(self) -> BlockSession:
         """Return a session in a transaction that has begun on this connection; end it with `end`."""
         opened = self._alive()
         if opened is not None:
@@ -133,12 +133,12 @@ class Link:
                 return await self._session_on(opened.facade)
         return await self._session_on((await self._open()).facade)
 
-    async def end(self, session: AsyncSession) -> None:
+    async def end(self, session: BlockSession) -> None:
         """Close a session; what it did not commit is rolled back."""
         try:
-            await session.close()
+            await session.end()
         finally:
-            self._in_session = False
+            self._block = None
 
     def drop(self) -> None:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
@@ -157,7 +157,8 @@ class Link:
         opened = self._opened
         if opened is None:
             return
-        if opened.driver.is_closed() or opened.driver.is_in_transaction() or opened.connection.invalidated:
+        used_up = opened.connection.closed or opened.connection.invalidated
+        if used_up or opened.driver.is_closed() or opened.driver.is_in_transaction():
             self.drop()
         else:
             _tidy(opened.connection)
@@ -186,16 +187,35 @@ class Link:
             self._strays.close_late(task)
             raise BackendUnavailable(f"{self._what} takes connections, but does not answer: check what runs there")
         opened = self._opened = task.result()
-        for name, do in (("begin", self._begin), ("commit", self._commit), ("rollback", self._roll_back)):
+        ends = ("begin", self._begin_block), ("commit", self._commit_block), ("rollback", self._undo_block)
+        for name, do in ends:
             event.listen(opened.connection, name, self._in_turn(do))
         return opened
 
-    def _in_turn(self, do: Callable[[], Awaitable[None]]) -> Callable[[object], None]:
+    def _in_turn(self, do: Callable[[Block], Awaitable[None]]) -> Callable[[object], None]:
         def on_event(connection: object) -> None:
-            if self._in_session:
-                await_only(do())
+            if self._block is not None:
+                await_only(do(self._block))
 
         return on_event
+
+    async def _begin_block(self, block: Block) -> None:
+        if block.begun:
+            raise undone()
+        block.begun = True
+        await self._begin()
+
+    async def _commit_block(self, block: Block) -> None:
+        block.refuse_commit()
+        if self._require().connection.invalidated:
+            block.undone = True
+            raise undone()
+        await self._commit()
+        block.committed = True
+
+    async def _undo_block(self, block: Block) -> None:
+        block.undone = True
+        await self._roll_back()
 
     async def _transact_on(self, connection: Connection, work: Work[T]) -> T:
         await self._begin()
@@ -229,13 +249,13 @@ class Link:
         except Exception:
             raise OutcomeUnknown(_UNKNOWN.format(what=self._what)) from None
 
-    async def _session_on(self, connection: AsyncConnection) -> AsyncSession:
-        session = AsyncSession(connection, expire_on_commit=False)
-        self._in_session = True
+    async def _session_on(self, connection: AsyncConnection) -> BlockSession:
+        self._block = block = Block()
+        session = BlockSession(connection, expire_on_commit=False, block=block)
         try:
             await session.connection()
         except BaseException:
-            self._in_session = False
+            self._block = None
             self.drop()
             raise
         return session
@@ -243,28 +263,33 @@ class Link:
     async def _begin(self) -> None:
         driver = self._require().driver
         try:
-            await driver.execute(self._begins, timeout=self._timeout)
+            await driver.control(self._begins, timeout=self._timeout)
         except BaseException as error:
             if sqlstate(error) == _IN_RECOVERY:  # a standby gives out no ids: what reads may go on
                 await self._begin_reading(driver)
+                driver.guarded = True
                 return
             self.drop()
             raise
+        driver.guarded = True
         self._xid = driver.get_settings().application_name.removeprefix("dgent ")
 
     async def _begin_reading(self, driver: Any) -> None:
         self._xid = ""
         try:
-            await driver.execute(f"ROLLBACK; {self._begins_reading}", timeout=self._timeout)
+            await driver.control(f"ROLLBACK; {self._begins_reading}", timeout=self._timeout)
         except BaseException:
             self.drop()
             raise
 
     async def _roll_back(self) -> None:
         opened = self._alive()
-        if opened is not None and opened.driver.is_in_transaction():
+        if opened is None:
+            return
+        opened.driver.guarded = False
+        if opened.driver.is_in_transaction():
             try:
-                await opened.driver.execute("ROLLBACK", timeout=self._timeout)
+                await opened.driver.control("ROLLBACK", timeout=self._timeout)
             except BaseException as error:
                 self.drop()
                 if not isinstance(error, Exception):
@@ -277,8 +302,9 @@ class Link:
 
     async def _commit(self) -> None:
         opened = self._require()
+        opened.driver.guarded = False
         try:
-            status = await opened.driver.execute("COMMIT")
+            status = await opened.driver.control("COMMIT")
         except Exception as error:
             if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
@@ -292,7 +318,7 @@ class Link:
             self.drop()
             raise
         if status != "COMMIT":
-            raise StorageError(
+            raise RolledBack(
                 f"{self._what} rolled back the transaction, because one of its statements had failed: run what may "
                 "fail in a savepoint, session.begin_nested()"
             )

@@ -55,6 +55,7 @@ from dgent.database.sqlite_writer import Writer, grouped
 from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, NestedWrite, ReadOnly, StorageTimeout
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     import sqlite3
@@ -166,7 +167,7 @@ class SQLiteDatabase(Database):
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
         """Call back when the file may have changed, whatever the topic."""
         self._check_usable()
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         with self._lock:
             self._watches = {other: watches for other, watches in self._watches.items() if not other.is_closed()}
             watches = self._watches.setdefault(loop, SQLiteWatches(self.look_every, self._data_version))
@@ -257,14 +258,14 @@ class SQLiteDatabase(Database):
             raise
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
+    async def _session(self) -> AsyncIterator[OrmSession]:
         turn = Turn(self._take_turn, self._wake, self.settings.transaction_timeout + _GRACE)
         try:
             session = (await turn.take()).session()
             try:
                 yield session
             finally:
-                await session.close()
+                await session.end()
         finally:
             if self._gate.leave(turn):
                 self._end_turn()

@@ -11,18 +11,19 @@ import math
 import sqlite3
 import threading
 import time
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 from weakref import WeakSet
 
 from sqlalchemy.engine import AdaptedConnection
 
+from dgent.database.block import control_in, refused, undone
 from dgent.database.sqlite_engine import connect, wrap
 from dgent.database.sqlite_readers import INLINE_BUDGET, INLINE_REST, STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
     from typing import TypeAlias
 
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     Commit: TypeAlias = Callable[[Callable[[], object]], None]
     """Runs the COMMIT of a connection, and makes sure of it."""
 
+_BEGIN: Final = "BEGIN IMMEDIATE -- of a block"  # nobody else's text, because it is cached with the right to run
+_BEGIN_READING: Final = "BEGIN -- of a block"
 _VALUES: Final = 100
 _LARGE: Final = 64 * 1024
 """An INSERT of more values, or of a larger one, is not short."""
@@ -48,7 +51,7 @@ class OrmConnection(AdaptedConnection):
     """
 
     def __init__(self, path: Path, settings: Settings, turn: Turn, commit: Commit) -> None:
-        driver = connect(path, settings, writer=True, factory=_Driver)
+        driver = connect(path, settings, writer=True, factory=OwnedConnection)
         self._connection: Any = driver  # the base class's `driver_connection` and `run_async` look for it here
         self.turn = turn
         self._commit = commit
@@ -77,7 +80,7 @@ class OrmConnection(AdaptedConnection):
     def try_begin_in(self, turn: Turn) -> bool:
         """Begin one on the caller's thread, if nobody has to be waited for."""
         try:
-            self._at_once(partial(self._connection.execute, "BEGIN IMMEDIATE"), math.inf)
+            self._at_once(self._connection.begin_block, math.inf)
         except sqlite3.Error:  # the writer's thread hears it again, and says so
             return False
         self.turn = turn
@@ -85,30 +88,47 @@ class OrmConnection(AdaptedConnection):
         return True
 
     def begin(self) -> None:
-        """Begin a transaction, unless that is the one which came with the turn."""
-        if self.turn.is_over:  # the session has committed before
-            self.run_async(lambda _: self.turn.take())
+        """Take up the transaction that came with the turn. There is no second one.
+
+        Raises:
+            RolledBack: it was undone. StorageTimeout: the turn was taken back.
+        """
         if not self._begun:
-            self._hop(self._begin_patiently)
+            raise self.turn.refusal or undone()
         self._begun = False
 
     def commit(self) -> None:
-        """Commit, await the disk, and let the turn end with that."""
-        self._hop(partial(self._commit, self._connection.commit), last=True)
+        """Commit, await the disk, and let the turn end with that.
+
+        Raises:
+            RolledBack: it is not the block that commits.
+        """
+        self.turn.block.refuse_commit()
+        self._hop(partial(self._commit, self._connection.commit_block), last=True)
+        self.turn.block.committed = True
 
     def rollback(self) -> None:
+        """Undo the transaction of the block, if it was taken up: SQLAlchemy also calls this on a new connection."""
+        if not self._begun:
+            self.turn.block.undone = True
+            self.undo()
+
+    def undo(self) -> None:
         """Undo what is not committed, if anything is. It waits for what still runs, and never for the event loop."""
         self._begun = False
         with self._use:
             if not self.is_closed:
-                self._connection.rollback()
+                self._connection.undo()
 
     def close(self) -> None:
         """Undo what is not committed, and close."""
         with self._use:
             self._connection.close()
 
-    terminate = close
+    def terminate(self) -> None:
+        """Close, because SQLAlchemy was told to let go of it."""
+        self.turn.block.undone = True
+        self.close()
 
     def cursor(self, *, stream: bool = False) -> Any:
         """Return a cursor."""
@@ -166,7 +186,7 @@ class OrmConnection(AdaptedConnection):
     def _begin_patiently(self) -> None:
         self._connection.execute(f"PRAGMA busy_timeout={self._patience}")
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._connection.begin_block()
         finally:
             self._connection.execute("PRAGMA busy_timeout=0")
 
@@ -174,29 +194,65 @@ class OrmConnection(AdaptedConnection):
         return time.monotonic() > self._until
 
 
-class _Driver(sqlite3.Connection):
-    """A connection that closes the cursors of streams before its transaction ends.
+class OwnedConnection(sqlite3.Connection):
+    """A connection whose transactions only its owner begins and ends; no statement and no call from outside does.
 
-    One that a cancelled task left unread would hold on to an old snapshot, and keep a closed connection alive, with its
-    lock, for as long as anybody keeps the traceback.
+    It closes the cursors of streams before a transaction ends. One that a cancelled task left unread would hold on to
+    an old snapshot, and keep a closed connection alive, with its lock, for as long as anybody keeps the traceback.
     """
 
     def __init__(self, *args: Any, **named: Any) -> None:
         super().__init__(*args, **named)
         self.streams: WeakSet[sqlite3.Cursor] = WeakSet()
+        self._by_owner = False
+        self.set_authorizer(self._authorize)  # asked when a statement is prepared, which is seldom: they are cached
 
-    def commit(self) -> None:
-        self._close_streams()
-        super().commit()
+    def begin_block(self) -> None:
+        """Begin a transaction that writes."""
+        with self._as_owner():
+            self.execute(_BEGIN)
 
-    def rollback(self) -> None:
+    def begin_reading(self) -> None:
+        """Begin a transaction that takes no lock to write."""
+        with self._as_owner():
+            self.execute(_BEGIN_READING)
+
+    def commit_block(self) -> None:
+        """Commit what `begin_block` began."""
         self._close_streams()
-        super().rollback()
+        with self._as_owner():
+            super().commit()
+
+    def undo(self) -> None:
+        """Roll back, if anything was begun."""
+        self._close_streams()
+        with self._as_owner():
+            super().rollback()
+
+    def commit(self) -> NoReturn:
+        """Refuse: it is not the owner who calls this."""
+        raise refused("COMMIT")
+
+    def rollback(self) -> NoReturn:
+        """Refuse: it is not the owner who calls this."""
+        raise refused("ROLLBACK")
 
     def close(self) -> None:
+        """Roll back, and close."""
         with suppress(sqlite3.Error):
-            self.rollback()
+            self.undo()
         super().close()
+
+    @contextmanager
+    def _as_owner(self) -> Iterator[None]:
+        self._by_owner = True
+        try:
+            yield
+        finally:
+            self._by_owner = False
+
+    def _authorize(self, action: int, *_: str | None) -> int:
+        return sqlite3.SQLITE_DENY if action == sqlite3.SQLITE_TRANSACTION and not self._by_owner else sqlite3.SQLITE_OK
 
     def _close_streams(self) -> None:
         for cursor in list(self.streams):
@@ -248,7 +304,7 @@ class _Stream(sqlite3.Cursor):
     owner: OrmConnection
 
     def execute(self, sql: str, values: Any = (), /) -> Any:
-        self.connection.streams.add(self)  # type: ignore[attr-defined]  # it is a `_Driver`
+        self.connection.streams.add(self)  # type: ignore[attr-defined]  # it is a `OwnedConnection`
         return self.owner.run(partial(super().execute, sql, values), 0)
 
     def fetchone(self) -> Any:
@@ -265,15 +321,22 @@ def _allowance(sql: str, values: Any) -> float:
     """Return for how many seconds a statement may hold up the caller; 0 for what must not even begin there.
 
     What reads can be given up and begun anew. What writes cannot: SQLite undoes the whole transaction.
+
+    Raises:
+        InvalidQuery: it would begin or end a transaction.
     """
     kind = _kind(sql) if len(sql) < _LARGE else "long"
+    if kind == "control":
+        raise refused(str(control_in(sql)))
     if kind == "read":
         return INLINE_BUDGET
     return math.inf if kind == "short" and _is_little(values) else 0
 
 
 @lru_cache(maxsize=512)
-def _kind(sql: str) -> Literal["read", "short", "long"]:
+def _kind(sql: str) -> Literal["read", "short", "long", "control"]:
+    if control_in(sql):
+        return "control"
     word, _, rest = sql.strip().upper().partition(" ")
     if word == "SELECT":
         return "read"

@@ -18,16 +18,18 @@ import sqlite3
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import StaticPool, event
 from sqlalchemy.engine import AdaptedConnection
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database import sqlite_orm  # noqa: F401  # it registers the dialect
 from dgent.database.base import A, Database, Each, T, Work, only
+from dgent.database.block import Block, BlockSession, undone
 from dgent.database.errors import translated
+from dgent.database.sqlite_connection import OwnedConnection
 from dgent.database.sqlite_engine import close, invalidate_half_done, is_in_transaction, wrap
 from dgent.database.sqlite_watch import SQLiteWatches
 from dgent.database.turns import Turns
@@ -37,10 +39,12 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
 
     from sqlalchemy import URL, Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.database.watch import Watch
     from dgent.settings import Settings
 
+C = TypeVar("C", bound=sqlite3.Connection)
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the clock
 _GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
 _PRAGMAS: Final = (
@@ -52,7 +56,7 @@ _PRAGMAS: Final = (
 )
 
 
-def connect_memory(url: URL, settings: Settings) -> sqlite3.Connection:
+def connect_memory(url: URL, settings: Settings, factory: type[C]) -> C:
     """Open a connection to a database in memory, in autocommit; it ends with the last one."""
     connection = sqlite3.connect(
         f"file:{quote(str(url.database))}?vfs=memdb",
@@ -61,6 +65,7 @@ def connect_memory(url: URL, settings: Settings) -> sqlite3.Connection:
         timeout=settings.busy_timeout,
         check_same_thread=False,
         cached_statements=512,
+        factory=factory,
     )
     for pragma in _PRAGMAS:
         connection.execute(pragma)
@@ -77,10 +82,11 @@ class InMemoryDatabase(Database):
         super().__init__(url, settings)
         self.what = "the database in memory"
         with translated(self.what):
-            self.driver = connect_memory(url, settings)
+            self.driver = connect_memory(url, settings, OwnedConnection)
         self.driver.set_progress_handler(lambda: time.monotonic() > self._until, _STEPS)
         self._until = 0.0
         self._main = wrap(self.driver)
+        self.block: Block | None = None
         self._image: bytes | None = None
         self._before: Connection | None = None
         self._commits = 0
@@ -154,16 +160,16 @@ class InMemoryDatabase(Database):
                 return
             (pages,) = self.driver.execute("PRAGMA page_count").fetchone()
             self._image = self.driver.serialize() if pages else b""
-            self.driver.execute("BEGIN IMMEDIATE")
+            self.driver.begin_block()
 
     def end(self, *, commit: bool = False) -> None:
         """Commit the transaction of a session, or undo what is not committed; the image goes."""
         with self._use:
             if commit:
-                self.driver.commit()
+                self.driver.commit_block()
                 self._commits += 1
             else:
-                self.driver.rollback()
+                self.driver.undo()
             before, self._image, self._before = self._before, None, None
             if before is not None:
                 close(before)
@@ -173,16 +179,19 @@ class InMemoryDatabase(Database):
         self._until = time.monotonic() + self.settings.command_timeout
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[AsyncSession]:
+    async def _session(self) -> AsyncIterator[BlockSession]:
         self._check_usable()
         async with self._turn():
             self._check_usable()
-            session = AsyncSession(self._engine, expire_on_commit=False, close_resets_only=False)
+            self.block = block = Block()
+            session = BlockSession(self._engine, expire_on_commit=False, close_resets_only=False, block=block)
             try:
                 yield session
             finally:
+                block.over = True
                 self.end()
                 session.sync_session.close()  # of this nothing waits, so nothing can cut it off
+                self.block = None
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         connection = await session.connection()
@@ -210,19 +219,19 @@ class InMemoryDatabase(Database):
             self._turns.give()
 
     def _committed(self, work: Work[T]) -> T:
-        self.driver.execute("BEGIN IMMEDIATE")
+        self.driver.begin_block()
         try:
             result = work(self._main)
-            self.driver.execute("COMMIT")
+            self.driver.commit_block()
         except BaseException:
-            self.driver.rollback()
+            self.driver.undo()
             raise
         self._commits += 1
         return result
 
     def _the_image(self) -> Connection:
         if self._before is None:
-            driver = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+            driver = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False, factory=OwnedConnection)
             if self._image:
                 driver.deserialize(self._image)
             driver.set_progress_handler(lambda: time.monotonic() > self._until, _STEPS)
@@ -238,10 +247,10 @@ def _reading(connection: Connection, work: Work[T]) -> T:
     driver: Any = connection.connection.dbapi_connection
     driver.execute("PRAGMA query_only=ON")
     try:
-        driver.execute("BEGIN")
+        driver.begin_reading()
         return work(connection)
     finally:
-        driver.rollback()
+        driver.undo()
         driver.execute("PRAGMA query_only=OFF")
 
 
@@ -259,15 +268,34 @@ class _Lent(AdaptedConnection):
         self.isolation_level = None  # SQLAlchemy may set it; a transaction is BEGIN IMMEDIATE whatever it says
 
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin the transaction of the block. There is no second one.
+
+        Raises:
+            RolledBack: it was undone.
+        """
+        block = self._database.block
+        if block is None or block.begun:
+            raise undone()
+        block.begun = True
         self._database.begin()
 
     def commit(self) -> None:
-        """Commit."""
-        self._database.end(commit=True)
+        """Commit.
+
+        Raises:
+            RolledBack: it is not the block that commits.
+        """
+        block = self._database.block
+        if block is not None:
+            block.refuse_commit()
+            self._database.end(commit=True)
+            block.committed = True
 
     def rollback(self) -> None:
-        """Undo what is not committed."""
+        """Undo what is not committed: SQLAlchemy also calls this on a new connection."""
+        block = self._database.block
+        if block is not None and block.begun:
+            block.undone = True
         self._database.end()
 
     close = terminate = rollback

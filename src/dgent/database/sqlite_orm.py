@@ -9,8 +9,9 @@ from sqlalchemy import StaticPool, event
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.base import SQLiteExecutionContext
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from dgent.database.block import BlockSession
 from dgent.database.kept_greenlet import Runner
 from dgent.database.sqlite_connection import OrmConnection
 from dgent.database.sqlite_engine import invalidate_half_done
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
+    from dgent.database.block import Block
     from dgent.database.sqlite_connection import Commit
     from dgent.database.sqlite_turn import Turn
     from dgent.settings import Settings
@@ -46,7 +48,8 @@ class Orm:
 
     def session(self) -> OrmSession:
         """Return a session of the turn that is lent; it cannot be used after that."""
-        return OrmSession(self._engine, self._greenlet)
+        assert self._turn is not None  # noqa: S101  # it has just begun
+        return OrmSession(self._engine, self._greenlet, self._turn.block)
 
     def begin(self, turn: Turn) -> None:
         """Begin a transaction for the session of a turn, on the writer's thread."""
@@ -64,7 +67,7 @@ class Orm:
         """Undo what was begun and not committed."""
         self._turn = None
         if self._connection is not None:
-            self._connection.rollback()
+            self._connection.undo()
 
     def close(self) -> None:
         """Close the connection."""
@@ -80,11 +83,11 @@ class Orm:
         return self._connection
 
 
-class OrmSession(AsyncSession):
+class OrmSession(BlockSession):
     """A session whose ends run in a greenlet that is kept: a new one costs as much as a statement."""
 
-    def __init__(self, engine: AsyncEngine, greenlet: Runner) -> None:
-        super().__init__(engine, expire_on_commit=False, close_resets_only=False)
+    def __init__(self, engine: AsyncEngine, greenlet: Runner, block: Block) -> None:
+        super().__init__(engine, expire_on_commit=False, close_resets_only=False, block=block)
         self._greenlet = greenlet
 
     async def held(self) -> tuple[Connection, OrmConnection]:
@@ -97,11 +100,12 @@ class OrmSession(AsyncSession):
         await self._greenlet.run(self.sync_session.flush, objects)
 
     async def commit(self) -> None:
-        """Flush, then commit."""
+        """Flush; at the end of the block, commit."""
         await self._greenlet.run(lambda _: self.sync_session.commit(), None)
 
-    async def close(self) -> None:
+    async def end(self) -> None:
         """Undo what is not committed, and release the connection. Nothing of this waits, so nothing can cut it off."""
+        self.block.over = True
         self.sync_session.close()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 import threading
 import time
@@ -13,8 +12,10 @@ from dgent.database.errors import translate, translated
 from dgent.database.sqlite_engine import close, connect, wrap
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import DgentError
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable
     from pathlib import Path
 
@@ -117,7 +118,7 @@ class Gathering:
 
     async def try_read(self, work: Each[A, T], item: A, lane: Hashable) -> list[T | Exception] | None:
         """Read an item with those of its lane if that can be done at once, and return its one result."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         future: asyncio.Future[list[T | Exception] | None] = loop.create_future()
         waiting = self._waiting.setdefault((loop, lane), [])
         if not waiting:

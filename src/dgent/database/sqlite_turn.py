@@ -6,7 +6,6 @@ Either way the writer's thread does for it what may take long: above all COMMIT,
 
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -14,8 +13,10 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dgent.database.base import uninterrupted
+from dgent.database.block import Block
 from dgent.database.worker import Job, deliver
-from dgent.exceptions import DgentError, StorageTimeout, StoreClosed
+from dgent.exceptions import DgentError, StoreClosed
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -24,16 +25,20 @@ if TYPE_CHECKING:
 
 
 class Turn:
-    """The turn of one transaction, from its BEGIN to its end. After that it may be taken anew.
+    """The turn of one transaction, from its BEGIN to its end.
 
     Args:
         take: awaits that it has come. wake: makes the writer's thread serve it.
         most: seconds that it may last.
+
+    Attributes:
+        block: how far its transaction is.
     """
 
     def __init__(self, take: Callable[[Turn], Awaitable[Any]], wake: Callable[[Turn], None], most: float) -> None:
         self._take, self._wake, self._most = take, wake, most
-        self._loop = asyncio.get_running_loop()
+        self.block = Block()
+        self._loop = running_loop()
         self._entry = threading.Lock()
         self._asked: SimpleQueue[Job | None] = SimpleQueue()
         self._until = 0.0
@@ -41,18 +46,12 @@ class Turn:
         self._over: DgentError | None = StoreClosed("this transaction has not begun")
 
     @property
-    def is_over(self) -> bool:
-        """Whether nothing can be asked any more."""
-        return self._over is not None
+    def refusal(self) -> DgentError | None:
+        """Why nothing can be asked any more, if so."""
+        return self._over
 
     async def take(self) -> Any:
-        """Await the turn.
-
-        Raises:
-            StorageTimeout: it was taken back.
-        """
-        if isinstance(self._over, StorageTimeout):
-            raise self._over
+        """Await the turn."""
         return await self._take(self)
 
     def begin(self) -> None:
@@ -77,7 +76,7 @@ class Turn:
     def give_back(self) -> None:
         """Let the writer's thread end it, now or as soon as it comes."""
         self._given_back = True
-        if not self.is_over:
+        if self._over is None:
             self._asked.put(None)
 
     def serve(self) -> bool:

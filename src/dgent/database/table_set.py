@@ -14,6 +14,7 @@ from sqlalchemy import Column, Connection, MetaData, Table, inspect, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from dgent.database.constructs import BYTEWISE, transaction_lock
+from dgent.database.locks import Lock
 from dgent.datum import uuid7
 from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
 
@@ -23,7 +24,6 @@ Upgrade: TypeAlias = Callable[[Connection], None]
 UNNUMBERED: Final = 1
 """The format of tables that were made before they carried a number."""
 
-_LOCK: Final = 0x6467656E74  # "dgent"
 _STORE_ID: Final = "store_id"
 
 metadata = MetaData()
@@ -62,7 +62,7 @@ class TableSet:
             SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
                 format is no number. Nothing was changed.
         """
-        connection.execute(select(transaction_lock(_LOCK)))  # so that two processes do not upgrade at once
+        connection.execute(select(transaction_lock(Lock.TABLE_SETS)))  # so that two processes do not upgrade at once
         metadata.create_all(connection)
         known = _read(connection)
         found = self._found(connection, known)

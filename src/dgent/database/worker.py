@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dgent.database.base import uninterrupted
 from dgent.exceptions import StoreClosed
+from dgent.loop import running_loop
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable, Hashable
 
 
@@ -26,7 +27,7 @@ class Job:
         self.task = task
         self.item = item
         self.lane = lane
-        self.loop = asyncio.get_running_loop()
+        self.loop = running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
         self.result: Any = None
         self.error: BaseException | None = None
@@ -90,7 +91,7 @@ class Worker:
 
     async def stop(self) -> None:
         """Let the thread finish the jobs that wait, and wait for its end."""
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         self._submit(loop)
         with self._entry:
             if self._accepts:

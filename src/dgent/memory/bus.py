@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 from weakref import WeakSet
 
-from dgent.checks import check_namespace
+from dgent.checks import as_list, called, check_namespace
 from dgent.delivery import Progress
 from dgent.exceptions import InvalidInput
 from dgent.memory.change import Change
@@ -249,6 +249,8 @@ class DataBus:
             InvalidInput: an unknown kind, a size below 1, a namespace that no store takes.
             RuntimeError: no event loop runs here.
         """
+        if not callable(callback):
+            raise InvalidInput(f"{called(callback)} is no callback: pass a function, or use listen()")
         delivery = Delivery(self, *_checked(kinds, namespace, size), callback)
         with self._lock:
             self._deliveries.add(delivery)
@@ -277,7 +279,7 @@ class DataBus:
 
 
 def _checked(kinds: Iterable[str] | None, namespace: str | None, size: int) -> tuple[frozenset[str], str | None, int]:
-    wanted = _KINDS if kinds is None else frozenset([kinds] if isinstance(kinds, str) else kinds)
+    wanted = _KINDS if kinds is None else frozenset([kinds] if isinstance(kinds, str) else as_list(kinds, "kinds"))
     if unknown := wanted - _KINDS:
         raise InvalidInput(f"no event is of the kind {min(map(str, unknown))!r}: use {', '.join(sorted(_KINDS))}")
     if type(size) is not int or size < 1:

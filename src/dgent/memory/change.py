@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from functools import partial
+from typing import Literal, TypeAlias
 
-_log: Final = logging.getLogger("dgent.memory")
+from dgent.callbacks import call_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,5 @@ quick and safe between threads."""
 
 def announce(on_change: OnChange | None, changes: Iterable[Change]) -> None:
     """Tell of changes; what the listener raises is logged, because the write is in already."""
-    if on_change is None:
-        return
-    for change in changes:
-        try:
-            on_change(change)
-        except Exception:
-            _log.exception("a listener failed on the %s of %r", change.kind, change.id)
+    if on_change is not None:
+        call_all(partial(on_change, change) for change in changes)

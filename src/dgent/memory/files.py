@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE}
 _CHUNK: Final = 2**20
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT}
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -40,7 +41,9 @@ def storage_error(path: Path, error: OSError) -> StorageError:
     if error.errno in _REFUSED:
         return ReadOnly(f"{path} cannot be written ({reason}): check the owner and the mode of the file and its folder")
     if error.errno in _EXHAUSTED:
-        return ResourceExhausted(f"{path} cannot be opened ({reason}): end what holds open files, then try again")
+        return ResourceExhausted(
+            f"{path} cannot be opened ({reason}): close what is open, or raise the limit (`ulimit -n`)"
+        )
     return DiskError(f"{path} cannot be read or written ({reason}): check the disk, then try again")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dgent.checks import check_kind
 from dgent.database import open_database
 from dgent.exceptions import InvalidSettings
 from dgent.memory.sql import SqlBackend
@@ -30,4 +31,5 @@ class PostgresBackend(SqlBackend):
         if parsed is None or parsed.get_backend_name() != "postgresql":
             raise InvalidSettings("PostgresBackend takes a URL such as postgresql://user@host/name")
         loaded = Settings.load() if settings is None else settings
+        check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
         super().__init__(open_database(loaded.model_copy(update={"database_url": parsed})), namespace, **rest)

@@ -6,10 +6,10 @@ import copy
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
-from dgent.checks import check_expect, check_id, check_namespace, check_ttl, check_version, checked_ids
+from dgent.checks import as_list, check_expect, check_id, check_namespace, check_ttl, check_version, checked_ids
 from dgent.datum import Datum
 from dgent.exceptions import InvalidDatum
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -63,7 +63,7 @@ class ResidentBackend(ABC):
 
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> list[Datum]:
         """Store many datums in order, all or none."""
-        listed, seconds = list(datums), check_ttl(ttl)
+        listed, seconds = as_list(datums, "datums"), check_ttl(ttl)
         for datum in listed:
             _check_datum(datum)
         return await self._commit(lambda draft: [draft.put(self.namespace, datum, None, seconds) for datum in listed])
@@ -102,7 +102,7 @@ class ResidentBackend(ABC):
 
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
-        return await self._read(lambda shelf: shelf.query(query))
+        return await self._read(lambda shelf: shelf.query(checked_query(query)))
 
     async def causal_chain(self, id: str) -> list[Datum]:
         """Return the live datum and its live ancestors, oldest first."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
-from dgent.checks import check_namespace, check_ttl, checked_ids
+from dgent.checks import as_list, check_kind, check_namespace, check_ttl, checked_ids
 from dgent.datum import Datum, stamped
 from dgent.delivery import RESERVED
 from dgent.exceptions import (
@@ -79,6 +79,7 @@ class DgentRouter:
         bus: DataBus | None = None,
     ) -> None:
         loaded = Settings.load() if settings is None else settings
+        check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
         publish = _ignore if bus is None else bus.publish
         names = loaded.chain if force_backend is None else (force_backend,)
         chosen = Builder(loaded, database, bus).build(names) if backends is None else backends
@@ -200,7 +201,7 @@ class DgentRouter:
 
     def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Coroutine[Any, Any, list[Datum]]:
         """Store many datums in order, all or none."""
-        return self._write("put_many", [*datums], ttl=ttl)
+        return self._write("put_many", as_list(datums, "datums"), ttl=ttl)
 
     def get(self, id: str, *, version: int | None = None) -> Coroutine[Any, Any, Datum | None]:
         """Return the live datum, or the one that was put as `version`."""
@@ -216,7 +217,7 @@ class DgentRouter:
 
     def delete_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, int]:
         """Delete many, all or none, and return how many were live."""
-        return self._write("delete_many", [*ids])
+        return self._write("delete_many", as_list(ids, "ids"))
 
     def exists(self, id: str) -> Coroutine[Any, Any, bool]:
         """Tell whether a live datum has this id."""

@@ -9,9 +9,19 @@ from dataclasses import replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
-from dgent.checks import check_id, check_limit, check_namespace, check_time, check_ttl, check_version, checked_ids
+from dgent.checks import (
+    as_list,
+    check_id,
+    check_limit,
+    check_namespace,
+    check_time,
+    check_ttl,
+    check_version,
+    checked_ids,
+)
 from dgent.datum import Datum, Limits
 from dgent.exceptions import StorageError
+from dgent.loop import running_loop
 from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
@@ -19,7 +29,7 @@ from dgent.memory.sql_write import Delete, Operation, Outcome, Put, is_parent
 from dgent.memory.tables import TABLES, metadata
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -127,7 +137,7 @@ class SqlBackend:
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in order, all or none."""
         seconds = check_ttl(ttl)
-        outcomes = await self._apply([Put(datum, None, seconds) for datum in datums])
+        outcomes = await self._apply([Put(datum, None, seconds) for datum in as_list(datums, "datums")])
         return [_stored(outcome) for outcome in outcomes]
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
@@ -175,7 +185,7 @@ class SqlBackend:
 
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
-        self.limits.page(query.limit)
+        self.limits.page(checked_query(query).limit)
         short = query.limit <= SHORT and covers(query)
         return await self._read_short(short, sql_read.query, query, self.clock())
 
@@ -291,7 +301,7 @@ class _Ready:
         self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
     def lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        return self._locks.setdefault(running_loop(), asyncio.Lock())
 
 
 def _stored(outcome: Outcome) -> Datum:

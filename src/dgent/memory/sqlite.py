@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+from typing import Any
 
 from sqlalchemy import URL
 
+from dgent.checks import check_kind
 from dgent.database import open_database
 from dgent.memory.sql import SqlBackend
 from dgent.settings import Settings, checked_path
-
-if TYPE_CHECKING:
-    import os
 
 
 class SQLiteBackend(SqlBackend):
@@ -27,8 +26,10 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
+        check_kind(path, str | os.PathLike, "pass the path of a file")
         file = str(checked_path(path, "MemoryBackend(), or StorageProvider.create_minimal() for both tracks"))
         loaded = Settings.load() if settings is None else settings
+        check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
         query = loaded.url.query if loaded.url.database == file else {}  # what its URL says of it holds here as well
         url = URL.create("sqlite+aiosqlite", database=file, query=query)
         super().__init__(open_database(loaded.model_copy(update={"database_url": url})), namespace, **rest)

@@ -25,6 +25,7 @@ from sqlalchemy import (
 
 from dgent.database.careful import as_bytes, as_text
 from dgent.database.constructs import BYTEWISE
+from dgent.database.refusals import declare
 from dgent.database.table_set import TableSet
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import Corrupt
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 FORMAT: Final = 1
 
 metadata = MetaData()
+declare(metadata)
 
 TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT)
 create: Final = TABLES.prepare

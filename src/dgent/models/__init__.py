@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from dgent.database.refusals import declare
 from dgent.models.base import (
     JSON,
     Base,
@@ -25,6 +26,8 @@ from dgent.models.brain import BrainSetting, Crystal, CrystalTag
 from dgent.models.gardener import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot
 from dgent.models.self_grow import STATUS, GrowthBudget, GrowthProposal, NurseryEntry, RollbackToken
 from dgent.models.town import Citizen, CitizenConversation, ConversationTurn
+
+declare(Base.metadata)
 
 TABLES: Final = frozenset(Base.metadata.tables)
 """The names of D-gent's own typed tables; a deployment may add others to `Base.metadata` later."""

@@ -13,9 +13,11 @@ from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import Outbox, TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.causal import AsyncGeneration, Doorbell, Log
+from dgent.checks import called
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
+from dgent.loop import running_loop
 from dgent.memory.bus import DataBus
 from dgent.memory.router import DgentRouter
 from dgent.settings import Settings, look_at_directory
@@ -66,12 +68,19 @@ class StorageProvider:
         `overrides` are settings by name: `from_config(data_dir=..., strict=True)`.
 
         Raises:
+            NoEventLoop: asyncio does not run here.
             InvalidSettings: a setting does not fit, or both `settings` and overrides are given.
             BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
             Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
+        running_loop()
         if settings is not None and overrides:
             raise InvalidSettings(f"settings are given, so {', '.join(overrides)} must be in them: Settings.load(...)")
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidSettings(
+                f"{called(settings)} is no Settings: name what it is, as in from_config(data_dir=...) or "
+                "from_config(database_url=...)"
+            )
         loaded = Settings.load(**overrides) if settings is None else settings
         look_at_directory(loaded.data_dir)
         database = open_database(loaded)

@@ -1,0 +1,72 @@
+"""Each purpose has an advisory lock of its own, and no number is written anywhere else."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import select, text
+
+import dgent
+from dgent.causal import tables as log_tables
+from dgent.database.constructs import transaction_lock
+from dgent.database.locks import Lock, causes_of
+from dgent.memory import tables as memory_tables
+from dgent.models import Base
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from dgent.database.postgres import PostgresDatabase
+
+PACKAGE = Path(dgent.__file__).parent
+_KEY = re.compile(r"\b0x[0-9a-fA-F]{6,}\b|transaction_lock\((?!Lock\.|0\)|Fun)|advisory\w*lock\w*\((?!\{)")
+
+
+def test_no_two_purposes_share_a_number() -> None:
+    numbers = [int(lock) for lock in Lock.__members__.values()]
+    tables = [causes_of(name) for name in Base.metadata.tables]
+    assert len({*numbers, *tables}) == len(numbers) + len(tables)
+    assert len(Lock.__members__) == len({*Lock})  # an alias would be a number used twice
+    assert all(0 < number < 2**63 for number in numbers)
+    assert all(-(2**63) <= number < 0 for number in tables)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_number_of_a_lock_is_written_elsewhere(path: Path) -> None:
+    if path.name in {"locks.py", "query.py"}:  # the last code point of Unicode is none
+        return
+    assert _KEY.findall(path.read_text("utf-8")) == []
+
+
+async def test_the_tables_of_one_track_do_not_wait_for_those_of_the_other(postgres: PostgresDatabase) -> None:
+    """Mutant: one number for both, and each waited for the other's tables."""
+    held: list[set[int]] = []
+
+    def both(connection: Connection) -> None:
+        for create in (memory_tables.create, log_tables.create):
+            before = _locks(connection)
+            create(connection)
+            held.append(_locks(connection) - before)
+
+    await postgres.write(both)
+    assert held == [{Lock.MEMORY_TABLES}, {Lock.LOG_TABLES}]
+
+
+async def test_a_lock_is_the_one_that_its_number_names(postgres: PostgresDatabase) -> None:
+    for key in (Lock.OUTBOX, causes_of("brain_crystals")):
+        assert await postgres.write(lambda c, key=key: (c.execute(select(transaction_lock(key))), _locks(c))[1]) == {
+            key
+        }
+
+
+def _locks(connection: Connection) -> set[int]:
+    rows = connection.execute(
+        text(
+            "SELECT classid::bigint, objid::bigint FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+        )
+    )
+    keys = {(high << 32) | low for high, low in rows}
+    return {key - 2**64 if key >= 2**63 else key for key in keys}
