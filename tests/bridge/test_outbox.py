@@ -348,7 +348,7 @@ async def test_a_transaction_reads_what_it_wrote(database: Database, before: Any
                     lambda at, n=named, o=order: tx.memory.query(Query(**n, order=o, cursor=at, limit=limit))  # type: ignore[misc]
                 )
                 assert found == wanted
-        assert await tx.memory.get_many("dcba") == await model.get_many("dcba")
+        assert await tx.memory.get_many([*"dcba"]) == await model.get_many([*"dcba"])
         assert await tx.memory.count() == await model.count()
         assert await tx.memory.count(prefix="a") == await model.count(prefix="a")
     assert await memory.list() == await model.list()

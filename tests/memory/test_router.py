@@ -374,7 +374,7 @@ async def test_a_true_conflict_is_set_aside_and_reported(place: Place) -> None:
             ("b", datum("b", 3)),
         ]
         assert all(one.reason for one in report.set_aside)
-        assert await router.get_many("abc") == {"a": datum("a", 100), "b": datum("b", 100), "c": datum("c", 2)}
+        assert await router.get_many([*"abc"]) == {"a": datum("a", 100), "b": datum("b", 100), "c": datum("c", 2)}
         assert (await router.status())["set_aside"] == 3
     async with place.router() as router:  # they are kept until somebody decides
         await router.open()

@@ -234,9 +234,9 @@ class WritingLaws(ContractBase):
             )
             assert [datum.version for datum in put] == [2, 1, 2, 3, 2, 3]
             clock.advance(5.5)
-            assert await store.get_many("ab") == {"a": self.make_datum("a", 2), "b": self.make_datum("b", 3)}
+            assert await store.get_many(["a", "b"]) == {"a": self.make_datum("a", 2), "b": self.make_datum("b", 3)}
             clock.advance(0.5)
-            assert await store.get_many("ab") == {}
+            assert await store.get_many(["a", "b"]) == {}
             clock.advance(1000)
             assert {datum.id for datum in await store.list()} == {"new", "stays"}
 
