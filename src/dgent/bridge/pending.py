@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dgent.checks import as_list, check_id, check_ttl, checked_ids
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
+from dgent.query import DEFAULT_LIMIT, Damaged, Order, Page, Query, checked_query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -108,15 +108,19 @@ class PendingMemory:
         if not waiting or query.order == "seq" or query.after_seq is not None:
             return await self._memory.query(query)
         found: Datums = []
+        damaged: _Damaged = []
         cursor = query.cursor
         while query.limit and len(found) <= query.limit:
             page = await self._memory.query(replace(query, cursor=cursor))
             found += [datum for datum in page if datum.id not in waiting]
+            damaged += [each for each in page.damaged if each.id not in waiting]
             cursor = page.cursor
             if cursor is None:
                 break
         found += [datum for datum in waiting.values() if datum is not None and query.matches(datum)]
-        return query.page(_in_order(query, found))
+        joined = query.page(_in_order(query, found))
+        joined.damaged = tuple(damaged)
+        return joined
 
     async def causal_chain(self, id: str) -> Datums:
         """Return the datum and its ancestors, oldest first, waiting ones included."""
@@ -199,6 +203,7 @@ class PendingMemory:
         return await self._box.latest(self._transaction, ids)
 
 
+_Damaged = list[Damaged]
 _Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
 
