@@ -1,7 +1,7 @@
 """How versions are erased for good, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
 
 An eraser locks the head row of the namespace before it looks at what is to go, as writers do: an id that somebody puts
-meanwhile is looked at before the put, or after it. What is damaged can be erased like anything else.
+meanwhile is looked at before the put, or after it. What is damaged can be purged; no sweep takes it.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tuple_
 
 from dgent.database.constructs import one_of
-from dgent.database.errors import translate
 from dgent.database.statement import Statement
-from dgent.exceptions import Corrupt
 from dgent.memory.sql_head import lock, touch
 from dgent.memory.sql_write import forget, forget_ids, latest_rows
 from dgent.memory.tables import datums, is_whole
@@ -69,31 +67,33 @@ def compact(
 ) -> int:
     """Erase the ids that have expired and old superseded versions, and return how many versions went.
 
+    What is damaged is not taken for expired.
+
     `clock` is asked on SQLite, whose file has none; a server goes by its own.
     """
     head = lock(connection, namespace, clock)
     if head is None:
         return 0
-    went = _erase(connection, namespace, [id for (id,) in _EXPIRED.rows(connection, namespace, head.now)])
+    went = _erase(connection, namespace, _expired(connection, namespace, head.now))
     if keep_versions is not None or older_than is not None:
         most = 2**62 if keep_versions is None else keep_versions
         went += _COMPACT.run(connection, namespace, most, float("-inf") if older_than is None else older_than)
     return _touched(connection, namespace, went)
 
 
+def _expired(connection: Connection, namespace: str, now: float) -> list[str]:
+    """Return the ids that have expired. What is damaged may only seem to have, and stays until somebody purges it."""
+    ids = [id for (id,) in _EXPIRED.rows(connection, namespace, now)]
+    return [row.id for row in latest_rows(connection, namespace, ids).values() if is_whole(row)] if ids else []
+
+
 def _erase(connection: Connection, namespace: str, ids: list[str]) -> int:
     if not ids:
         return 0
-    try:
-        rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live]
-    except Exception as error:
-        if not isinstance(translate(error, namespace), Corrupt):  # a text of theirs is none any more
-            raise
-        forget_ids(connection, namespace, ids)
-    else:
-        forget(connection, namespace, [row for row in rows if is_whole(row)])
-        if damaged := [row.id for row in rows if not is_whole(row)]:  # its terms may be those of something else
-            forget_ids(connection, namespace, damaged)
+    rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live]
+    forget(connection, namespace, [row for row in rows if is_whole(row)])
+    if damaged := [row.id for row in rows if not is_whole(row)]:  # its terms may be those of something else
+        forget_ids(connection, namespace, damaged)
     return _PURGE.run(connection, namespace, ids)
 
 

@@ -100,7 +100,12 @@ class StorageProvider:
         For tests and trials: it touches no disk, and what does not fit into memory is `DiskFull`.
         """
         url = URL.create("sqlite+aiosqlite", database=f"/dgent-{uuid4()}", query={"vfs": "memdb"})
-        here: dict[str, Any] = {"database_url": url, "chain": ("sqlite",), "store": {"backend": "sqlite"}}
+        here: dict[str, Any] = {
+            "database_url": url,
+            "chain": ("sqlite",),
+            "store": {"backend": "sqlite"},
+            "database_schema": None,
+        }
         storage = await cls.from_config(data_dir=_NOWHERE, **here)
         try:
             await storage.run_migrations()
