@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from benchmarks.measure import Case
 from dgent.causal import Log, WriterLog
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES
 from dgent.database import open_database
 from dgent.database.sqlite_engine import create_sync_engine
 from dgent.settings import Settings
@@ -73,7 +73,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     """Yield the cases, with an event loop and without one; a payload has `size` bytes."""
     settings = Settings.load(database_url=f"sqlite:///{folder / 'ours.db'}")
     database = open_database(settings)
-    await database.write(create)
+    await database.write(TABLES.prepare)
     floor = Floor(folder / "floor.db", folder / "ours.db", size)
     floor.fill()
     log = WriterLog()

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE, OWN, Format
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +27,7 @@ def place(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
 def engine(place: str) -> Iterator[Engine]:
     engine = sync_engine(place)
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
     yield engine
     engine.dispose()
 

@@ -19,8 +19,8 @@ from sqlalchemy.engine import make_url
 from dgent.causal import Checkpoint, Fingerprint, SigningKey
 from dgent.causal.chain import AGENT_STORE, OWN, Format
 from dgent.causal.checkpoint import checkpoints, consistent, latest, save, sign, verify
+from dgent.causal.tables import TABLES
 from dgent.causal.tables import checkpoints as table
-from dgent.causal.tables import create
 from dgent.causal.writer_log import PAGE, START, Head, WriterLog
 from dgent.database import open_database
 from dgent.database.sqlite_engine import create_sync_engine
@@ -47,7 +47,7 @@ def connection(place: str) -> Iterator[Connection]:
     else:
         engine = create_engine(url.set(drivername="postgresql+psycopg"), hide_parameters=True)
     with engine.connect() as connection, connection.begin():
-        create(connection)
+        TABLES.prepare(connection)
         yield connection
     engine.dispose()
 
@@ -437,7 +437,7 @@ async def test_the_asynchronous_drivers_run_the_same(place: str) -> None:
     database = open_database(Settings.load(database_url=place))
 
     def work(connection: Connection) -> tuple[Checkpoint, Any, Any, Head]:
-        create(connection)
+        TABLES.prepare(connection)
         log.append_many(connection, "s", ME, [b"a", b"b"])
         made = sign(log, connection, "s", ME, KEY)
         save(connection, made)

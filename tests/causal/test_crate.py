@@ -15,7 +15,7 @@ from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE
 from dgent.causal.generation import Generation
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES as OURS
 from dgent.causal.writer_log import WriterLog
 from dgent.exceptions import ChainBroken
 
@@ -54,7 +54,7 @@ def test_w3_a_file_of_the_crate_verifies_and_goes_on_here(file: Path) -> None:
     before = {table: columns(file, table) for table in ("_agent_store_log", "_agent_store_meta")}
     engine = sync_engine(str(file))
     with engine.begin() as connection:
-        create(connection)
+        OURS.prepare(connection)
         places = {entry[:2] for entry in ENTRIES}
         assert verified(connection, LOG) == dict.fromkeys(places)
         for stream, writer in places:
@@ -85,7 +85,7 @@ def test_w3_a_file_of_the_crate_verifies_and_goes_on_here(file: Path) -> None:
 async def test_w3_through_the_asynchronous_database(file: Path) -> None:
     database = async_database(str(file))
     try:
-        await database.write(create)
+        await database.write(OURS.prepare)
         assert (await database.read(lambda connection: LOG.verify(connection, *PLACE))).seq == 3
         assert (await database.write(lambda connection: LOG.append(connection, *PLACE, b"ours"))).seq == 4
     finally:

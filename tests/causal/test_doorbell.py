@@ -12,7 +12,7 @@ import pytest
 from tests.causal.logs import committed, opened
 
 from dgent import CommitEvent, Doorbell, WriterLog
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES
 from dgent.database.sqlite_engine import create_sync_engine
 from dgent.settings import Settings
 
@@ -103,7 +103,7 @@ def test_a_synchronous_program_rings_it_itself(sqlite_path: Path) -> None:
     engine, bell, heard = create_sync_engine(sqlite_path, Settings.load()), Doorbell(), []
     bell.subscribe(heard.append)
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
         turn = WriterLog().append(connection, "conv:demo", "alice", b"hello world")
     bell.ring(CommitEvent.of(turn))
     assert heard == [CommitEvent("conv:demo", "alice", 1, turn.content_hash)]

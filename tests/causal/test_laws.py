@@ -26,7 +26,7 @@ from tests.causal.places import (
 from tests.faults.stores import sync_engine
 
 from dgent.causal.chain import AGENT_STORE, OWN, Format
-from dgent.causal.tables import create
+from dgent.causal.tables import TABLES
 from dgent.causal.writer_log import PAGE, Head, WriterLog
 from dgent.database.errors import translated
 from dgent.exceptions import ChainBroken, Corrupt, DamagedWarning, DgentError, InvalidDatum, InvalidQuery, MalformedRow
@@ -174,7 +174,7 @@ def test_w1_bits_of_the_file(sqlite_path: Path, tmp_path: Path, format: Format, 
     """
     engine = sync_engine(str(sqlite_path))
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
         put(connection, format, small(format))
     engine.dispose()
     whole = sqlite_path.read_bytes()

@@ -14,9 +14,10 @@ from tests.causal.logs import append_some, by_writer, committed, opened, whole
 from tests.faults.processes import started
 
 from dgent import Datum, StorageProvider
-from dgent.causal import AsyncGeneration, ground, keys
+from dgent.causal import AsyncGeneration, keys
 from dgent.causal.chain import FORMATS, Format
 from dgent.causal.tables import generations
+from dgent.database.table_set import TableSet
 from dgent.exceptions import (
     CapabilityMissing,
     ChainBroken,
@@ -190,8 +191,8 @@ async def test_verify_reads_some_at_a_time(log: Log, monkeypatch: pytest.MonkeyP
 
 async def test_the_tables_are_made_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    create = ground.create
-    monkeypatch.setattr(ground, "create", lambda connection: made.append(create(connection)))
+    prepare = TableSet.prepare
+    monkeypatch.setattr(TableSet, "prepare", lambda tables, connection: made.append(prepare(tables, connection)))
     counter = AsyncGeneration(log.database, "g")
     await asyncio.gather(log.append("s", "w", b""), counter.bump(), log.within("agent-store/1").head("s", "w"))
     await log.streams()

@@ -52,6 +52,8 @@ NO_STORE = {"db history", "db revision", "crystal schemas", "crystal promote", "
     "config show",
     "config trust",
     "config untrust",
+    "stores list",
+    "stores forget",
 }
 
 

@@ -36,30 +36,35 @@ def test_no_two_purposes_share_a_number() -> None:
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_number_of_a_lock_is_written_elsewhere(path: Path) -> None:
-    if path.name in {"locks.py", "query.py"}:  # the last code point of Unicode is none
+    if path.name in {"locks.py", "query.py", "constructs.py"}:  # the last code point of Unicode; what takes a lock
         return
     assert _KEY.findall(path.read_text("utf-8")) == []
 
 
-async def test_the_tables_of_one_track_do_not_wait_for_those_of_the_other(postgres: PostgresDatabase) -> None:
-    """Mutant: one number for both, and each waited for the other's tables."""
+async def test_who_opens_tables_that_are_there_waits_for_nobody(postgres: PostgresDatabase) -> None:
     held: list[set[int]] = []
 
     def both(connection: Connection) -> None:
-        for create in (memory_tables.create, log_tables.create):
-            before = _locks(connection)
-            create(connection)
-            held.append(_locks(connection) - before)
+        for tables in (memory_tables.TABLES, log_tables.TABLES):
+            tables.prepare(connection)
+            held.append(_locks(connection))
 
     await postgres.write(both)
-    assert held == [{Lock.MEMORY_TABLES}, {Lock.LOG_TABLES}]
+    await postgres.write(both)
+    made = await postgres.write(lambda connection: _hashed(connection, Lock.TABLE_SETS))
+    assert held == [{made}, {made}, set(), set()]
 
 
 async def test_a_lock_is_the_one_that_its_number_names(postgres: PostgresDatabase) -> None:
-    for key in (Lock.OUTBOX, causes_of("brain_crystals")):
-        assert await postgres.write(lambda c, key=key: (c.execute(select(transaction_lock(key))), _locks(c))[1]) == {
-            key
-        }
+    for key in (Lock.OLD_OUTBOX, causes_of("brain_crystals")):
+        held = await postgres.write(lambda c, key=key: (c.execute(select(transaction_lock(key))), _locks(c))[1])
+        assert held == {await postgres.write(lambda c, key=key: _hashed(c, key))}
+
+
+def _hashed(connection: Connection, key: int) -> int:
+    """Return the number that a lock has in the schema of the connection."""
+    found = connection.execute(text("SELECT hashtextextended(current_schema(), :key)"), {"key": int(key)}).scalar_one()
+    return int(found)
 
 
 def _locks(connection: Connection) -> set[int]:

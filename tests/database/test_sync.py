@@ -33,7 +33,7 @@ from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql import SqlBackend
 from dgent.memory.sql_write import Delete, Put
 from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.tables import create
+from dgent.memory.tables import TABLES
 from dgent.query import Query
 from dgent.settings import Settings
 
@@ -59,7 +59,7 @@ def async_store(place: str, **named: Any) -> SqlBackend:
 def engine(place: str) -> Iterator[Engine]:
     engine = sync_engine(place)
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
     yield engine
     engine.dispose()
 
@@ -131,7 +131,7 @@ def test_a_reading_connection_takes_no_turn_and_cannot_write(sqlite_path: Path) 
     engine = create_sync_engine(sqlite_path, Settings.load(busy_timeout=0.2))
     reading = engine.execution_options(dgent_read=True)
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
     with reading.begin() as reader:
         assert sql_read.count(reader, "default", None, 0.0) == 0
         assert is_free(sqlite_path)
@@ -165,7 +165,7 @@ async def test_each_side_waits_for_the_other(sqlite_path: Path) -> None:
 
 def _hold(answers: Any, path: Path) -> None:
     with create_sync_engine(path, Settings.load()).begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
         assert increment(connection)
         answers.send("holding")
         time.sleep(60)
@@ -174,7 +174,7 @@ def _hold(answers: Any, path: Path) -> None:
 def test_a_killed_program_gives_its_turn_back(sqlite_path: Path) -> None:
     engine = create_sync_engine(sqlite_path, Settings.load())
     with engine.begin() as connection:
-        create(connection)
+        TABLES.prepare(connection)
     child = Child(_hold, sqlite_path)
     assert child.answer() == "holding"
     assert not is_free(sqlite_path)

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, create_engine
 from dgent.database.statement import Statement
 from dgent.memory import sql_erase, sql_head, sql_read, sql_write
 from dgent.memory.sql_read import _listing, _Shape
-from dgent.memory.tables import create
+from dgent.memory.tables import TABLES
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
@@ -25,7 +25,7 @@ BY_ID = ("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_CHAIN",
 def connection() -> Iterator[Connection]:
     engine = create_engine("sqlite://")
     with engine.connect() as opened:
-        create(opened)
+        TABLES.prepare(opened)
         yield opened
     engine.dispose()
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import Connection, inspect, select, text
 
 from dgent.database.constructs import transaction_lock
+from dgent.database.locks import Lock
 from dgent.datum import Datum
 from dgent.delivery import Entry, Known
 from dgent.delivery.entry import damaged, group_of
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from dgent.memory.sql import SqlBackend
 
 _TABLE: Final = "dgent_outbox"
-_LOCK: Final = 0x6F7574626F78  # "outbox"
 _KEEP: Final = -1.0  # in its column: no number of seconds
 
 
@@ -53,7 +53,7 @@ def _is_there(connection: Connection) -> bool:
 
 def _take(connection: Connection) -> list[Any]:
     """Return the rows in their order and drop the table; nothing, if somebody else was first."""
-    connection.execute(select(transaction_lock(_LOCK)))
+    connection.execute(select(transaction_lock(Lock.OLD_OUTBOX)))
     if not _is_there(connection):
         return []
     columns = "namespace, seq, id, datum, ttl, at, refusal"

@@ -44,7 +44,7 @@ _SET = Statement(
 class Generation:
     """One counter, over a SQLAlchemy `Connection` in a transaction of the caller's; 0 before its first bump.
 
-    Each verb is one statement, so that it is atomic between processes. The tables are those of `tables.create`.
+    Each verb is one statement, so that it is atomic between processes. The tables are those of `tables.TABLES`.
 
     Raises:
         InvalidDatum: the key is no text of 1 to 512 characters.

@@ -21,7 +21,6 @@ metadata = MetaData()
 declare(metadata)
 
 TABLES: Final = TableSet("the tables of logs", "format.log", metadata, FORMAT)
-create: Final = TABLES.prepare
 
 
 def _log(name: str, *, rowid: bool) -> Table:

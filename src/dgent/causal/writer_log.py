@@ -47,7 +47,7 @@ class Batch(NamedTuple):
 
 
 class WriterLog:
-    """The logs of one format. The tables are those of `tables.create`; each verb runs in a transaction of the caller's.
+    """The logs of one format. The tables are those of `tables.TABLES`; each verb runs in a transaction of the caller's.
 
     Where none is open, a verb begins one, as SQLAlchemy does; the caller commits it.
 

@@ -19,6 +19,7 @@ class Lock(IntEnum):
 
     MIGRATIONS = _OURS + 1
     TABLE_SETS = _OURS + 2
+    OLD_OUTBOX = _OURS + 3
 
 
 def causes_of(table: str) -> int:

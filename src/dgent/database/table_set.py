@@ -62,6 +62,9 @@ class TableSet:
             SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
                 format is no number. Nothing was changed.
         """
+        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
+        if known.get(self.key) == str(self.format) and _STORE_ID in known:
+            return known[_STORE_ID]  # most often: who only opens them waits for nobody
         connection.execute(select(transaction_lock(Lock.TABLE_SETS)))  # so that two processes do not upgrade at once
         metadata.create_all(connection)
         known = _read(connection)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
-from dgent.checks import check_kind
 from dgent.database.worker import Job, Worker, deliver
 from dgent.datum import Limits
 from dgent.exceptions import DgentError, StorageError, StoreClosed
@@ -77,7 +76,6 @@ class JSONLBackend(ResidentBackend):
         lock_timeout: float = 30.0,
     ) -> None:
         super().__init__(namespace)
-        check_kind(path, str | os.PathLike, "pass the path of a file")
         file = checked_path(path, "MemoryBackend()")
         self._house = _House(Journal(file, limits, clock, lock_timeout), on_change)
 

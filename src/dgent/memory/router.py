@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
@@ -26,7 +25,7 @@ from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Mapping, Sequence
+    from collections.abc import Coroutine, Iterable, Mapping, Sequence
 
     from dgent.database import Database, Runner
     from dgent.delivery import Delivery, Entry
@@ -209,7 +208,7 @@ class DgentRouter:
 
     def get_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, dict[str, Datum]]:
         """Return the live ones of these ids, by id, in the order asked."""
-        return self._read("get_many", [*ids] if isinstance(ids, Iterable) else ids)  # they may be looked at twice
+        return self._read("get_many", checked_ids(ids))  # a list: they may be looked at twice
 
     def delete(self, id: str, *, expect: int | None = None) -> Coroutine[Any, Any, bool]:
         """Append a tombstone; tell whether there was a live datum."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import URL
 
@@ -11,6 +10,9 @@ from dgent.checks import check_kind
 from dgent.database import open_database
 from dgent.memory.sql import SqlBackend
 from dgent.settings import Settings, checked_path
+
+if TYPE_CHECKING:
+    import os
 
 
 class SQLiteBackend(SqlBackend):
@@ -26,7 +28,6 @@ class SQLiteBackend(SqlBackend):
     def __init__(
         self, path: str | os.PathLike[str], namespace: str = "default", *, settings: Settings | None = None, **rest: Any
     ) -> None:
-        check_kind(path, str | os.PathLike, "pass the path of a file")
         file = str(checked_path(path, "MemoryBackend(), or StorageProvider.create_minimal() for both tracks"))
         loaded = Settings.load() if settings is None else settings
         check_kind(loaded, Settings, "pass Settings.load(...), or nothing")

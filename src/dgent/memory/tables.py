@@ -40,7 +40,6 @@ metadata = MetaData()
 declare(metadata)
 
 TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT)
-create: Final = TABLES.prepare
 
 heads = Table(
     "dgent_heads",

@@ -50,9 +50,9 @@ def checked_path(path: str | os.PathLike[str], instead: str) -> Path:
         InvalidSettings: it is a URL, a name that SQLite takes for a database in memory, or no path at all. The message
             says what to use, `instead` for memory.
     """
-    name = os.fspath(path)
+    name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or "\0" in name:
-        raise InvalidSettings("a path is text without NUL")
+        raise InvalidSettings(f"a {type(path).__name__} is no path of a file: a path is text without NUL")
     if name in {"", ":memory:"}:
         raise InvalidSettings(f"{name!r} is no path: for a store in memory use {instead}")
     if _SCHEME.match(name):
