@@ -47,6 +47,11 @@ def examples(divisor: int = 1) -> settings:
     )
 
 
+def is_full_size() -> bool:
+    """Tell whether the hypothesis profile that is loaded asks for laws at their full size: 1,000 examples or more."""
+    return (settings.default or settings()).max_examples >= 1000
+
+
 def fresh() -> str:
     """Return a namespace that no test has used."""
     return f"law/{next(_numbers)}"
@@ -72,7 +77,7 @@ class ContractBase(ABC):
 
     Attributes:
         capabilities: what the store says of itself; laws that need what it lacks are skipped by name.
-        chain_depth: how deep the deep causal chain is.
+        chain_depth: how deep the deep causal chain is; at most 10,000 where the hypothesis profile is small.
     """
 
     capabilities: ClassVar[Capabilities]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from dgent.datum import Datum, Limits
 from dgent.exceptions import Corrupt, DamagedWarning, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
 from dgent.query import Order, Query
-from dgent.testing.base import START, ContractBase, examples, fresh, pages
+from dgent.testing.base import START, ContractBase, examples, fresh, is_full_size, pages
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class ReadingLaws(ContractBase):
 
     @pytest.mark.requires("causal")
     async def test_d8_a_deep_chain_completes(self, place: Any) -> None:
-        depth = self.chain_depth
+        depth = self.chain_depth if is_full_size() else min(self.chain_depth, 10_000)
         async with self.opened(place) as store:
             for start in range(0, depth, BATCH):
                 numbers = range(start, min(start + BATCH, depth))
