@@ -65,6 +65,7 @@ _EXHAUSTED = (
     "again"
 )
 _CORRUPT = "{what} is damaged or is no database: restore a backup, or move the file away"
+_CELL = "{what}: a cell holds what its column cannot: restore a backup, or mend the row by SQL"
 _LOCKED = "{what} is locked by another process and stayed so: raise busy_timeout, or end the other writer"
 _UNKNOWN = (
     "{what}: the disk failed while something was committed, which is in the file or is not: look for it; a put may be "
@@ -207,6 +208,8 @@ def _without_a_code(error: BaseException, what: str) -> DgentError | None:
         return InvalidSettings(_OPTIONS.format(what=what))
     if isinstance(error, DBAPIError) or type(error).__module__.startswith("asyncpg"):
         return BackendUnavailable(_GONE.format(what=what))
+    if _is_of_a_cell(error):
+        return Corrupt(_CELL.format(what=what))
     return StorageError(f"{what}: {type(error).__name__}") if isinstance(error, SQLAlchemyError) else None
 
 
@@ -233,9 +236,20 @@ def raise_ours(error: Exception, what: str) -> NoReturn:
 
 
 def _is_of_sql(error: Exception) -> bool:
-    """Tell whether it is SQLAlchemy's, or came out of a driver."""
+    """Tell whether it is SQLAlchemy's, or came out of a driver or out of a row."""
     modules = (str(frame.f_globals.get("__name__")) for frame, _ in walk_tb(error.__traceback__))
-    return isinstance(error, SQLAlchemyError | sqlite3.Error) or any(module.startswith(_DRIVERS) for module in modules)
+    return (
+        isinstance(error, SQLAlchemyError | sqlite3.Error)
+        or any(module.startswith(_DRIVERS) for module in modules)
+        or _is_of_a_cell(error)
+    )
+
+
+def _is_of_a_cell(error: BaseException) -> bool:
+    """Tell whether a value could not be read as the type of its column: SQLite keeps any value in any column."""
+    return isinstance(error, ValueError | TypeError | LookupError) and any(
+        frame.f_code.co_name.endswith("_apply_processors") for frame, _ in walk_tb(error.__traceback__)
+    )
 
 
 def _links(error: BaseException) -> Iterator[BaseException]:
