@@ -72,6 +72,19 @@ def in_order(order: Order, ids: set[str]) -> list[Datum]:
     return sorted(whole, key=lambda each: (each.created_at, each.id), reverse=order == "newest")
 
 
+async def test_an_older_version_is_no_answer_where_the_last_is_damaged(store: SqlBackend, url: str) -> None:
+    """The number of the last version, or of a tombstone, became 0: what it superseded is the last one now."""
+    await store.put(datum(5).replace(content=b"newer"))
+    await store.delete("k6")
+    for id in ("k5", "k6"):
+        execute(url, "UPDATE dgent_datums SET version = 0 WHERE id = ? AND version = 2", id)
+        with pytest.raises(Corrupt):
+            await store.get(id)
+        with pytest.raises(Corrupt):
+            await store.exists(id)
+    assert await store.get("k7") == datum(7)
+
+
 async def test_every_page_gives_the_others_and_names_the_damaged_one(store: SqlBackend, url: str) -> None:
     """Each column in turn, with any value: pages of every size, in every order, by every index. Nothing twice."""
     keep(url)

@@ -22,6 +22,7 @@ from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.fields import Field, field_of, processors, shown
 from dgent.checks import called
 from dgent.database.careful import as_text
+from dgent.database.refusals import declare
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidInput, InvalidRow
 from dgent.models.base import Base
@@ -65,6 +66,7 @@ class Layout:
         mapper: Mapper[Any] = inspect(model)
         self.model = model
         self.table = _single_table(mapper)
+        declare(self.table.metadata)
         self.name = self.table.name
         self.version = _version_column(mapper)
         columns: dict[str, Column[Any]] = {each.key: each.columns[0] for each in mapper.column_attrs}  # type: ignore[misc]

@@ -72,6 +72,10 @@ _UNKNOWN = (
     "repeated"
 )
 _GONE = "{what} does not answer: check that it runs and can be reached; nothing was lost"
+_ABORTED = (
+    "a statement of this transaction on {what} failed, so all of it is rolled back: let an error leave its block, and "
+    "run what may fail alone in session.begin_nested()"
+)
 _LIMIT = "{what} refused something larger than it can take"
 _SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
 _VALUE = "{what} cannot store one of the values"
@@ -108,6 +112,7 @@ _POSTGRES: Final[list[tuple[str, type[DgentError], str]]] = [
         "the connection to {what} was lost at COMMIT: look for the write; a put may be repeated",
     ),
     ("08", BackendUnavailable, _GONE),
+    ("25P02", RolledBack, _ABORTED),
     ("25", StorageTimeout, _SLOW),
     ("22", InvalidInput, _VALUE),
     ("53100", DiskFull, _FULL),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 READ_TOGETHER: Final = 256
 _TAKES_WRITES: Final = text(
-    """SELECT pg_is_in_recovery() AS recovering, current_setting('transaction_read_only') = 'on' AS read_only,
+    """SELECT pg_is_in_recovery() AS recovering, current_setting('default_transaction_read_only') = 'on' AS read_only,
     (SELECT min(name) FROM unnest(CAST(:tables AS text[])) AS name WHERE to_regclass(name) IS NOT NULL AND NOT (
         has_table_privilege(to_regclass(name), 'INSERT') AND has_table_privilege(to_regclass(name), 'UPDATE')
         AND has_table_privilege(to_regclass(name), 'DELETE'))) AS refused"""

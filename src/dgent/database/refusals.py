@@ -53,7 +53,8 @@ _declared: list[MetaData] = []
 
 def declare(metadata: MetaData) -> None:
     """Let what lacks a table or a column of this metadata be SchemaOutdated, not a mistake in somebody's SQL."""
-    _declared.append(metadata)
+    if metadata not in _declared:
+        _declared.append(metadata)
 
 
 def violation_of_sqlite(name: str, text: str) -> IntegrityViolation:

@@ -27,7 +27,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from dgent.database import sqlite_orm  # noqa: F401  # it registers the dialect
 from dgent.database.base import A, Database, Each, T, Work, only
-from dgent.database.block import Block, BlockSession, undone
+from dgent.database.block import Block, BlockSession, control_in, refused, undone
 from dgent.database.errors import translated
 from dgent.database.sqlite_connection import OwnedConnection
 from dgent.database.sqlite_engine import close, invalidate_half_done, is_in_transaction, wrap
@@ -255,6 +255,13 @@ def _reading(connection: Connection, work: Work[T]) -> T:
 
 
 class _Cursor(sqlite3.Cursor):
+    def execute(self, sql: str, values: Any = (), /) -> Any:
+        """Run a statement that neither begins nor ends the transaction."""
+        word = control_in(sql)
+        if word is not None:
+            raise refused(word)
+        return super().execute(sql, values)
+
     async def _async_soft_close(self) -> None:
         """Do nothing: AsyncSession asks cursors of every asynchronous driver for it before it hands out a result."""
 

@@ -20,7 +20,7 @@ from dgent.checks import (
     checked_ids,
 )
 from dgent.datum import Datum, Limits
-from dgent.exceptions import StorageError
+from dgent.exceptions import DgentError, StorageError
 from dgent.loop import running_loop
 from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
@@ -60,7 +60,10 @@ class _Able:
     """The capabilities of a store: of its class all, of one that can only be read all but that one."""
 
     def __get__(self, store: SqlBackend | None, owner: object = None) -> Capabilities:
-        return _ALL if store is None or not store.database.read_only else _READ_ONLY
+        try:
+            return _ALL if store is None or not store.database.read_only else _READ_ONLY
+        except DgentError:  # nobody can look at the file: who opens it hears why
+            return _ALL
 
 
 class SqlBackend:

@@ -31,17 +31,18 @@ from dgent.database.careful import Source, is_undecodable, page_of
 from dgent.database.constructs import BYTEWISE, last_of_each, statement_time, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.tables import READ, datum_of, datums, datums_of, each_of, heads, terms
+from dgent.memory.tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads, terms
 from dgent.memory.terms import terms_for
 from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from dgent.datum import Datum
 
 d, t = datums.c, terms.c
+_WIDTH: Final = len(READ)
 _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 NARROW: Final = 1000
@@ -61,7 +62,7 @@ def _unexpired(columns: Any) -> ColumnElement[bool]:
 
 
 _last = (
-    select(*READ)
+    select(*READ, d.live)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
     .order_by(d.version.desc())
     .limit(literal_column("1"))
@@ -72,9 +73,15 @@ _GET_VERSION = Statement(
     select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.version == bindparam("v")),
     "ns id v",
 )
-# "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table.
-_these = select(*READ).where(last_of_each(datums, "ns", "ids"), d.live.is_not(false()))
-_GET_MANY = Statement(_these, "ns ids", lists="ids", timed=_these.add_columns(statement_time("now")))
+# "is not false", because for "live" PostgreSQL would walk a partial index until it has statistics of the table; and it
+# looks at all versions. On SQLite a last version that has a content and is not live is damage, which has to be seen.
+_these = select(*READ, d.live).where(last_of_each(datums, "ns", "ids"))
+_GET_MANY = Statement(
+    _these.where(or_(d.live.is_not(false()), d.content.is_not(None))),
+    "ns ids",
+    lists="ids",
+    timed=_these.where(d.live.is_not(false())).add_columns(statement_time("now")),
+)
 _live_ones = select(func.count()).where(d.namespace == bindparam("ns"), d.live).scalar_subquery()
 _expired_ones = (
     select(func.count())
@@ -180,21 +187,25 @@ def get(connection: Connection, namespace: str, id: str, version: int | None, no
         row = _GET.row(connection, namespace, id)
     if row is None:
         return None
-    (row,), now = _timed([row], now)
-    found = datum_of(namespace, row)  # first: what is damaged may only seem to have expired
-    return found if version is not None or _lives(row, now) else None
+    if version is not None:
+        return datum_of(namespace, row)
+    found = datum_of(namespace, row[:_WIDTH])  # first: what is damaged may only seem to have expired
+    if found is None:
+        return None
+    _check_last(namespace, row)
+    return found if _lives(row, now) else None
 
 
-def _timed(rows: list[Any], now: float) -> tuple[list[Any], float]:
-    """Return rows of the columns `READ`, and the time: that of the database, if it has one and put it behind them."""
-    if not rows or len(rows[0]) == len(READ):
-        return rows, now
-    return [row[:-1] for row in rows], rows[0][-1]
+def _check_last(namespace: str, row: Any) -> None:
+    """Refuse a last version that was superseded: the one behind it is damaged so that it does not count any more."""
+    if not row[_WIDTH]:
+        raise corrupt(namespace, row[0], row[1])
 
 
 def _lives(row: Any, now: float) -> bool:
+    """Tell whether a row has not expired, by the clock of the database, which stands behind the rest, if it has one."""
     expires_at = row[_EXPIRES_AT]
-    return expires_at is None or expires_at > now
+    return expires_at is None or expires_at > (row[_WIDTH + 1] if len(row) > _WIDTH + 1 else now)
 
 
 def get_each(
@@ -202,15 +213,13 @@ def get_each(
 ) -> list[Datum | Exception | None]:
     """Return what `get` returns for each of these (id, version); one damaged row is the error of its own asker."""
     ids = list({id: None for id, version in asked if version is None})
-    found, now = _timed(_GET_MANY.rows(connection, namespace, ids) if ids else [], now)
-    rows = {row[0]: row for row in found}
+    rows = {row[0]: row for row in (_GET_MANY.rows(connection, namespace, ids) if ids else [])}
 
     def one(id: str, version: int | None) -> Datum | Exception | None:
         try:
             if version is not None:
                 return get(connection, namespace, id, version, now)
-            datum = datums_of(namespace, [rows[id]])[0] if id in rows else None
-            return datum if datum is not None and _lives(rows[id], now) else None
+            return next(_whole(namespace, [rows[id]], now), None) if id in rows else None
         except Corrupt as error:
             return error
 
@@ -219,10 +228,16 @@ def get_each(
 
 def get_many(connection: Connection, namespace: str, ids: list[str], now: float) -> dict[str, Datum]:
     """Return the live ones of these ids, by id."""
-    rows, now = _timed(_GET_MANY.rows(connection, namespace, ids), now)
-    read = zip(rows, datums_of(namespace, rows), strict=True)  # before any is left out: as for `get`
-    found = {row[0]: datum for row, datum in read if _lives(row, now)}
+    found = {datum.id: datum for datum in _whole(namespace, _GET_MANY.rows(connection, namespace, ids), now)}
     return {id: found[id] for id in ids if id in found}
+
+
+def _whole(namespace: str, rows: list[Any], now: float) -> Iterator[Datum]:
+    """Return the datums of last versions that have not expired, once all are known to be whole."""
+    read = datums_of(namespace, [row[:_WIDTH] for row in rows])
+    for row in rows:
+        _check_last(namespace, row)
+    return (datum for row, datum in zip(rows, read, strict=True) if _lives(row, now))
 
 
 def count(connection: Connection, namespace: str, prefix: str | None, now: float) -> int:

@@ -9,7 +9,15 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dgent.exceptions import DgentError, PrivacyWarning, ReadOnly
+from dgent.exceptions import (
+    DgentError,
+    DiskError,
+    DiskFull,
+    PrivacyWarning,
+    ReadOnly,
+    ResourceExhausted,
+    StorageError,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +41,7 @@ def private_directory(path: Path) -> Path:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         if isinstance(error, DgentError):
             raise
-        raise ReadOnly(f"cannot make the directory {path}: {getattr(error, 'strerror', error)}") from None
+        raise _not_made(f"cannot make the directory {path}", error) from None
     return path
 
 
@@ -63,7 +71,7 @@ def private_file(path: Path) -> Path:
         if mode & OTHERS:
             warn_of(path, "read", 0o600)
     except (OSError, ValueError) as error:
-        raise ReadOnly(f"cannot create {path}: {getattr(error, 'strerror', error)}") from None
+        raise _not_made(f"cannot create {path}", error) from None
     return path
 
 
@@ -105,6 +113,19 @@ def replace_private(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _not_made(what: str, error: OSError | ValueError) -> StorageError:
+    """Return what an error while something is made means: what the machine lacks is no matter of rights."""
+    said = f"{what}: {getattr(error, 'strerror', None) or error}"
+    match getattr(error, "errno", None):
+        case errno.EMFILE | errno.ENFILE | errno.ENOMEM:
+            return ResourceExhausted(f"{said}: close file descriptors, or raise the limit (`ulimit -n`)")
+        case errno.ENOSPC | errno.EDQUOT:
+            return DiskFull(f"{said}: free some space, then try again")
+        case errno.EIO:
+            return DiskError(f"{said}: check the disk, then try again")
+    return ReadOnly(said)
 
 
 def warn_of(path: Path, verb: str, mode: int) -> None:
