@@ -182,6 +182,14 @@ def misused(problem: str) -> NoReturn:
     raise typer.Exit(ExitCode.USAGE)
 
 
+def sure(question: str) -> None:
+    """Ask before something is erased for good; end where nobody can be asked, or says no."""
+    if not sys.stdin.isatty():
+        misused("this erases for good: say --yes where nobody can be asked")
+    if not typer.confirm(question, err=True):
+        misused("nothing was erased")
+
+
 @contextmanager
 def spoken_warnings() -> Iterator[None]:
     """Show each warning of ours as one line on stderr, once."""
