@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from dgent.cli.exits import ExitCode, exit_code, explained
+from dgent.cli.exits import ExitCode, exit_code, explained, warned
 from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ def spoken_warnings() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DgentWarning) and str(message) not in said:
             said.add(str(message))
-            say("warning", str(message))
+            say("warning", warned(str(message)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DgentWarning)
