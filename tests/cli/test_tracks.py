@@ -49,7 +49,7 @@ def test_a_reader_writes_nothing(ready: Runner) -> None:
         ("self.data.get path=x", 1, "self.data.get has no argument 'path'"),
         ("self.data.list limit=-1", 1, "limit is -1"),
         ("self.data.list limit", 2, "neither key=value nor a JSON object"),
-        ("self.data.table.crystal.history id=a", 1, "has no history"),
+        ("self.data.table.crystal.history id=a", 1, "keeps one version of each row"),
     ],
 )
 def test_a_path_that_leads_nowhere_says_so(ready: Runner, words: str, code: int, told: str) -> None:
