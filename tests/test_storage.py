@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from dgent import Datum, Settings, StorageProvider, migrations
 from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
+    DegradedWarning,
     IntegrityViolation,
     InvalidQuery,
     InvalidSettings,
@@ -252,3 +255,16 @@ async def test_what_could_not_be_delivered_is_listed_retried_and_discarded(
             "c": b"ours",
         }
         assert await storage.set_aside() == []
+
+
+async def test_a_transaction_says_that_it_needs_the_first_store(tmp_path: Path) -> None:
+    path = tmp_path / "membrane.db"
+    path.touch(mode=0o600)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.warns(DegradedWarning):
+            storage = await StorageProvider.from_config(data_dir=tmp_path, busy_timeout=0.2)
+        async with storage:
+            with pytest.raises(BackendUnavailable, match=r"transactions and reconcile\(\) need it"):
+                async with storage.transaction():
+                    pass

@@ -66,7 +66,7 @@
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
     DgentWarning (UserWarning)
-    ├── DegradedWarning                     a later backend of the chain serves
+    ├── DegradedWarning                     a later backend of the chain serves; reads see only what is written since
     ├── SettingsWarning                     a config file was skipped or a value ignored
     ├── DamagedWarning                      a page left out a datum that is not what was written
     └── PrivacyWarning                      a file of ours can be read by other users
@@ -428,7 +428,7 @@ class DgentWarning(UserWarning):
 
 
 class DegradedWarning(DgentWarning):
-    """A later backend of the chain serves."""
+    """A later backend of the chain serves; after a late start reads see only what was written since, or nothing."""
 
 
 class SettingsWarning(DgentWarning):

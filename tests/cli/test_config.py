@@ -98,6 +98,16 @@ def test_show_names_each_value_and_where_it_comes_from(
     assert SECRET not in text
     kg("config", "trust")
     assert f"trusted while it is as it was: {project}" in kg("config", "show").text
+    project.write_text("strict: true\n")
+    text = kg("config", "show").text
+    assert f"was trusted, but not as it is now: {project}" in text
+    assert "trusted while it is as it was" not in text
+
+
+def test_show_writes_a_mapping_as_json(kg: Runner, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.unlink()
+    monkeypatch.setenv("KGENTS_STORE", '{"backend": "sqlite"}')
+    assert '{"backend":"sqlite"}' in kg("config", "show").text
 
 
 def test_show_names_a_file_that_was_passed_over(kg: Runner, project: Path) -> None:

@@ -23,6 +23,8 @@ from dgent.cli.app import app
 from dgent.cli.command import Kg, command, ended
 from dgent.cli.exits import ExitCode, exit_code
 from dgent.exceptions import StorageError
+from dgent.memory.manifest import ManifestFile
+from dgent.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +46,7 @@ COMMANDS = dict(commands(typer.main.get_command(app)))
 
 
 def test_every_command_is_documented_and_explains_itself(kg: Runner) -> None:
-    assert set(re.findall(r"^\| `(kg [a-z ]+)` \|", DOCS.read_text("utf-8"), re.MULTILINE)) == set(COMMANDS)
+    assert set(re.findall(r"^\| `(kg [a-z -]+)` \|", DOCS.read_text("utf-8"), re.MULTILINE)) == set(COMMANDS)
     for path, each in COMMANDS.items():
         assert each.help, path
         assert all(parameter.help or parameter.name == "help" for parameter in each.params), path
@@ -179,7 +181,34 @@ def test_status_tells_where_the_data_lies(kg: Runner, clean_room: Path) -> None:
     assert found["data_dir"] == str(clean_room / "data" / "kgents")
     assert (found["schema"], found["schema_needed"]) == (None, "004")
     assert found["memory"]["namespace"] == "default"
-    assert "schema needed" in kg("status").text
+    text = kg("status").text
+    assert re.search(r"^schema +none: run `kg db upgrade` *$", text, re.MULTILINE)
+    assert re.search(r"^ +read only +no *$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("strict", ["", "true"])
+def test_status_without_an_answer_tells_what_is_known(
+    kg: Runner, clean_room: Path, monkeypatch: pytest.MonkeyPatch, strict: str
+) -> None:
+    kg("memory", "put", "x")
+    here = kg.json("stores", "list")["stores"][0]["place"]
+    ManifestFile(Settings.load().manifest_path).add_spill("jsonl:/y", here)
+    monkeypatch.setenv("KGENTS_DATABASE_URL", UNREACHABLE)
+    monkeypatch.setenv("KGENTS_STRICT", strict)
+    monkeypatch.setenv("KGENTS_CONNECT_TIMEOUT", "1")
+    done = kg("status", "--json", code=6)
+    found = done.json
+    assert found["data_dir"] == str(clean_room / "data" / "kgents")
+    assert found["database"] == "postgresql+asyncpg://somebody:***@127.0.0.1:1/x"
+    assert found["available"] is False
+    assert "out of reach, and no other store may take its place" in found["reason"]
+    assert done.err.splitlines()[-1] == f"kg: {found['reason']}"
+    known = {store["place"]: (store["filled"], store["first"], store["waiting_for"]) for store in found["stores"]}
+    assert known == {here: (True, True, []), "jsonl:/y": (False, False, [here])}
+    text = " ".join(kg("status", code=6).text.split())
+    assert "available no" in text
+    assert f"{here} (holds data, came first)" in text
+    assert f"jsonl:/y (writes for {here} wait there, or were set aside)" in text
 
 
 def test_an_interrupt_ends_cleanly_and_keeps_what_was_acknowledged(kg: Runner) -> None:

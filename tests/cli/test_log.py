@@ -130,6 +130,28 @@ def test_a_key_that_others_can_read_is_refused(filled: Runner, clean_room: Path)
     assert "chmod 600" in filled("log", "append", "talk", "x", "--key", "key", code=1).err
 
 
+@pytest.mark.parametrize("after", ["1:00", "one", "-1", f"0:{'0' * 64}"])
+def test_a_position_that_is_none_is_code_2_and_says_where_to_get_one(filled: Runner, after: str) -> None:
+    done = filled("log", "follow", "talk", "--writer", "alice", f"--after={after}", code=2)
+    assert "--after is SEQ, or SEQ:HASH" in done.err
+    assert "`kg --json log show STREAM`" in done.err
+
+
+def test_a_hash_of_show_is_a_position_of_follow(filled: Runner) -> None:
+    entry = filled.json("log", "show", "talk", "--writer", "alice")[1]
+    seen = f"{entry['seq']}:{entry['content_hash']}"
+    assert "turn 2" in filled("log", "follow", "talk", "--writer", "alice", "--after", seen, "--limit", "1").text
+
+
+def test_a_file_that_is_there_is_seen_before_anything_is_signed(filled: Runner, clean_room: Path) -> None:
+    filled("log", "keygen", "ada.key")
+    (clean_room / "kept.json").touch()
+    words = ("log", "checkpoint", "talk", "--writer", "alice", "--key", "ada.key", "--out", "kept.json")
+    assert "not overwritten" in filled(*words, code=2).err
+    verified = filled.json("log", "verify", "talk", "--writer", "alice", "--trust", "ada.key.pub")
+    assert [each["checkpoint"] for each in verified] == [None]
+
+
 def test_a_log_that_went_back_is_neither_signed_nor_followed(filled: Runner, clean_room: Path) -> None:
     """An old backup in the place of the database has forgotten the entries, and that they were signed."""
     filled("log", "keygen", "ada.key")
@@ -148,4 +170,4 @@ def test_a_log_that_went_back_is_neither_signed_nor_followed(filled: Runner, cle
     assert "seq 5" in filled(*follow, "--after", seen, code=7).err
     assert "other 2" in filled(*follow, "--after", "4").text
     assert "SEQ:HASH" in filled("log", "follow", "talk", "--after", seen, code=2).err
-    filled("log", "follow", "talk", "--after", "x", code=1)
+    filled("log", "follow", "talk", "--after", "x", code=2)

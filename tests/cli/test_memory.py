@@ -199,13 +199,21 @@ def test_a_damaged_datum_is_named_and_hides_no_other(kg: Runner) -> None:
     assert ["this is a" in done.text, "this is c" in done.text, "DAMAGED: version 1 of b" in done.text] == [True] * 3
     assert done.err.startswith("warning: ")
     assert len(done.err.splitlines()) == 1
+    assert "page.damaged" not in done.err  # which is for programs
+    assert "`kg memory purge ID`" in done.err
+    assert "--json has what is left of their bytes" in done.text
     told = kg("memory", "list", "--json", code=7).json
     assert [each["id"] for each in told["datums"]] == ["c", "a"]
     assert [(each["id"], each["version"], each["text"]) for each in told["damaged"]] == [("b", 1, "else")]
     assert "DAMAGED" in kg("data", "self.data.list", code=7).text
     assert "DAMAGED" in kg("crystal", "query", code=7).text
-    kg("memory", "export", "out.jsonl", code=7)
+    refused = kg("memory", "export", "out.jsonl", code=7).err
+    assert "`kg memory list --json`" in refused
+    assert "`kg memory purge ID`" in refused
     assert not Path("out.jsonl").exists()
     kg("memory", "get", "b", code=7)
-    kg("memory", "purge", "b", "--yes")
+    assert kg("memory", "purge", "b", "--yes").text == "erased 1 version\n"
     assert kg.json("memory", "list")["damaged"] == []
+    assert kg("memory", "export", "out.jsonl").text == "2 datums in out.jsonl\n"
+    kg("memory", "purge", "a", "--yes")
+    assert kg("memory", "export", "out.jsonl").text == "1 datum in out.jsonl\n"

@@ -32,6 +32,9 @@ WORDS = {
     "memory purge": f"{ID} --yes",
     "memory export": "",
     "memory import": "-",
+    "memory set-aside": "",
+    "memory retry": ID,
+    "memory discard": f"{ID} --yes",
     "data": "self.data.list",
     "town import": str(SAMPLE),
     "brain capture": "secret",
@@ -64,7 +67,7 @@ def test_every_command_is_here() -> None:
 def refused(kg: Runner, path: str, *options: str) -> None:
     done = kg(*options, *path.split(), *WORDS[path].split(), stdin=b"{}\n", code=None)
     assert done.code in {1, 6}, done
-    assert done.out == b""
+    assert done.out == b"" or (path == "status" and done.code == 6)  # which says what the manifest knows
     assert "a bug of ours" not in done.err
     assert done.err.splitlines()[-1].startswith("kg: ")
 

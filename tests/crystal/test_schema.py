@@ -252,6 +252,20 @@ def test_no_way_leads_back() -> None:
         law.upgrade(1, {}, to=4)
 
 
+def test_a_gap_names_the_door_that_the_class_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DECLARED, "_by_name", dict(DECLARED._by_name))
+
+    @schema("gap.told", version=2)
+    @dataclass(frozen=True)
+    class Told:
+        x: int
+
+    with pytest.raises(UpgradeGap, match=r"@Told\.migration\(1\)"):
+        Told.schema.upgrade(1, {})  # type: ignore[attr-defined]
+    with pytest.raises(UpgradeGap, match=r"@schema\.migration\(1\)"):  # the variable that holds it is not known
+        Schema("gap.plain", 2, Told).upgrade(1, {})
+
+
 # What a schema can be
 
 

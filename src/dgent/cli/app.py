@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import config, crystal, db, functor, log, memory, stores, tracks, transfer
+from dgent.cli import aside, config, crystal, db, functor, log, memory, stores, tracks, transfer
+from dgent.cli import status as status_command
 from dgent.cli.command import Json, Kg
 
 app = typer.Typer(
@@ -58,7 +59,7 @@ def options(
     context.obj = Kg(overrides, json=json, traceback=traceback)
 
 
-app.command("status")(tracks.status)
+app.command("status")(status_command.status)
 app.add_typer(db.app, name="db")
 app.add_typer(memory.app, name="memory")
 app.command("data")(tracks.data)
@@ -71,3 +72,6 @@ app.add_typer(config.app, name="config")
 app.add_typer(stores.app, name="stores")
 memory.app.command("export")(transfer.export)
 memory.app.command("import")(transfer.import_)
+memory.app.command("set-aside")(aside.set_aside)
+memory.app.command("retry")(aside.retry)
+memory.app.command("discard")(aside.discard)

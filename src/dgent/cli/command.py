@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from dgent.cli.exits import ExitCode, exit_code, explained
+from dgent.cli.exits import ExitCode, exit_code, explained, warned
 from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
 
 if TYPE_CHECKING:
@@ -182,6 +182,14 @@ def misused(problem: str) -> NoReturn:
     raise typer.Exit(ExitCode.USAGE)
 
 
+def sure(question: str) -> None:
+    """Ask before something is erased for good; end where nobody can be asked, or says no."""
+    if not sys.stdin.isatty():
+        misused("this erases for good: say --yes where nobody can be asked")
+    if not typer.confirm(question, err=True):
+        misused("nothing was erased")
+
+
 @contextmanager
 def spoken_warnings() -> Iterator[None]:
     """Show each warning of ours as one line on stderr, once."""
@@ -190,7 +198,7 @@ def spoken_warnings() -> Iterator[None]:
     def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
         if issubclass(category, DgentWarning) and str(message) not in said:
             said.add(str(message))
-            say("warning", str(message))
+            say("warning", warned(str(message)))
 
     with warnings.catch_warnings():
         warnings.simplefilter("always", DgentWarning)

@@ -35,7 +35,9 @@ async def show(kg: Kg) -> None:
     if kg.origins.project is not None:
         files.append(_file("project file", kg.origins.project))
     known = sorted(Trust(kg.settings.trust_path).files())
-    kg.answer({"settings": rows, "files": files, "trusted": known}, table, *map(_described, files), *_listed(known))
+    kg.answer(
+        {"settings": rows, "files": files, "trusted": known}, table, *map(_described, files), *_listed(known, files)
+    )
 
 
 @app.command()
@@ -103,8 +105,13 @@ def _described(file: dict[str, Any]) -> str:
     return text + (f", ignored: {', '.join(file['ignored'])}" if file["ignored"] else "")
 
 
-def _listed(known: list[str]) -> list[str]:
-    return [f"trusted while it is as it was: {path}" for path in known]
+def _listed(known: list[str], files: list[dict[str, Any]]) -> list[str]:
+    """Return what is trusted, a line for each; a file that was looked at and has changed is not any more."""
+    changed = {str(Path(file["path"]).resolve()) for file in files if file["state"] == "not trusted"}
+    return [
+        f"{'was trusted, but not as it is now' if path in changed else 'trusted while it is as it was'}: {path}"
+        for path in known
+    ]
 
 
 def _plain(value: Any) -> Any:
@@ -116,8 +123,12 @@ def _plain(value: Any) -> Any:
 
 
 def _said(value: Any) -> str:
+    from dgent.cli.show import to_json
+
     if value is None:
         return "none"
     if isinstance(value, list):
         return ",".join(map(str, value))
+    if isinstance(value, dict):
+        return to_json(value).decode()
     return str(value).lower() if isinstance(value, bool) else str(value)

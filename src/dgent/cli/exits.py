@@ -59,3 +59,12 @@ def explained(error: DgentError) -> str:
     if isinstance(error, SchemaOutdated):
         return text.replace("`alembic upgrade head`", "`kg db upgrade`")
     return f"{text}; here: --write or --purge" if isinstance(error, PermissionDenied) else text
+
+
+def warned(text: str) -> str:
+    """Return a warning in the words of this command line: it has no page, and other verbs."""
+    return text.replace(
+        "page.damaged names them; restore or purge them",
+        "the list names them, with --json what is left of their bytes, too; restore a backup, or erase a datum with "
+        "`kg memory purge ID`",
+    )

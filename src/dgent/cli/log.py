@@ -133,8 +133,15 @@ async def follow(
     from contextlib import aclosing
 
     from dgent.causal import Head
+    from dgent.exceptions import InvalidQuery
 
-    count, seen = 0, Head.parse(after)
+    try:
+        count, seen = 0, Head.parse(after)
+    except InvalidQuery:
+        misused(
+            "--after is SEQ, or SEQ:HASH with the content_hash of that entry, 64 hexadecimal digits: "
+            "`kg --json log show STREAM` has it"
+        )
     if seen.hash is not None and writer is None:
         misused("SEQ:HASH is where one log stands: name its --writer")
     async with kg.storage() as storage:
@@ -167,6 +174,8 @@ async def checkpoint(
     from dgent.causal import keys
     from dgent.cli.progress import progress
 
+    if out is not None and out.exists():
+        misused(f"{out} is there already, and a checkpoint is not overwritten")
     signing = keys.load(key)
     name = writer or str(signing.fingerprint)
     async with kg.storage() as storage:
@@ -221,11 +230,15 @@ def _checkpoint(file: Path | None) -> Checkpoint | None:
 
 
 def _write(file: Path, made: Checkpoint) -> None:
+    from dgent.exceptions import InvalidInput
+
     try:
         with file.open("x", encoding="utf-8") as opened:
             opened.write(made.to_json() + "\n")
     except FileExistsError:
-        misused(f"{file} is there already, and a checkpoint is not overwritten; this one is kept in the database")
+        raise InvalidInput(
+            f"{file} is there now, and is not overwritten; the checkpoint is kept in the database"
+        ) from None
 
 
 async def _places(log: Log, stream: str | None, writer: str | None) -> list[dict[str, str]]:

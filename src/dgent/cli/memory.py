@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli.command import Kg, command, misused, refuse_damaged
+from dgent.cli.command import Kg, command, misused, refuse_damaged, sure
 
 app = typer.Typer(help="Agent memory: datums, their causes and their history.", no_args_is_help=True)
 Id = Annotated[str, typer.Argument(help="The id of a datum.")]
@@ -170,21 +170,13 @@ async def purge(
     kg: Kg, id: Id, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Erase every version of a datum for good."""
+    from dgent.cli import show
     from dgent.exceptions import DatumNotFound
 
     if not yes:
-        _sure(f"Erase every version of {id!r} for good?")
+        sure(f"Erase every version of {id!r} for good?")
     async with kg.storage() as storage:
         erased = await storage.memory.purge(id)
     if not erased:
         raise DatumNotFound(f"nothing was ever stored as {id!r}")
-    kg.answer({"erased": erased}, f"erased {erased:,} versions")
-
-
-def _sure(question: str) -> None:
-    import sys
-
-    if not sys.stdin.isatty():
-        misused("this erases for good: say --yes where nobody can be asked")
-    if not typer.confirm(question, err=True):
-        misused("nothing was erased")
+    kg.answer({"erased": erased}, f"erased {show.counted(erased, 'versions')}")

@@ -238,7 +238,12 @@ def imported(done: Imported, name: str) -> str:
 
 
 def _listed(counts: Counts) -> str:
-    return ", ".join(f"{number:,} {what}" for what, number in counts._asdict().items())
+    return ", ".join(counted(number, what) for what, number in counts._asdict().items())
+
+
+def counted(number: int, what: str) -> str:
+    """Return how many there are of something that is named in the plural: "2 datums", "1 datum"."""
+    return f"{number:,} {what.removesuffix('s') if number == 1 else what}"
 
 
 def damaged_records(found: Iterable[Damaged]) -> list[dict[str, Any]]:
@@ -250,8 +255,9 @@ def damaged_records(found: Iterable[Damaged]) -> list[dict[str, Any]]:
 
 
 def damaged(found: Iterable[Damaged]) -> list[RenderableType]:
-    """Return what was left out of a page, a line for each."""
-    return [Text(clean(f"DAMAGED: version {each.version} of {each.id}: {each.reason}"), "red") for each in found]
+    """Return what was left out of a page, a line for each, and where its bytes are."""
+    told = [Text(clean(f"DAMAGED: version {each.version} of {each.id}: {each.reason}"), "red") for each in found]
+    return [*told, Text("--json has what is left of their bytes", "dim")] if told else []
 
 
 def next_page(cursor: str | None, option: str = "--cursor=") -> list[RenderableType]:

@@ -18,10 +18,18 @@ app = typer.Typer(help="What the manifest knows of the stores that served here."
 @command
 async def list_(kg: Kg) -> None:
     """List the stores: id, place, whether it held something, whether it came first, what waits there. Opens none."""
-    from dgent.memory.manifest import ManifestFile
+    found = known_stores(kg)
+    kg.answer({"manifest": str(kg.settings.manifest_path), "stores": found}, *map(described, found))
+
+
+def known_stores(kg: Kg) -> list[dict[str, Any]]:
+    """Return what the manifest knows of the stores that served here, and of those in which writes may lie."""
+    from dgent.memory.manifest import Known, ManifestFile
 
     known = ManifestFile(kg.settings.manifest_path).read()
-    found = [
+    nothing = Known("", filled=False)
+    met = {**dict.fromkeys((here for here, _ in known.spills), nothing), **known.stores}
+    return [
         {
             "id": store.id,
             "place": place,
@@ -29,9 +37,15 @@ async def list_(kg: Kg) -> None:
             "first": place == known.first,
             "waiting_for": [target for here, target in known.spills if here == place],
         }
-        for place, store in sorted(known.stores.items())
+        for place, store in sorted(met.items())
     ]
-    kg.answer({"manifest": str(kg.settings.manifest_path), "stores": found}, *map(_shown, found))
+
+
+def described(store: dict[str, Any]) -> str:
+    """Return what is known of a store on one line, for people."""
+    said = [name for name, true in (("holds data", store["filled"]), ("came first", store["first"])) if true]
+    said += [f"writes for {target} wait there, or were set aside" for target in store["waiting_for"]]
+    return f"{store['id'] or 'no id'}  {store['place']}" + (f"  ({', '.join(said)})" if said else "")
 
 
 @app.command()
@@ -56,12 +70,6 @@ async def forget(
 
     file.update(change)
     kg.answer({"forgotten": gone}, *(f"forgotten: {place}" for place in gone))
-
-
-def _shown(store: dict[str, Any]) -> str:
-    said = [name for name, true in (("holds data", store["filled"]), ("came first", store["first"])) if true]
-    said += [f"writes for {target} wait there" for target in store["waiting_for"]]
-    return f"{store['id']}  {store['place']}" + (f"  ({', '.join(said)})" if said else "")
 
 
 def _places(known: Manifest, store: str) -> list[str]:

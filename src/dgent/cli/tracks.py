@@ -1,4 +1,4 @@
-"""`kg status`, `kg data`, `kg town` and `kg brain`: both tracks together."""
+"""`kg data`, `kg town` and `kg brain`: both tracks together."""
 
 from __future__ import annotations
 
@@ -11,16 +11,6 @@ from dgent.cli.command import Kg, command, refuse_damaged
 
 town = typer.Typer(help="Conversations.", no_args_is_help=True)
 brain = typer.Typer(help="Crystals: what is worth keeping.", no_args_is_help=True)
-
-
-@command
-async def status(kg: Kg) -> None:
-    """Show where the data lies, and how it does."""
-    from dgent.cli import show
-
-    async with kg.storage() as storage:
-        found = {"data_dir": str(kg.settings.data_dir), **await storage.status()}
-    kg.answer(found, show.pairs(found))
 
 
 @command

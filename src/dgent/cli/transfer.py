@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum, Limits
     from dgent.protocol import DgentProtocol
+    from dgent.query import Page
 
 PAGE = 1000
 BATCH = 500
@@ -32,6 +33,7 @@ async def export(
 ) -> None:
     """Write all live datums as JSON lines, in the order in which they were stored."""
     from dgent.cli.progress import progress
+    from dgent.cli.show import counted
 
     async with kg.storage() as storage:
         memory = storage.memory
@@ -41,7 +43,7 @@ async def export(
                     kg.raw(b"".join(lines))
                 return
             written = await _to_file(file, memory, advance)
-    kg.answer({"file": str(file), "datums": written}, f"{written:,} datums in {file}")
+    kg.answer({"file": str(file), "datums": written}, f"{counted(written, 'datums')} in {file}")
 
 
 @command
@@ -52,6 +54,7 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
     before stays. Mend the line and run it again: a datum that is there already is not stored twice.
     """
     from dgent.cli.progress import progress
+    from dgent.cli.show import counted
 
     read = new = 0
     with _opened(file) as (lines, size):
@@ -64,7 +67,7 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
                     new += sum(datum.seq > start for datum in stored)
                     advance(amount)
     done = {"read": read, "new": new, "unchanged": read - new}
-    kg.answer(done, f"{read:,} datums read: {new:,} new, {read - new:,} there already")
+    kg.answer(done, f"{counted(read, 'datums')} read: {new:,} new, {read - new:,} there already")
 
 
 async def _pages(memory: DgentProtocol, advance: Callable[[int], None]) -> AsyncIterator[list[bytes]]:
@@ -72,12 +75,26 @@ async def _pages(memory: DgentProtocol, advance: Callable[[int], None]) -> Async
 
     cursor = None
     while True:
-        page = (await memory.query(Query(order="seq", limit=PAGE, cursor=cursor))).whole()
+        page = _whole(await memory.query(Query(order="seq", limit=PAGE, cursor=cursor)))
         yield [datum.to_json().encode() + b"\n" for datum in page]
         advance(len(page))
         cursor = page.cursor
         if cursor is None:
             return
+
+
+def _whole(page: Page) -> Page:
+    """Return the page, if nothing was left out of it."""
+    from dgent.exceptions import Corrupt
+
+    if page.damaged:
+        id, version, reason, _ = page.damaged[0]
+        raise Corrupt(
+            f"version {version} of {id!r:.200} is not what was written ({reason}), and {len(page.damaged) - 1:,} more "
+            "next to it are not, so the export ends here: `kg memory list --json` names them and has what is left of "
+            "their bytes; restore a backup, or erase each with `kg memory purge ID`"
+        )
+    return page
 
 
 async def _to_file(file: Path, memory: DgentProtocol, advance: Callable[[int], None]) -> int:

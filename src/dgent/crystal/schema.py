@@ -162,9 +162,11 @@ class Schema(Generic[T]):
         for version in range(old_version, target):
             migration = self.migrations.get(version)
             if migration is None:
+                declared = getattr(self.contract, "schema", None) is self  # by `@schema`, which teaches the class
+                door = self.contract.__name__ if declared else "schema"
                 raise UpgradeGap(
                     f"{self.name}: no migration leads from version {version} to {version + 1}: "
-                    f"register one, @schema.migration({version})"
+                    f"register one with @{door}.migration({version})"
                 )
             found = self._plain(self._migrated(migration, version, found), f"the migration from version {version}")
         return found

@@ -382,7 +382,7 @@ class Chain:
         self.down = reason
         if self._strict:
             raise BackendUnavailable(
-                f"{self.first.name} is out of reach, and nothing takes its place (strict): {reason}"
+                f"{self.first.name} is out of reach, and no other store may take its place: {reason}"
             )
         queue = await self.ways.fall_back(durable=False)
         self._enter("started late")

@@ -129,7 +129,7 @@ class DgentRouter:
             DeliveryPending: writes are on their way to it: see `settled`.
         """
         if not self._chain.normal:
-            raise self._chain.refusal("what goes beyond the verbs needs it")
+            raise self._chain.refusal("transactions and reconcile() need it")
         return self._first
 
     @property

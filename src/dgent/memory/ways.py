@@ -123,7 +123,7 @@ class Ways:
         except QueueUnreadable as error:
             self._leave(way, error.error)
         for entry in tally.aside[aside:]:
-            _log.warning("%s was set aside: %s", entry.what, entry.reason)
+            _log.warning("%s was set aside (see `kg memory set-aside`): %s", entry.what, entry.reason)
 
     async def bring(self, namespace: str, ids: Sequence[str], tally: Tally) -> None:
         """Deliver what waits for some ids. Raises as `empty` does."""
