@@ -28,6 +28,7 @@ from dgent import (
     Universe,
     set_universe,
 )
+from dgent.causal import WriterLog
 from dgent.exceptions import CapabilityMissing, DgentError
 from dgent.models.brain import Crystal, CrystalTag
 
@@ -40,19 +41,31 @@ NO_TEXT: list[Any] = [None, *NOTHING, b"bytes", [], {}]
 NO_OBJECT: list[Any] = [*NO_TEXT, "", "accounts", "x.db", lambda: None]
 NO_ID: list[Any] = [*NO_TEXT, "", "nul\0"]
 NO_LIST: list[Any] = [*NOTHING, None, "text", b"bytes"]
-NO_COUNT: list[Any] = [object(), "ten", -1, 1.5, [], b"1", True]
+NO_COUNT: list[Any] = [object(), "ten", -1, 1.5, [], b"1", True, 2**63, -(2**70)]
 NO_TIME: list[Any] = [object(), "noon", [], float("nan")]
 NO_LOGIC: list[Any] = [None, 7, "logic", [], lambda x: x, lambda: None, lambda a, b, c: a]
 
 Door = Callable[[StorageProvider, Any], Any]
 
 _DATUM = Datum.create("x", id="x")
+_CRYSTAL = Datum.create(data={"content": "x"}, id="x")
 
 
 async def _flow(storage: StorageProvider, source: Any) -> None:
     agent = StateFunctor(int, storage.memory).lift_logic(lambda given, state: (given, state))
     async for _ in Flux.lift(agent).start(source):
         pass
+
+
+def _store(call: Callable[[SQLiteBackend, Any], Any]) -> Door:
+    async def door(storage: StorageProvider, value: Any) -> Any:
+        store = SQLiteBackend("m.db")
+        try:
+            return await call(store, value)
+        finally:
+            await store.close()
+
+    return door
 
 
 DOORS: dict[str, tuple[Door, list[Any]]] = {
@@ -91,6 +104,17 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     "get_many": (lambda s, x: s.memory.get_many(x), [*NO_LIST, [7], [""]]),
     "delete": (lambda s, x: s.memory.delete(x), NO_ID),
     "delete_many": (lambda s, x: s.memory.delete_many(x), [*NO_LIST, [7], [""]]),
+    "delete(expect=)": (lambda s, x: s.memory.delete("x", expect=x), NO_COUNT),
+    "SQLiteBackend.delete_many": (_store(lambda store, x: store.delete_many(x)), [*NO_LIST, [7], [""]]),
+    "SQLiteBackend.put_many": (_store(lambda store, x: store.put_many(x)), [*NO_LIST, ["x"]]),
+    "SQLiteBackend.get_many": (_store(lambda store, x: store.get_many(x)), [*NO_LIST, [7]]),
+    "SQLiteBackend.delete(expect=)": (_store(lambda store, x: store.delete("x", expect=x)), NO_COUNT),
+    "SQLiteBackend.history(limit=)": (_store(lambda store, x: store.history("x", limit=x)), NO_COUNT),
+    "retry": (lambda s, x: s.memory.retry(x), NO_OBJECT),
+    "discard": (lambda s, x: s.memory.discard(x), NO_OBJECT),
+    "storage.retry": (lambda s, x: s.retry(x), NO_OBJECT),
+    "storage.discard": (lambda s, x: s.discard(x), NO_OBJECT),
+    "compact(keep_versions=)": (lambda s, x: s.memory.compact(keep_versions=x), NO_COUNT),
     "exists": (lambda s, x: s.memory.exists(x), NO_ID),
     "count(prefix=)": (lambda s, x: s.memory.count(prefix=x), NOTHING),
     "list(prefix)": (lambda s, x: s.memory.list(x), NOTHING),
@@ -115,6 +139,10 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     "table.put_many": (lambda s, x: s.table(Crystal).put_many(x), NO_LIST),
     "table.get": (lambda s, x: s.table(Crystal).get(x), NO_ID),
     "table.get_many": (lambda s, x: s.table(Crystal).get_many(x), NO_LIST),
+    "table.put(expect=)": (lambda s, x: s.table(Crystal).put(_CRYSTAL, expect=x), NO_COUNT),
+    "table.delete(expect=)": (lambda s, x: s.table(Crystal).delete("x", expect=x), NO_COUNT),
+    "table.delete_many": (lambda s, x: s.table(Crystal).delete_many(x), [*NO_LIST, [7]]),
+    "table.list(limit=)": (lambda s, x: s.table(Crystal).list(limit=x), NO_COUNT),
     "table.query": (lambda s, x: s.table(Crystal).query(x), NO_OBJECT),
     "table.update": (lambda s, x: s.table(Crystal).update("x", x), [*NO_LIST, {"nosuch": 1}]),
     # the atom and its queries
@@ -141,10 +169,20 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     "Flux.start": (_flow, [None, 7, object()]),
     # crystals, bus, log
     "Universe": (lambda s, x: Universe(x), NO_OBJECT),
+    "Universe.store": (lambda s, x: Universe(s.memory).store(x), NO_OBJECT),
+    "Universe.store_many": (lambda s, x: Universe(s.memory).store_many(x), [*NO_LIST, ["x"]]),
+    "Universe.upgrade": (lambda s, x: Universe(s.memory).upgrade(x), NO_OBJECT),
+    "WriterLog": (lambda s, x: WriterLog(x), NO_OBJECT),
+    "WriterLog(limits=)": (lambda s, x: WriterLog(limits=x), NO_OBJECT),
+    "WriterLog.at": (lambda s, x: s.database.read(lambda c: WriterLog().at(c, "s", "w", x)), NO_COUNT),
+    "log.entries(after=)": (lambda s, x: s.log.entries("s", "w", after=x), NO_COUNT),
+    "log.entries(limit=)": (lambda s, x: s.log.entries("s", "w", limit=x), NO_COUNT),
+    "log.merged(after=)": (lambda s, x: s.log.merged("s", after={"w": x}), NO_COUNT),
+    "generation.set": (lambda s, x: s.generation("g").set(x), NO_COUNT),
     "set_universe": (lambda s, x: set_universe(x), NO_OBJECT[1:]),
     "bus.subscribe": (lambda s, x: s.bus.subscribe(x), [None, 7, "put", [], object()]),
     "bus.subscribe(kinds=)": (lambda s, x: s.bus.subscribe(print, kinds=x), [7, "puts", ["puts"], object()]),
-    "bus.subscribe(size=)": (lambda s, x: s.bus.subscribe(print, size=x), NO_COUNT),
+    "bus.subscribe(size=)": (lambda s, x: s.bus.subscribe(print, size=x), NO_COUNT[:7]),
     "bus.listen(namespace=)": (lambda s, x: s.bus.listen(namespace=x), [7, "", "../x", b"n"]),
     "doorbell.subscribe": (lambda s, x: s.doorbell.subscribe(x), [None, 7, "ring", [], object()]),
     "log.append(payload)": (lambda s, x: s.log.append("s", "w", x), [None, 7, "text", [], object()]),

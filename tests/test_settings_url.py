@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, make_url
 
-from dgent import JSONLBackend, Settings, SQLiteBackend
+from dgent import JSONLBackend, PostgresBackend, Settings, SQLiteBackend
 from dgent.exceptions import InvalidSettings, SettingsWarning
 from dgent.settings import parse_url, shown
 from dgent.settings.trust import Trust
@@ -68,6 +68,9 @@ REFUSED = [
     ("sqlite:////x?vfs=memdb&mode=ro", "'vfs'"),
     ("sqlite:///x.db?mode=fast", "'mode'"),
     ("file:x.db?mode=", "'mode'"),
+    ("sqlite:///x.db?mode=", "'mode' .* has no value"),
+    ("sqlite:///x.db?immutable", "'immutable' .* has no value"),
+    ("sqlite:///x.db?mode=ro&foo", "'foo' .* has no value"),
     ("sqlite:///x.db?mode=ro&mode=rw", "'mode' more than once"),
     ("sqlite:///x.db?immutable=maybe", "'immutable'"),
     ("sqlite:///x.db?immutable=1&mode=rw", "immutable=1 and mode=rw"),
@@ -223,6 +226,59 @@ def test_a_working_directory_that_is_gone_is_a_typed_error_and_only_where_it_mat
     ]
     for load in places:
         with pytest.raises(InvalidSettings, match="working directory"):
+            load()
+
+
+# Servers
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://ada:p@hunter2@host/db",
+        "postgres://ada:p@hunter2@host/db?sslmode=require",
+        "postgresql://ada:p@ss/hunter2@host/db",
+        "postgresql://ada:p@ss?hunter2@host/db",
+        "postgresql://ada:p@ss?hunter2=1@host/db",
+        "postgresql://ada@hunter2:p@host/db",
+        "postgresql+asyncpg://ada:p@hunter2@[::1]:5432/db",
+        "postgresql://ada:p@host/db?application_name=hunter2@here",
+    ],
+)
+def test_a_url_with_two_ats_is_refused_and_nothing_of_it_is_shown(
+    url: str, clean_room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the password ends is not known then: its tail was shown as a host, a database or an option."""
+    for load in [*wherever(url, monkeypatch), lambda: PostgresBackend(url)]:
+        with pytest.raises(InvalidSettings, match=r"more than one @.*written %40") as refused:
+            load()
+        assert "hunter2" not in str(refused.value)
+    project(clean_room, f"database_url: {url}\n")
+    with pytest.warns(SettingsWarning, match="more than one @") as warned:
+        assert Settings.load().database_url is None
+    assert not any("hunter2" in str(each.message) for each in warned)
+
+
+def test_an_at_in_the_host_of_a_url_that_somebody_made_is_refused() -> None:
+    with pytest.raises(InvalidSettings, match="%40") as refused:
+        PostgresBackend(make_url("postgresql://ada:p@hunter2@host/db"))
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_password_with_an_escaped_at_is_read() -> None:
+    url = Settings.load(database_url="postgresql://ada:p%40ss%3F@host/a%40b?application_name=x%40y").url
+    assert (url.password, url.host, dict(url.query)) == ("p@ss?", "host", {"application_name": "x@y"})
+
+
+@pytest.mark.parametrize("query", ["pgbouncer", "sslmode=", "foo", "sslmode=require&application_name", "host="])
+def test_an_option_without_a_value_is_refused_by_its_name(
+    query: str, clean_room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLAlchemy leaves it out."""
+    name = query.rpartition("&")[2].rstrip("=")
+    url = f"postgresql://ada:why?@host/db?{query}"
+    for load in [*wherever(url, monkeypatch), lambda: PostgresBackend(url)]:
+        with pytest.raises(InvalidSettings, match=f"'{name}' in the database URL has no value"):
             load()
 
 

@@ -165,9 +165,10 @@ def check_limit(limit: object, field: str = "limit") -> int:
 
 
 def check_expect(expect: int | None) -> int | None:
-    """Return `expect` if it is None or a whole number from 0, else raise InvalidDatum."""
-    if expect is not None and (type(expect) is not int or expect < 0):
-        raise InvalidDatum(f"expect is {expect!r}: use the version that must be live, 0 for none")
+    """Return `expect` if it is None or a whole number from 0 that a column holds, else raise InvalidDatum."""
+    if expect is not None and (type(expect) is not int or not 0 <= expect < 2**63):
+        shown = expect if isinstance(expect, int) and abs(expect) < 2**63 else called(expect)
+        raise InvalidDatum(f"expect is {shown}: use the version that must be live, 0 for none")
     return expect
 
 

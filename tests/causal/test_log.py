@@ -30,6 +30,7 @@ from dgent.exceptions import (
     MalformedRow,
     NestedWrite,
     NonMonotonicGeneration,
+    ReadOnly,
 )
 from dgent.migrations import include_name
 from dgent.models import Crystal
@@ -389,3 +390,34 @@ async def test_a_log_is_signed_and_compared(log: Log, tmp_path: Path, monkeypatc
     with pytest.raises(InvalidCheckpoint, match="trusted"):
         await log.verify("s", "alice", against=seal)
     assert (await log.verify("s", "alice", against=seal, trusted=[key.fingerprint])).seq == 1
+
+
+@pytest.mark.parametrize("by", ["a file", "a role"])
+async def test_where_nothing_can_be_made_a_log_that_is_not_there_is_empty(
+    by: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Until somebody who may has made it: the reader need not begin anew."""
+    if by == "a file":
+        url = f"sqlite:///{tmp_path / 'membrane.db'}"
+        readable = f"{url}?mode=ro"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        readable = f"{url}{'&' if '?' in url else '?'}options=-c%20default_transaction_read_only%3Don"
+    async with await StorageProvider.from_config(database_url=url, data_dir=tmp_path) as writer:
+        await writer.run_migrations()
+        await writer.memory.put(Datum.create("x"))
+        async with await StorageProvider.from_config(database_url=readable, data_dir=tmp_path) as reader:
+            log = reader.log
+            assert await log.entries("s", "w") == await log.merged("s") == []
+            assert (await log.streams(), await log.writers("s"), await log.signed_places()) == ([], [], [])
+            assert (await log.head("s", "w")).seq == (await log.verify("s", "w")).seq == 0
+            assert await log.latest("s", "w") is None
+            assert await reader.generation("g").current() == 0
+            many = [b"x"] * 100
+            for write in (log.append("s", "w", b"x"), log.append_many("s", "w", many), reader.generation("g").bump()):
+                with pytest.raises(ReadOnly, match="can only be read"):
+                    await write
+            await writer.log.append("s", "w", b"x")
+            assert [entry.payload for entry in await log.entries("s", "w")] == [b"x"]
+            with pytest.raises(ReadOnly, match="can only be read"):
+                await log.append("s", "w", b"x")

@@ -245,6 +245,19 @@ def test_a_reader_that_leaves_ends_it_quietly(kg: Runner, monkeypatch: pytest.Mo
     assert running.wait(30) == 141
 
 
+@pytest.mark.parametrize("how", [(), ("--json",)])
+def test_a_reader_that_was_never_there_ends_it_quietly(kg: Runner, how: tuple[str, ...]) -> None:
+    """What people read, too: rich ends the process with 1."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    running = spawned("functor", "list", *how, stdout=writing)
+    os.close(writing)
+    assert running.stderr is not None
+    with running.stderr:
+        assert running.stderr.read() == b""
+    assert running.wait(60) == 141
+
+
 def test_a_pipe_gets_every_byte(kg: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     kg("memory", "put", "-", "--id", "large", stdin=b"x" * 2**20)

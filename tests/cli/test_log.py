@@ -171,3 +171,14 @@ def test_a_log_that_went_back_is_neither_signed_nor_followed(filled: Runner, cle
     assert "other 2" in filled(*follow, "--after", "4").text
     assert "SEQ:HASH" in filled("log", "follow", "talk", "--after", seen, code=2).err
     filled("log", "follow", "talk", "--after", "x", code=2)
+
+
+def test_a_store_that_can_only_be_read_and_has_no_logs_has_nothing(
+    kg: Runner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "membrane.db"
+    monkeypatch.setenv("KGENTS_DATABASE_URL", f"sqlite:///{database}")
+    kg("memory", "put", "x")
+    monkeypatch.setenv("KGENTS_DATABASE_URL", f"sqlite:///{database}?mode=ro")
+    assert kg.json("log", "show") == kg.json("log", "verify") == []
+    assert "mode=ro" in kg("log", "append", "s", "x", "--writer", "w", code=None).err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,8 +13,6 @@ from dgent import Datum
 from dgent.cli import transfer
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.cli.running import Runner
 
 
@@ -35,6 +34,8 @@ def test_what_is_exported_can_be_imported_elsewhere(kg: Runner, tmp_path: Path) 
     assert kg.json("memory", "export", file) == {"file": str(file), "datums": 2}
     assert file.stat().st_mode & 0o777 == 0o600
     assert kg("memory", "export").out == file.read_bytes()
+    assert kg("memory", "export", "-").out == file.read_bytes()
+    assert not Path("-").exists()
     assert [json.loads(line)["id"] for line in file.read_bytes().splitlines()] == ["b", "a"]
 
     there = ("--data-dir", tmp_path / "other")

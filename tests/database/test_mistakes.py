@@ -19,7 +19,7 @@ import asyncpg
 import pytest
 from sqlalchemy.engine import URL, make_url
 
-from dgent import Datum, DgentRouter, StorageProvider, migrations
+from dgent import Datum, DgentRouter, PostgresBackend, StorageProvider, migrations
 from dgent.database.errors import is_outage, refusal, translate
 from dgent.exceptions import (
     AccessRefused,
@@ -84,6 +84,7 @@ MISTAKES = {
     "an encoding that is not ours": option("client_encoding", "latin1", "utf8"),
     "a setting that the server has not": option("options", "-c nonsense=1", "nonsense"),
     "a value that the server does not take": Mistake(InvalidSettings, ("work_mem",), {"options": "-c work_mem=lots"}),
+    "a search path of no schema": option("options", "-c search_path=missing", "search_path", "CREATE SCHEMA"),
     "a database that is not there": Mistake(InvalidSettings, ("CREATE DATABASE missing",), {}, {"database": "missing"}),
     "a host that cannot be": Mistake(InvalidSettings, ("host",), {}, {"host": "a" * 70 + ".example"}),
     "a port that cannot be": Mistake(InvalidSettings, ("port",), {}, {"port": 99999}),
@@ -356,3 +357,27 @@ async def test_several_servers_may_be_named(postgres_url: str, tmp_path: Path) -
     hosts = {"host": ("127.0.0.1", "127.0.0.1"), "port": (str(closed), str(url.port))}
     named = URL.create(url.drivername, url.username, database=url.database, query=hosts)
     await opened(named, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("read-only", "takes writes, are the standbys down"), ("standby", "is a primary, are the standbys down")],
+)
+async def test_a_server_that_is_not_as_asked_says_what_was_asked_for_and_what_was_found(
+    asked: str, found: str, postgres_url: str
+) -> None:
+    url = make_url(postgres_url).update_query_dict({"target_session_attrs": asked})
+    store = PostgresBackend(url)
+    with pytest.raises(BackendUnavailable, match=f"target_session_attrs={asked} asks for: .* {found}"):
+        await store.put(Datum.create("x"))
+    await store.close()
+
+
+async def test_a_primary_that_was_asked_for_and_takes_no_writes_says_so(postgres_url: str) -> None:
+    url = make_url(postgres_url).update_query_dict(
+        {"target_session_attrs": "read-write", "options": "-c default_transaction_read_only=on"}
+    )
+    store = PostgresBackend(url)
+    with pytest.raises(BackendUnavailable, match=r"=read-write asks for: .* can only be read"):
+        await store.put(Datum.create("x"))
+    await store.close()

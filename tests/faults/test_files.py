@@ -359,6 +359,96 @@ async def test_a_backup_copied_over_an_open_file_is_noticed_and_left_as_it_is(
     assert await opened(path) == HALF
 
 
+async def opened_by_a_store(path: Path) -> None:
+    await opened(path)
+
+
+async def written_by_a_store(path: Path) -> None:
+    async with sqlite(path) as store:
+        await store.put(datum("theirs"))
+
+
+async def written_by_a_synchronous_program(path: Path) -> None:
+    with sync_engine(str(path)).begin() as connection:
+        connection.execute(text("CREATE TABLE plain (n INTEGER)"))
+
+
+async def looked_at_and_written(path: Path) -> None:
+    await migrations.current(f"sqlite:///{path}")
+    await written_by_a_store(path)
+
+
+@pytest.mark.parametrize(
+    "goes_on", [opened_by_a_store, written_by_a_store, written_by_a_synchronous_program, looked_at_and_written]
+)
+async def test_a_restored_file_that_another_goes_on_with_is_no_checkpoint_of_ours(
+    tmp_path: Path, goes_on: Callable[[Path], Awaitable[None]]
+) -> None:
+    """Whoever had it open before is told so, also after the other closed. Mutant: a note without a generation."""
+    path, backup = tmp_path / "membrane.db", tmp_path / "backup"
+    async with sqlite(path) as store:
+        await store.put_many([datum(name(n)) for n in range(HALF)])
+    shutil.copy2(path, backup)
+    async with sqlite(path) as store:
+        await store.put_many([datum(name(n)) for n in range(HALF, 2 * HALF)])
+    async with sqlite(path) as before:
+        assert await before.count() == 2 * HALF
+        copied_over(path, backup)
+        await goes_on(path)
+        for _ in range(3):
+            with pytest.raises(Corrupt, match="was written while it was open, not by D-gent"):
+                await before.put(datum("new"))
+        await noticed(before)
+        await written_once_more(path)
+        with pytest.raises(Corrupt):
+            await before.put(datum("new"))
+    async with sqlite(path) as store:
+        assert await store.get(name(HALF)) is None
+        assert await store.get("since") is not None
+
+
+async def written_once_more(path: Path) -> None:
+    async with sqlite(path) as store:
+        await store.put(datum("since"))
+
+
+async def test_whoever_opens_after_somebody_was_killed_in_his_checkpoint_stops_nobody_else(tmp_path: Path) -> None:
+    """The newcomer and who was there before go on with one file. Mutant: a new generation in spite of the mark."""
+    path = tmp_path / "membrane.db"
+    async with sqlite(path) as before:
+        await before.put(datum("ours"))
+        with started(1, checkpoint_and_hang, path) as [child]:
+            child.answer()
+            child.process.kill()
+            child.process.join()
+        async with sqlite(path) as newcomer:
+            await newcomer.put(datum("newcomer"))
+            await before.put(datum("before"))
+            for store in (newcomer, before):
+                await store.put(Datum(f"large{store is before}", bytes(8 * 2**20), 1.0))  # which checkpoints
+            assert await newcomer.count() == await before.count() == 7
+
+
+async def test_another_time_counts_as_written_by_another_until_it_is_opened_anew(tmp_path: Path) -> None:
+    """As docs/promises.md says: nothing tells a `touch` from a backup of the same size."""
+    path = tmp_path / "membrane.db"
+    async with sqlite(path) as store:
+        await store.put(datum("a"))
+        path.touch()
+        with pytest.raises(Corrupt, match="close it and open it again"):
+            await store.put(datum("b"))
+    async with sqlite(path) as store:
+        await store.put(datum("b"))
+        assert await store.count() == 2
+
+
+def test_a_note_of_another_format_counts_as_none() -> None:
+    note = sqlite_files.Note((1, 2, 3, 4), 5, pending=True, in_doubt=False, generation=6)
+    assert sqlite_files.Note.load(note.dump()) == note
+    assert sqlite_files.Note.load(b"dgent 1 1 2 3 4 5 1 0\n") is None
+    assert sqlite_files.Note.load(note.dump().replace(b"dgent 2", b"dgent 3")) is None
+
+
 async def test_readers_alone_notice_a_backup_copied_over_an_open_file(tmp_path: Path) -> None:
     path = tmp_path / "membrane.db"
     async with sqlite(path) as store:

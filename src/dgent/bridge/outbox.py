@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dgent.bridge.old_outbox import take_over_table
-from dgent.delivery import Deliverer, Delivery, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
+from dgent.delivery import Deliverer, Delivery, Entry, Known, Queue, QueueUnreadable, Tally, Version, key_of, roomy
 from dgent.exceptions import StorageError
 from dgent.memory.sql import SqlBackend
 
@@ -105,14 +105,14 @@ class Outbox:
 
     async def retry(self, entry: Entry) -> bool:
         """Deliver a write that was set aside over whatever the memory holds; tell whether it was there."""
-        found = await self._way.queue.retry(entry.key)
+        found = await self._way.queue.retry(key_of(entry))
         if found:
             await self.deliver()
         return found
 
     async def discard(self, entry: Entry) -> bool:
         """Give up on a write that was set aside; tell whether it was there."""
-        return await self._way.queue.discard(entry.key)
+        return await self._way.queue.discard(key_of(entry))
 
     async def _base(self, id: str) -> Version | None:
         """Return the last version of an id in the memory, where that answers and has versions."""

@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.chain import OWN, Entries, Entry, Format, chained
 from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
-from dgent.checks import as_list, check_id, check_limit
+from dgent.checks import as_list, check_id, check_kind, check_limit
 from dgent.database.careful import Source, as_bytes, is_undecodable, page_of
 from dgent.database.constructs import announcing
 from dgent.database.statement import BulkInsert, Statement
@@ -57,6 +57,8 @@ class WriterLog:
     """
 
     def __init__(self, format: Format = OWN, limits: Limits = Limits()) -> None:  # noqa: B008  # frozen
+        check_kind(format, Format, "pass OWN or AGENT_STORE, or nothing")
+        check_kind(limits, Limits, "pass Limits(...), or nothing")
         self.format = format
         self._limits = limits
         self._sql = _statements(format)
@@ -129,6 +131,7 @@ class WriterLog:
             MalformedRow: as for `head`.
         """
         check_names(stream, writer)
+        check_limit(seq, "seq")
         return _head_of(stream, writer, self._sql.at.row(connection, stream, writer, seq))
 
     def entries(
@@ -171,7 +174,8 @@ class WriterLog:
         Raises:
             MalformedRow: a stored value has a form that it cannot have.
         """
-        rows = self._sql.entries.rows(connection, stream, writer, after, limit)
+        check_names(stream, writer)
+        rows = self._sql.entries.rows(connection, stream, writer, check_limit(after, "after"), check_limit(limit))
         return [self._entry(stream, writer, row) for row in rows]
 
     def merged(

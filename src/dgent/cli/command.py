@@ -61,8 +61,12 @@ class Kg:
         """Where people read; not used with --json."""
         from rich.console import Console
 
+        class Piped(Console):
+            def on_broken_pipe(self) -> None:  # rich's own ends the process with 1; `ended` knows what to do
+                raise BrokenPipeError
+
         known = sys.stdout.isatty() or "COLUMNS" in os.environ
-        return Console(highlight=False, width=None if known else 120)  # a pipe has no width of its own
+        return Piped(highlight=False, width=None if known else 120)  # a pipe has no width of its own
 
     def import_modules(self) -> None:
         """Import what declares schemas and tables, before they are asked for.

@@ -29,7 +29,7 @@ BATCH_BYTES = 8 * 2**20
 @command
 async def export(
     kg: Kg,
-    file: Annotated[Path | None, typer.Argument(help="A file, written whole or not at all; else stdout.")] = None,
+    file: Annotated[Path | None, typer.Argument(help="A file, written whole or not at all; - or none: stdout.")] = None,
 ) -> None:
     """Write all live datums as JSON lines, in the order in which they were stored."""
     from dgent.cli.progress import progress
@@ -38,7 +38,7 @@ async def export(
     async with kg.storage() as storage:
         memory = storage.memory
         with progress("exporting", await memory.count()) as advance:
-            if file is None:
+            if file is None or str(file) == "-":
                 async for lines in _pages(memory, advance):
                     kg.raw(b"".join(lines))
                 return

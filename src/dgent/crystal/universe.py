@@ -5,10 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
-from dgent.checks import called
+from dgent.checks import as_list, called, check_kind
 from dgent.crystal.batches import BATCH
 from dgent.crystal.crystal import Crystal, names_in
 from dgent.crystal.registry import DECLARED, Schemas
+from dgent.crystal.schema import Schema
 from dgent.crystal.upgrade import Upgrade, upgrade
 from dgent.exceptions import (
     DegradedWarning,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dgent.crystal.crystal import Ref
-    from dgent.crystal.schema import Schema
     from dgent.datum import Datum
     from dgent.protocol import TTL, Backend
     from dgent.query import Damaged, Query
@@ -130,7 +130,7 @@ class Universe:
 
     async def store_many(self, crystals: Iterable[Crystal[Any]]) -> list[str]:
         """Store many crystals in one transaction, all or none, and return their ids."""
-        stored = await (await self.backend()).put_many([_datum(crystal) for crystal in crystals])
+        stored = await (await self.backend()).put_many([_datum(crystal) for crystal in as_list(crystals, "crystals")])
         return [datum.id for datum in stored]
 
     async def remember(self, value: T, **about: Any) -> Crystal[T]:
@@ -203,6 +203,7 @@ class Universe:
             InvalidQuery: `batch` is no number from 1.
         """
         known = self.schemas.named(schema) if isinstance(schema, str) else schema
+        check_kind(known, Schema, "pass a Schema, or the name of one")
         return await upgrade(await self.backend(), known, dry_run=dry_run, batch=batch, progress=progress)
 
     def _crystallized(self, datum: Datum) -> Found:

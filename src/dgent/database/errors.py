@@ -317,7 +317,7 @@ def _from_sqlstate(state: str, error: BaseException, what: str) -> DgentError:
         return postgres_errors.missing_right(_texts(error), what)
     if state == "25006":
         return postgres_errors.read_only(_texts(error), what)
-    if state.startswith(("28", "3D")):
+    if state.startswith(("28", "3D", "3F")):
         return postgres_errors.refused(state, _texts(error), what)
     if state.startswith("23"):
         return violation_of_postgres(state, _links(error))
@@ -346,9 +346,8 @@ def refusal(error: Exception, what: str) -> Exception:
     for link in _links(error):
         if isinstance(link, OSError) and not isinstance(link, TimeoutError):
             return postgres_errors.unreachable(link, what)
-    kind = type(error).__name__
-    if kind == "TargetServerAttributeNotMatched":
-        return BackendUnavailable(f"no server of {what} is what target_session_attrs asks for: is the primary down?")
+    if type(error).__name__ == "TargetServerAttributeNotMatched":
+        return postgres_errors.not_as_asked(str(error), what)
     if isinstance(error, ValueError | LookupError | OverflowError):  # a port, a host or a user that cannot be
         return InvalidSettings(_OPTIONS.format(what=what))
     ours = translate(error, what)

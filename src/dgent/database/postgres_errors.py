@@ -19,7 +19,7 @@ from urllib.parse import unquote
 from dgent.exceptions import AccessRefused, BackendUnavailable, DgentError, InvalidSettings, ReadOnly, ResourceExhausted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
 _ROLE: Final = re.compile(r"://([^:@/?#]+)(?::[^@]*)?@")
 _DATABASE: Final = re.compile(r"://[^/?#]*/([^?#]+)")
@@ -39,6 +39,13 @@ _NETWORK: Final = frozenset(
 )
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS})
 _GONE: Final = "{what} does not answer: check that it runs and can be reached, and the URL"
+_FOUND: Final = {
+    "primary": "each that answers is a standby, is the primary down?",
+    "read-write": "each that answers can only be read, is the primary down, or default_transaction_read_only on?",
+    "standby": "each that answers is a primary, are the standbys down, or is their host not in the URL?",
+    "read-only": "each that answers takes writes, are the standbys down, or is their host not in the URL?",
+}
+"""What servers are that are not as target_session_attrs asks."""
 _PASSING_TLS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 
 
@@ -135,6 +142,22 @@ def read_only(texts: Iterable[tuple[str, str]], what: str) -> ReadOnly:
     return ReadOnly(takes_no_writes(what, recovering=True if any(_IN_RECOVERY in text for text, _ in texts) else None))
 
 
+def no_schema(_: Iterable[tuple[str, str]], what: str) -> InvalidSettings:
+    """Return what SQLSTATE 3F000 means."""
+    return InvalidSettings(
+        f"{what}: search_path names no schema that is there: run `CREATE SCHEMA ...` for the one that the URL "
+        f"(options=-c search_path=...) names, or by default {Names.of(what).role} or the database; or set "
+        "KGENTS_DATABASE_SCHEMA, which is made"
+    )
+
+
+_KNOWN: Final[Mapping[str, Callable[[Iterable[tuple[str, str]], str], DgentError]]] = {
+    "3F000": no_schema,
+    "42501": missing_right,
+    "25006": read_only,
+}
+
+
 def refused(state: str, texts: Iterable[tuple[str, str]], what: str) -> DgentError:
     """Return what a server's refusal of a connection means."""
     role, database = Names.of(what)
@@ -149,10 +172,8 @@ def refused(state: str, texts: Iterable[tuple[str, str]], what: str) -> DgentErr
         return InvalidSettings(
             f"{what} has no database {database}: run `CREATE DATABASE {database}`, or check the name in the URL"
         )
-    if state == "42501":
-        return missing_right(texts, what)
-    if state == "25006":
-        return read_only(texts, what)
+    if state in _KNOWN:
+        return _KNOWN[state](texts, what)
     for text, _ in texts:
         if state in {"42704", "22023", "42602", "08P01"} and (found := _PARAMETER.search(text)):
             return _wrong_parameter(found["name"], state, what)
@@ -163,6 +184,13 @@ def refused(state: str, texts: Iterable[tuple[str, str]], what: str) -> DgentErr
     return InvalidSettings(
         f"{what} refused the connection with SQLSTATE {state}: check the URL, and see the log of the server"
     )
+
+
+def not_as_asked(text: str, what: str) -> DgentError:
+    """Return what it means that servers answer and none is as target_session_attrs says; `text` is the driver's."""
+    asked = next((name for name in _FOUND if f"'{name}'" in text), None)
+    wanted, found = ("", "check that one is") if asked is None else (f"={asked}", _FOUND[asked])
+    return BackendUnavailable(f"no server of {what} is what target_session_attrs{wanted} asks for: {found}")
 
 
 def _wrong_parameter(name: str, state: str, what: str) -> DgentError:

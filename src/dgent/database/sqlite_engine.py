@@ -126,7 +126,7 @@ def prepare(
             _check_last_page(connection, path)
         if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
             with turn:
-                connection.execute("PRAGMA journal_mode=WAL")
+                _begin_log(connection, files)
             connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # which makes the other two files
         files.adopt()
         files.hold()
@@ -149,7 +149,32 @@ def check_belongings(files: Files, turn: AbstractContextManager[object] = _NO_TU
         return
     with turn:
         if not files.belong_together():  # else somebody was about to note his checkpoint
-            check_whole(files.path)
+            if files.needs_reading:
+                check_whole(files.path)
+            files.accept()
+
+
+def check_before_reading(files: Files) -> None:
+    """Do the same where nothing can be written, the note neither.
+
+    Raises:
+        Corrupt: the `-wal` is another's, or gone.
+    """
+    if not files.belong_together() and files.needs_reading:
+        check_whole(files.path)
+
+
+def _begin_log(connection: sqlite3.Connection, files: Files) -> None:
+    """Put the file into WAL mode, unless another did while this waited for its turn."""
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal":
+        return
+    files.begin()
+    try:
+        connection.execute("PRAGMA journal_mode=WAL")
+        files.adopt()
+        files.note()
+    finally:
+        files.end()
 
 
 def _make_safe(connection: sqlite3.Connection, files: Files) -> None:

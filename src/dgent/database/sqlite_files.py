@@ -5,15 +5,17 @@ into one that nobody can find any more. So before each transaction and before ea
 at: no file may have been exchanged, and the file itself, in which only a checkpoint writes, is as the last checkpoint
 left it. What that was stands in the lock's file, for other processes and for the next start:
 
-    dgent 1 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>
+    dgent 2 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>, <generation>
 
 `pending`: since that checkpoint something was committed, so the file is nothing without its `-wal`. `in doubt`: the
-fsync of a commit failed, and the log was not put into the file since.
+fsync of a commit failed, and the log was not put into the file since. `generation`: a random number, a new one each
+time that somebody opens a file which the note does not describe. Whoever still has the one before open expects another
+file, so what is noted since then is no checkpoint of a process of ours to him.
 
 A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
 have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`). While the file is open
 that is so only if somebody died in his commit, for which each commit leaves a mark behind the note until it is settled;
-else it was not ours who wrote.
+else it was not ours who wrote. Whoever opens a file with that mark keeps the generation: the others go on with it.
 
 Everything here is used under the lock between processes, by whoever has this process's turn, but for `look`, which any
 reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
@@ -22,19 +24,21 @@ reading thread may call. Nothing opens the file or its `-shm`: closing either wo
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from dgent.database.sqlite_check import check_whole
 from dgent.exceptions import Corrupt, OutcomeUnknown
+from dgent.settings import private_file
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.database.file_lock import FileLock
 
-_MARK: Final = "dgent 1"
+_MARK: Final = "dgent 2"
 _TICK: Final = 50_000_000  # nanoseconds
 _O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux has it
 _BUSY: Final = b"*"
@@ -51,19 +55,21 @@ class Note(NamedTuple):
     log: int
     pending: bool
     in_doubt: bool
+    generation: int
 
     def dump(self) -> bytes:
         """Return it as a line."""
-        return f"{_MARK} {' '.join(map(str, self.main))} {self.log} {self.pending:d} {self.in_doubt:d}\n".encode()
+        numbers = *self.main, self.log, int(self.pending), int(self.in_doubt), self.generation
+        return f"{_MARK} {' '.join(map(str, numbers))}\n".encode()
 
     @classmethod
     def load(cls, line: bytes) -> Note | None:
         """Return what `dump` wrote; None for everything else, as after a power loss."""
         with suppress(ValueError):
             mark, format, *numbers = line[: line.index(b"\n")].decode().split()
-            device, inode, size, changed, log, pending, in_doubt = map(int, numbers)
             if f"{mark} {format}" == _MARK:
-                return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt))
+                device, inode, size, changed, log, pending, in_doubt, generation = map(int, numbers)
+                return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt), generation)
         return None
 
 
@@ -81,6 +87,7 @@ class Files:
         self._log = self._index = 0
         self._log_changed = 0
         self._pending = False
+        self._generation = 0
         self._note: Note | None = None
         self.in_doubt = False
         self._here: int | str = self._name
@@ -101,15 +108,39 @@ class Files:
                 "-wal away, which SQLite would remove. Nothing was written"
             )
         self.in_doubt = note is not None and note.in_doubt
+        self._generation = 0 if note is None else note.generation
         same = note is not None and note.main == main
-        if size:
-            return same and note is not None and note.log == log
+        if size and same:
+            return note is not None and note.log == log
         if same and note is not None and note.pending:
             raise Corrupt(
                 f"{self._log_name} is gone or was emptied, and commits of {self.path} were in it: put it back, or "
                 f"restore both from a backup. To go on with what is left, remove {self.lock.path}"
             )
-        return True
+        return same
+
+    @property
+    def needs_reading(self) -> bool:
+        """Whether only reading everything tells what lies there: a `-wal`, or what a process left that was killed."""
+        return bool(_stat(self._log_name)[1]) or self._holder_died
+
+    @property
+    def _holder_died(self) -> bool:
+        return self._note is not None and self.lock.read().endswith(_BUSY)
+
+    def accept(self) -> None:
+        """Take down what lies there, which `belong_together` does not know and which is whole; made if it is not there.
+
+        Under the lock. Whoever has what was there before open does not go on with it, but where somebody died in a
+        commit.
+        """
+        if not self._holder_died:
+            self._generation = secrets.randbits(48)
+        if _main(self._name) is None:
+            private_file(self.path)
+        self.adopt()
+        self._write()
+        self.end()
 
     def adopt(self) -> None:
         """Take what lies there for what was just opened."""
@@ -177,8 +208,12 @@ class Files:
             raise self.exchanged()
         if main == self._main:
             return False
+        return not self._is_ours(main)
+
+    def _is_ours(self, main: Main) -> bool:
+        """Tell whether a process of ours that opened the same file noted that it wrote this into it."""
         note = Note.load(self.lock.read())
-        return note is None or note.main != main
+        return note is not None and note.main == main and note.generation == self._generation
 
     @property
     def log_is_gone(self) -> bool:
@@ -202,8 +237,7 @@ class Files:
         main = _main(self._name)
         if main is None or self._main is None or main[:2] != self._main[:2] or main == self._main:
             return False  # another file: SQLite itself does not checkpoint into that
-        note = Note.load(self.lock.read())
-        return note is None or note.main != main
+        return not self._is_ours(main)
 
     def begin(self) -> None:
         """Leave a mark, by which others see that whoever commits or checkpoints now died in it."""
@@ -248,7 +282,7 @@ class Files:
 
     def _write(self) -> None:
         assert self._main is not None  # noqa: S101  # both who call have seen to it
-        note = Note(self._main, self._log, self._pending, self.in_doubt)
+        note = Note(self._main, self._log, self._pending, self.in_doubt, self._generation)
         if note != self._note:
             self.lock.write(note.dump())
             self._note = note
@@ -259,10 +293,11 @@ class Files:
             raise self.exchanged()
         left = self.lock.read()
         note = Note.load(left)
-        if note is not None and note.main == main:
+        same = note is None or note.generation == self._generation
+        if same and note is not None and note.main == main:
             self._main, self._note, self._pending = main, note, note.pending
             return
-        if not left.endswith(_BUSY):
+        if not same or not left.endswith(_BUSY):
             raise Corrupt(
                 f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it or "
                 "another program checkpoints it: close it and open it again, when it is read whole"

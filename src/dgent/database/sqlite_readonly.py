@@ -18,7 +18,7 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
-from dgent.database.sqlite_engine import check_belongings, files_of, set_up
+from dgent.database.sqlite_engine import check_before_reading, files_of, set_up
 from dgent.exceptions import Corrupt, ReadOnly, StoreClosed
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class ReadOnlyFile:
         self._immutable = _is_immutable(url) or not self._may_share()
         self._opened = False
         if not _is_immutable(url):
-            check_belongings(self._files)
+            check_before_reading(self._files)
 
     def connect(self, factory: Any = sqlite3.Connection) -> sqlite3.Connection:
         """Open a connection.

@@ -93,6 +93,11 @@ class TableSet:
             raise SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
         return known[_STORE_ID]
 
+    def is_absent(self, connection: Connection) -> bool:
+        """Tell whether there are none of these tables, of whatever format."""
+        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
+        return self._found(connection, known) is None
+
     def _found(self, connection: Connection, known: Mapping[str, str]) -> int | None:
         """Return the format of the tables that are there, or None where there are none."""
         if self.key in known:

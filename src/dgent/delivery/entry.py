@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from blake3 import blake3
 
+from dgent.checks import check_kind
 from dgent.datum import Datum, Limits, load_datum, uuid7
 from dgent.exceptions import Corrupt
 
@@ -112,6 +113,12 @@ class Entry:
         if self.ttl is None or (self.ttl == "keep" and live):
             return self.ttl
         return _AT_ONCE if self.ttl == "keep" else max(_AT_ONCE, self.at + self.ttl - now)
+
+
+def key_of(entry: Entry) -> str:
+    """Return the key of an entry that somebody gives back; InvalidInput for what is none."""
+    check_kind(entry, Entry, "pass an entry that set_aside() returned")
+    return entry.key
 
 
 def group_of(namespace: str, id: str) -> str:

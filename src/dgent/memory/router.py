@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
 from dgent.checks import as_list, check_kind, check_namespace, check_ttl, checked_ids
 from dgent.datum import Datum, stamped
-from dgent.delivery import RESERVED
+from dgent.delivery import RESERVED, key_of
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -188,11 +188,11 @@ class DgentRouter:
 
         One that is damaged cannot be delivered: False.
         """
-        return await self._chain.retry(entry.key)
+        return await self._chain.retry(key_of(entry))
 
     async def discard(self, entry: Entry) -> bool:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
-        return await self._chain.ways.discard(entry.key)
+        return await self._chain.ways.discard(key_of(entry))
 
     def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Coroutine[Any, Any, Datum]:
         """Store a datum and return it with the version and seq that it got."""

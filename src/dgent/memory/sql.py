@@ -163,8 +163,8 @@ class SqlBackend:
 
     async def delete_many(self, ids: Iterable[str]) -> int:
         """Delete many in one transaction and return how many were live."""
-        each = {one.id: one for one in map(Delete, ids)}
-        return sum(outcome.changed for outcome in await self._apply([*each.values()]))
+        outcomes = await self._apply([Delete(id) for id in checked_ids(ids)])
+        return sum(outcome.changed for outcome in outcomes)
 
     async def exists(self, id: str) -> bool:
         """Tell whether a live datum has this id."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -12,6 +13,13 @@ from sqlalchemy.exc import ArgumentError
 from dgent.exceptions import InvalidSettings
 from dgent.settings import sqlite_url
 
+_TWO_ATS = (
+    "the database URL cannot be read: it holds more than one @. An @ in a user name or password is written %40, and so "
+    "is one in any other part"
+)
+_BEFORE_QUERY = re.compile(r"[^:]*://(?:[^:/]*(?::[^@]*)?@)?[^?]*\??")
+"""As SQLAlchemy reads it: a question mark before the @ is one of the password."""
+_NAME = re.compile(r"[A-Za-z_][\w-]{0,62}")
 _SCHEME = re.compile(r"(file|(sqlite|postgres|postgresql)(\+\w+)?):")
 
 
@@ -28,6 +36,7 @@ def parse_url(value: str | URL | None, base: Path | None = None) -> URL | None:
     if value is None:
         return value
     url = value if isinstance(value, URL) else _read(value)
+    _check(url)
     backend = url.get_backend_name()
     if backend in {"postgresql", "postgres"}:
         return url.set(drivername="postgresql+asyncpg")
@@ -66,12 +75,33 @@ def checked_path(path: str | os.PathLike[str], instead: str) -> Path:
 def _read(value: str) -> URL:
     if isinstance(value, str) and value.startswith("file:"):
         return URL.create("sqlite", database=value)
+    if isinstance(value, str) and value.count("@") > 1 and not value.startswith("sqlite"):
+        raise InvalidSettings(_TWO_ATS)  # where the password ends is not known, nor what may be shown
     try:
-        return make_url(value)
+        url = make_url(value)
     except (ArgumentError, ValueError, TypeError):
         raise InvalidSettings(
             "the database URL cannot be read: write sqlite:////absolute/path.db or postgresql://user@host/name"
         ) from None
+    query = _BEFORE_QUERY.sub("", value, count=1)
+    for name, given in parse_qsl(query, keep_blank_values=True):  # make_url drops those without a value
+        if not given:
+            raise _no_value(name)
+    return url
+
+
+def _check(url: URL) -> None:
+    if "@" in (url.host or ""):
+        raise InvalidSettings(_TWO_ATS)
+    for name, value in url.query.items():
+        if not value:
+            raise _no_value(name)
+
+
+def _no_value(name: str) -> InvalidSettings:
+    """Return the error of an option, whose name is shown unless it may be anything."""
+    which = repr(name) if _NAME.fullmatch(name) else "with a name that none can have"
+    return InvalidSettings(f"the option {which} in the database URL has no value: give it one, or leave it out")
 
 
 def of_libpq(variable: str) -> str:
