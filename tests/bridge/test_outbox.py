@@ -104,6 +104,29 @@ async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memo
     assert [datum.id for datum in await memory.list()] == ["kept"]
 
 
+async def _not_now(_: Outbox) -> Delivery:
+    """Stand for a program that dies between the commit and the delivery."""
+    return Delivery()
+
+
+async def test_a_write_of_somebody_else_that_a_clock_hides_is_not_written_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the memory was set back, so all that it holds was stored before the transaction."""
+    memory = Elsewhere(clock=lambda: 1000.0)
+    await memory.put(Datum.create(b"0", id="x"))
+    with monkeypatch.context() as dead:
+        dead.setattr(Outbox, "deliver", _not_now)
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"old", id="x"))
+    await memory.put(Datum.create(b"newer", id="x"), expect=1)
+    (entry,) = (await Outbox(database, memory).reconcile()).set_aside
+    assert "version 2" in entry.reason
+    found = await memory.get("x")
+    assert found is not None
+    assert found.content == b"newer"
+
+
 async def test_an_outage_delays_and_loses_nothing(database: Database, memory: Elsewhere) -> None:
     box = Outbox(database, memory)
     memory.down = True

@@ -13,7 +13,7 @@ from tests.memory.switchable import Switchable
 from tests.memory.test_router import Place, datum
 
 from dgent.database import open_database
-from dgent.delivery import Progress
+from dgent.delivery import Delivery, Progress
 from dgent.delivery.entry import PAGE
 from dgent.exceptions import (
     BackendUnavailable,
@@ -34,6 +34,8 @@ from dgent.storage import StorageProvider
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from dgent.datum import Datum
 
 COUNT = 3 * PAGE
 
@@ -212,22 +214,104 @@ async def test_a_second_delete_is_not_taken_for_the_first(place: Place) -> None:
         assert await one.set_aside() == []
 
 
-async def test_what_a_program_wrote_itself_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
-    """The first store's clock is ahead, so all that it holds was stored after the router last heard of it."""
-    first = SQLiteBackend(place.folder / "first.db", clock=lambda: time.time() + 3600)
-    stores = [Switchable(first, place.first), JSONLBackend(place.folder / "second.jsonl")]
-    async with place.router(backends=stores, spill=True) as router:
+def shifted(place: Place, seconds: float) -> SQLiteBackend:
+    """Return the first store as a machine sees it whose clock is ahead, or behind."""
+    return SQLiteBackend(place.folder / "first.db", clock=lambda: time.time() + seconds)
+
+
+async def put_by_another(place: Place, one: Datum, seconds: float, *, expect: int | None = None) -> Datum:
+    store = shifted(place, seconds)
+    try:
+        return await store.put(one, expect=expect)
+    finally:
+        await store.close()
+
+
+def ahead_of(place: Place) -> list[Any]:
+    """Return a chain where all that the first store holds was stored after anybody last heard of it."""
+    return [Switchable(shifted(place, 3600), place.first), JSONLBackend(place.folder / "second.jsonl")]
+
+
+async def overwritten(place: Place, router: DgentRouter, ids: str) -> Delivery:
+    """Let a put of each id wait through an outage, and report what came of it."""
+    place.first.on = False
+    with pytest.warns(DegradedWarning):
+        await router.put_many([datum(id, 2) for id in ids])
+    place.first.on = True
+    return await router.recover()
+
+
+async def test_what_a_program_wrote_or_saw_itself_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    await put_by_another(place, datum("old"), 3600)
+    async with place.router(backends=ahead_of(place), spill=True) as router:
         await router.put(datum("a"))
         await router.put_many([datum("b"), datum("c")])
-        async with place.behind() as store:
-            await store.put(datum("d"))
+        await put_by_another(place, datum("d"), 3600)
         assert await router.get("d") == datum("d")
+        report = await overwritten(place, router, "abcd")
+        assert (report.delivered, report.set_aside) == (4, ())
+
+
+async def test_a_delete_of_its_own_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        await router.put_many([datum(id) for id in "abcd"])
+        assert await router.delete("a")
+        assert (await overwritten(place, router, "a")).set_aside == ()
+        assert await router.delete_many(["b", "c"]) == 2
+        report = await overwritten(place, router, "bcd")
+        assert (report.delivered, report.set_aside) == (3, ())
+
+
+async def test_what_stood_on_a_page_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        for id, look in (("a", router.list), ("b", lambda: router.query(Query()))):
+            await put_by_another(place, datum(id), 3600)
+            await look()
+            report = await overwritten(place, router, id)
+            assert (report.delivered, report.set_aside) == (1, ())
+
+
+@pytest.mark.parametrize("first_use", ["get", "put", "count"])
+async def test_what_was_there_when_a_namespace_was_first_used_is_no_conflict(place: Place, first_use: str) -> None:
+    await put_by_another(place, datum("a"), 3600)
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        await (
+            router.get("nothing")
+            if first_use == "get"
+            else router.count()
+            if first_use == "count"
+            else router.put(datum("b"))
+        )
+        report = await overwritten(place, router, "a")
+        assert (report.delivered, report.set_aside) == (1, ())
+
+
+async def test_a_clock_that_is_set_back_hides_no_write_of_somebody_else(place: Place) -> None:
+    async with place.router(spill=True) as router:
+        await router.put(datum("a", 1))
         place.first.on = False
         with pytest.warns(DegradedWarning):
-            await router.put_many([datum(id, 2) for id in "abcd"])
+            await router.put(datum("a", 2))
+        assert (await put_by_another(place, datum("a", 100), -3600, expect=1)).version == 2
         place.first.on = True
-        report = await router.recover()
-        assert (report.delivered, report.set_aside) == (4, ())
+        (entry,) = (await router.recover()).set_aside
+        assert "version 2" in entry.reason
+        assert await router.get("a") == datum("a", 100)
+
+
+async def test_a_router_hears_of_all_that_this_program_commits_into_its_own_store(tmp_path: Path) -> None:
+    async with await StorageProvider.from_config(data_dir=tmp_path, spill=True) as storage:
+        memory: Any = storage.memory
+        async with storage.transaction() as tx:
+            await tx.memory.put_many([datum("a"), datum("b")])
+        await memory.put(datum("c"))
+        for write in (memory.delete("a"), memory.delete_many(["b", "c"])):
+            await write
+            assert memory._seen.seq == await memory.serving.head()
+        async with storage.transaction() as tx:
+            await tx.memory.put(datum("a", 2))
+            await tx.memory.delete("a")
+        assert memory._seen.seq == await memory.serving.head() == 8
 
 
 @pytest.mark.filterwarnings("default::dgent.exceptions.DamagedWarning")

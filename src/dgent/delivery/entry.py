@@ -45,9 +45,11 @@ class Version(NamedTuple):
 class Known(NamedTuple):
     """What the writer knew of the target when it wrote: a later version than that is somebody else's.
 
+    Where there is a `base`, that alone decides; else `seen`, where it is not 0; else `heard`, which trusts the clocks.
+
     Attributes:
         heard: when the target was last heard of, Unix seconds by its clock.
-        seen: the highest seq of the namespace that was seen in an answer.
+        seen: the highest seq of the namespace that the writer saw; 0 where it saw none.
         base: the last version of the id, where the writer looked; version 0 where there was none.
     """
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dgent.datum import Datum, Limits
     from dgent.memory.bus import Event
     from dgent.memory.manifest import ManifestFile
+    from dgent.memory.seen import Sightings
     from dgent.protocol import TTL, Backend, Capabilities
 
 State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
@@ -70,6 +71,7 @@ class Chain:
         filled: whether the manifest knows that it holds something.
         spilling: whether writes are kept when it goes away in mid-run.
         ways: the queues in which writes for it may wait.
+        sightings: what was seen of it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Chain:
         patience: float,
         limits: Limits,
         publish: Callable[[Event], None],
+        sightings: Sightings,
     ) -> None:
         self.backends, self.first = list(backends), backends[0]
         self.state: State = "normal"
@@ -91,7 +94,7 @@ class Chain:
         self.filled = not self.first.capabilities.durable
         self.spilling = spilling
         self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
-        self._patience, self._publish = patience, publish
+        self._patience, self._publish, self.sightings = patience, publish, sightings
         self.ways = Ways(backends, manifest)
         self._view: View | None = None
         self._keeping = InFlight()
@@ -158,7 +161,7 @@ class Chain:
         self.nudge()
         if not self.away or not self.opened:
             return False
-        known = Known(self.heard + self._ahead, self.ways.seen(namespace).seq)
+        known = Known(self.heard + self._ahead, self.sightings.of(namespace).seq)
         with self._keeping.one():
             taken = await self.ways.append(namespace, writes, ttl, known)
         for entry in taken:  # they have no version yet: the first store will give them one

@@ -33,15 +33,6 @@ HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, Ou
 _log: Final = logging.getLogger("dgent.memory")
 
 
-class Seen:
-    """The highest seq of a namespace that was seen in an answer; every view of a router shares it."""
-
-    __slots__ = ("seq",)
-
-    def __init__(self) -> None:
-        self.seq = 0
-
-
 class Ways:
     """One `Deliverer` for each later store of the chain in which something waits, or may.
 
@@ -56,7 +47,6 @@ class Ways:
         self._lost: set[Deliverer] = set()
         self.tried: dict[str, str] = {}
         self.waiting = 0
-        self._seen: dict[str, Seen] = {}
 
     @property
     def last(self) -> Queue | None:
@@ -84,10 +74,6 @@ class Ways:
         durable = [store for store in self._later if store.capabilities.durable]
         targets = ((store, target) for store in durable for target in reversed(known.targets(store, self._first)))
         self._all = [self._way(store, target) for store, target in targets]
-
-    def seen(self, namespace: str) -> Seen:
-        """Return what was seen of a namespace of the first store."""
-        return self._seen.setdefault(namespace, Seen())
 
     async def append(
         self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Known
