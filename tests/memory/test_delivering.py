@@ -6,25 +6,28 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from tests.memory.switchable import Switchable
 from tests.memory.test_router import Place, datum
 
 from dgent.database import open_database
-from dgent.delivery import Delivery, Progress
+from dgent.delivery import Delivery, Progress, digest_of
 from dgent.delivery.entry import PAGE
 from dgent.exceptions import (
     BackendUnavailable,
     DamagedWarning,
     DegradedWarning,
     DeliveryPending,
+    OutcomeUnknown,
     VersionConflict,
 )
 from dgent.memory import chain as chain_module
+from dgent.memory import seen as seen_module
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.router import DgentRouter
+from dgent.memory.seen import Sightings
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.query import Query
@@ -297,6 +300,95 @@ async def test_a_clock_that_is_set_back_hides_no_write_of_somebody_else(place: P
         (entry,) = (await router.recover()).set_aside
         assert "version 2" in entry.reason
         assert await router.get("a") == datum("a", 100)
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown, asyncio.CancelledError])
+@pytest.mark.parametrize("is_in", [True, False])
+async def test_a_write_of_its_own_of_unknown_outcome_is_no_conflict(
+    place: Place, *, is_in: bool, error: type[BaseException]
+) -> None:
+    class Deaf(Switchable):
+        deaf = False
+
+        def within(self, namespace: str) -> Self:
+            return self
+
+        def __getattr__(self, name: str) -> Any:
+            ask = super().__getattr__(name)
+            if not self.deaf or name not in {"put", "put_many", "delete", "delete_many"}:
+                return ask
+
+            async def lose(*args: Any, **named: Any) -> Any:
+                if is_in:
+                    await ask(*args, **named)
+                raise error("the answer was lost")
+
+            return lose
+
+    first = Deaf(shifted(place, 3600), place.first)
+    stores: Any = [first, JSONLBackend(place.folder / "second.jsonl")]
+    async with place.router(backends=stores, spill=True) as router:
+        await router.put_many([datum(id) for id in "abcdef"])
+        first.deaf = True
+        with pytest.raises(error):
+            await router.put(datum("a", 5))
+        with pytest.raises(error):
+            await router.delete("b")
+        with pytest.raises(error):
+            await router.put_many([datum("c", 5), datum("d", 5)])
+        with pytest.raises(error):
+            await router.delete_many(["e", "f"])
+        first.deaf = False
+        report = await overwritten(place, router, "abcdef")
+        assert (report.delivered, report.set_aside) == (6, ())
+        assert router._chain.sightings.unknown
+        for id in "abcdef":
+            assert await router.get(id) == datum(id, 2)
+        assert not router._chain.sightings.unknown
+
+
+def test_what_is_in_doubt_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen_module, "MOST", 3)
+    sightings = Sightings()
+    for n in range(20):
+        sightings.doubt("n", "a", datum("a", n))
+    assert sightings.unknown["n", "a"] == tuple(digest_of(datum("a", n)) for n in range(12, 20))
+    for id in "bcd":
+        sightings.doubt("n", id, None)
+    assert sightings.unknown == {("n", id): ("delete",) for id in "bcd"}
+
+
+async def test_a_page_that_got_in_makes_the_next_probe_soon_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It flaps: each time it takes some, and goes away again before it has all."""
+    async with place.router(spill=True) as router:
+        chain = router._chain
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum(f"k{n:04}") for n in range(COUNT)])
+        monkeypatch.setattr(chain_module, "SOONEST", 1000.0)
+        monkeypatch.setattr(chain_module, "LATEST", 32000.0)
+        chain._delay = 1000.0
+        for _ in range(3):
+            assert not (await router.recover()).complete
+        assert chain._delay == 8000.0
+        for taken in (PAGE + 5, 5):  # a page and a part, and a part of one
+            chain._delay, left = 8000.0, taken
+
+            def flap(verb: str) -> None:
+                nonlocal left
+                left -= verb == "put"
+                if left < 0:
+                    place.first.on = False
+
+            place.first.on, place.first.before = True, flap
+            report = await router.recover()
+            assert 0 < report.delivered < COUNT
+            assert chain._delay == 2000.0
+        place.first.before, place.first.on = None, True
+        assert (await router.recover()).complete
 
 
 async def test_a_router_hears_of_all_that_this_program_commits_into_its_own_store(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from dgent.datum import as_datetime
-from dgent.delivery.entry import Entry, Version
+from dgent.delivery.entry import Entry, Version, digest_of
 from dgent.exceptions import Corrupt, DgentError, OutcomeUnknown, StorageError, StorageTimeout, VersionConflict
 
 if TYPE_CHECKING:
@@ -157,6 +157,8 @@ def is_known(last: Revision | None, place: Place, entry: Entry) -> bool:
     if _is_version(last, Version(place.version, place.seq)):
         return True
     known = entry.known
+    if known.unknown and digest_of(last.datum) in known.unknown:
+        return True
     if known.base is not None:
         return _is_version(last, known.base)
     # A clock may be set back: the time decides only where there is nothing better.

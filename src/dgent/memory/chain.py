@@ -163,7 +163,9 @@ class Chain:
             return False
         known = Known(self.heard + self._ahead, self.sightings.of(namespace).seq)
         with self._keeping.one():
-            taken = await self.ways.append(namespace, writes, ttl, known)
+            doubts = self.sightings.unknown
+            each = [known._replace(unknown=doubts.get((namespace, id), ())) for id, _ in writes]
+            taken = await self.ways.append(namespace, writes, ttl, each)
         for entry in taken:  # they have no version yet: the first store will give them one
             self._publish(Change("delete" if entry.datum is None else "put", namespace, entry.id))
         return True
@@ -340,12 +342,16 @@ class Chain:
             return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
 
         def progress(waiting: int) -> None:
+            if tally.delivered:  # it takes what it is given while it is there
+                self._delay = SOONEST
             self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
 
         try:
             await self._admit()
             await self._deliver(tally, progress)
         except HINDERED as error:
+            if tally.delivered:
+                self._delay = SOONEST
             self._failed(error)
             return report((await self.ways.counts())[0], self.down)
         await self.ways.tidy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from asyncio import CancelledError
 from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
@@ -16,6 +17,7 @@ from dgent.exceptions import (
     DeliveryPending,
     InvalidDatum,
     InvalidNamespace,
+    OutcomeUnknown,
     StorageError,
     StorageTimeout,
 )
@@ -363,6 +365,9 @@ class DgentRouter:
                 answer = await getattr(self._first, verb)(subject, **named)
             except DeliveryPending:
                 raise
+            except (OutcomeUnknown, CancelledError):
+                self._doubt(verb, subject)
+                raise
             except (BackendUnavailable, StorageTimeout) as error:
                 if not await chain.take_over(error, spill=chain.spilling and not needs_live):
                     raise
@@ -401,8 +406,17 @@ class DgentRouter:
 
     def _saw(self, answer: Any) -> None:
         """Remember the seq of what an answer showed."""
-        seqs = [answer.seq] if answer.__class__ is Datum else [datum.seq for datum in answer]
-        self._seen.note(max(seqs, default=0))
+        datums = [answer] if answer.__class__ is Datum else answer
+        self._seen.note(max([datum.seq for datum in datums], default=0))
+        if self._chain.sightings.unknown:
+            for datum in datums:
+                self._chain.sightings.settle(self.namespace, datum.id)
+
+    def _doubt(self, verb: str, subject: Any) -> None:
+        """Remember a write the answer to which was lost: it may be in, and is nobody else's."""
+        for one in subject if verb in _OF_MANY else [subject]:
+            datum, id = (None, one) if verb.startswith("delete") else (one, one.id)
+            self._chain.sightings.doubt(self.namespace, id, datum)
 
     async def _look_first(self) -> None:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""

@@ -7,10 +7,18 @@ version counts as somebody else's that is not, which loses nothing.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from dgent.delivery import digest_of
 
 if TYPE_CHECKING:
+    from dgent.datum import Datum
     from dgent.memory.change import Change
+
+MOST: Final = 4096
+"""Of so many ids writes of unknown outcome are remembered, the last ones; of each id so many as `EACH` says."""
+
+EACH: Final = 8
 
 
 class Seen:
@@ -30,9 +38,13 @@ class Seen:
 
 
 class Sightings:
-    """What was seen of every namespace of a store."""
+    """What was seen of every namespace of a store.
+
+    `unknown` has the digests of this program's writes whose outcome nobody knows, by namespace and id.
+    """
 
     def __init__(self) -> None:
+        self.unknown: dict[tuple[str, str], tuple[str, ...]] = {}
         self._by_namespace: dict[str, Seen] = {}
 
     def of(self, namespace: str) -> Seen:
@@ -42,3 +54,14 @@ class Sightings:
     def note(self, change: Change) -> None:
         """Take note of what this program has committed; for `on_change`."""
         self.of(change.namespace).note(change.seq)
+
+    def doubt(self, namespace: str, id: str, datum: Datum | None) -> None:
+        """Remember a write, a delete where the datum is None, of which nobody knows whether it is in."""
+        before = self.unknown.pop((namespace, id), ())
+        self.unknown[namespace, id] = (*before, digest_of(datum))[-EACH:]
+        while len(self.unknown) > MOST:
+            del self.unknown[next(iter(self.unknown))]
+
+    def settle(self, namespace: str, id: str) -> None:
+        """Forget what was in doubt of an id: an answer has shown which version it has."""
+        self.unknown.pop((namespace, id), None)

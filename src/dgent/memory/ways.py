@@ -76,7 +76,7 @@ class Ways:
         self._all = [self._way(store, target) for store, target in targets]
 
     async def append(
-        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Known
+        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Sequence[Known]
     ) -> list[Entry]:
         """Let writes wait in the last one; they are safe there when this answers.
 
@@ -84,7 +84,8 @@ class Ways:
             StorageError: they could not be made safe.
         """
         queue, now = self._all[-1].queue, time.time()
-        taken = await queue.append([Entry(namespace, id, datum, ttl, now, known) for id, datum in writes])
+        each = zip(writes, known, strict=True)
+        taken = await queue.append([Entry(namespace, id, datum, ttl, now, knew) for (id, datum), knew in each])
         self.remember(queue)
         return taken
 
