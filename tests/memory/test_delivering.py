@@ -13,10 +13,11 @@ from tests.memory.switchable import Switchable
 from tests.memory.test_router import Place, datum
 
 from dgent.database import open_database
-from dgent.delivery import Delivery, Progress, digest_of
-from dgent.delivery.entry import PAGE
+from dgent.delivery import Delivery, Progress, Queue, digest_of
+from dgent.delivery.entry import PAGE, group_of
 from dgent.exceptions import (
     BackendUnavailable,
+    Corrupt,
     DamagedWarning,
     DegradedWarning,
     DeliveryPending,
@@ -442,6 +443,68 @@ async def test_a_damaged_entry_locks_nobody_out(place: Place) -> None:
         assert (await router.status())["set_aside"] == 0
 
 
+@pytest.mark.parametrize("column", ["content", "created_at"])
+async def test_a_damaged_place_costs_at_most_its_own_id(place: Place, column: str) -> None:
+    """The record of one of four ids is damaged: its writes are set aside, and the others go home."""
+    spare = place.folder / "spare.db"
+    stores: list[Any] = [Switchable(SQLiteBackend(place.folder / "first.db"), place.first), SQLiteBackend(spare)]
+    async with place.router(backends=stores, spill=True) as router:
+        await router.put_many([datum(id) for id in "wxyz"])
+        await overwritten(place, router, "xy")
+        for first_asks in (False, True):
+            with closing(sqlite3.connect(spare)) as connection:
+                (id, *_) = connection.execute(
+                    "SELECT id FROM dgent_datums WHERE namespace LIKE '.dgent/places/%' AND id = ?",
+                    [group_of("default", "x")],
+                ).fetchone()
+                changed = {"content": b"[1,1,1,nul", "created_at": 7.0}[column]
+                connection.execute(f"UPDATE dgent_datums SET {column} = ? WHERE id = ?", [changed, id])
+                connection.commit()
+            place.first.on = False
+            with pytest.warns(DegradedWarning):
+                await router.put_many([datum(id, 3) for id in "wxyzx"])
+            place.first.on = True
+            if first_asks:
+                await router._chain.bring("default", ["x"])
+                await router.recover()
+            else:
+                report = await router.recover()
+                assert (report.delivered, report.waiting, report.reason) == (3, 0, "")
+                assert [entry.id for entry in report.set_aside] == ["x", "x"]
+            entries = await router.set_aside()
+            assert [entry.id for entry in entries] == ["x", "x"]
+            assert all("how far the writes of 'x' have come is not known" in entry.reason for entry in entries)
+            assert [await router.get(id) for id in "wyz"] == [datum(id, 3) for id in "wyz"]
+            assert (await router.status())["waiting"] == 0
+            for entry in entries:
+                assert await router.retry(entry)
+            assert await router.get("x") == datum("x", 3)
+
+
+async def test_a_report_says_how_much_waits_in_a_queue_that_cannot_be_read_any_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise Corrupt("not what was written")
+
+    async with place.router(spill=True) as router:
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum("b"), datum("c")])
+        assert (await router.status())["waiting"] == 2
+        place.first.on = True
+        with monkeypatch.context() as damage:
+            damage.setattr(Queue, "page", broken)
+            for verb in ("count", "of"):
+                report = await router.recover()
+                assert (report.delivered, report.waiting, report.complete) == (0, 2, False)
+                assert "may wait in jsonl, which is damaged" in report.reason
+                damage.setattr(Queue, verb, broken)
+        monkeypatch.setattr(router._chain, "state", "delivering")
+        assert (await router.recover()).delivered == 2
+
+
 async def test_a_queue_that_cannot_be_read_locks_nobody_out(place: Place) -> None:
     await spilled(place, 3)
     file = place.folder / "second.jsonl"
@@ -454,7 +517,7 @@ async def test_a_queue_that_cannot_be_read_locks_nobody_out(place: Place) -> Non
         report = await router.recover()
         assert "may wait in jsonl" in report.reason
         assert not report.complete
-        assert "may wait in jsonl" in str((await router.status())["left"])
+        assert "may wait in jsonl, which is damaged" in str((await router.status())["left"])
 
 
 async def test_a_conflict_may_be_retried_over_what_is_there(place: Place) -> None:

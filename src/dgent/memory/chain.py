@@ -357,7 +357,7 @@ class Chain:
         await self.ways.tidy()
         if self.ways.left:
             _log.warning("%s: %s", self.ways.left, self.ways.tried)
-        return report(0, self.ways.left)
+        return report((await self.ways.counts())[0] if self.ways.left else 0, self.ways.left)
 
     async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
         """Deliver all that waits, and return to the normal state."""
