@@ -17,15 +17,17 @@ from hypothesis import strategies as st
 from sqlalchemy import inspect, text
 
 from dgent.bridge import Outbox, TableAdapter, unit_of_work
+from dgent.bridge import outbox as outbox_module
 from dgent.database import Database, open_database
 from dgent.datum import Datum, Limits
-from dgent.delivery import Delivery, trip
+from dgent.delivery import Delivery, Queue, trip
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
     CausalCycle,
     InvalidDatum,
     LimitExceeded,
+    StorageTimeout,
 )
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sql import SqlBackend
@@ -102,6 +104,71 @@ async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memo
         assert await memory.count() == 0
     assert await Outbox(database, memory).reconcile() == Delivery()
     assert [datum.id for datum in await memory.list()] == ["kept"]
+
+
+async def _not_now(_: Outbox) -> Delivery:
+    """Stand for a program that dies between the commit and the delivery."""
+    return Delivery()
+
+
+async def test_a_write_of_somebody_else_that_a_clock_hides_is_not_written_over(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clock of the memory was set back, so all that it holds was stored before the transaction."""
+    memory = Elsewhere(clock=lambda: 1000.0)
+    await memory.put(Datum.create(b"0", id="x"))
+    with monkeypatch.context() as dead:
+        dead.setattr(Outbox, "deliver", _not_now)
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"old", id="x"))
+    await memory.put(Datum.create(b"newer", id="x"), expect=1)
+    (entry,) = (await Outbox(database, memory).reconcile()).set_aside
+    assert "version 2" in entry.reason
+    found = await memory.get("x")
+    assert found is not None
+    assert found.content == b"newer"
+
+
+@pytest.mark.parametrize("broken", ["run", "count", "sweep"])
+async def test_a_transaction_that_is_committed_ends_well_whatever_its_delivery_meets(
+    database: Database,
+    memory: Elsewhere,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    broken: str,
+) -> None:
+    async def fail(*_: Any) -> Any:
+        raise StorageTimeout("somebody holds the lock")
+
+    with monkeypatch.context() as hindered:
+        if broken == "run":
+            hindered.setattr(Queue, "page", fail)
+        elif broken == "count":
+            memory.down = True
+            hindered.setattr(Queue, "count", fail)
+        else:
+            hindered.setattr(outbox_module, "SWEEP", 0)
+            hindered.setattr(Queue, "sweep", fail)
+        async with unit_of_work(database, memory) as tx:
+            tx.session.add(crystal())
+            await tx.memory.put(Datum.create(b"1", id="c"))
+    assert "somebody holds the lock" in caplog.text
+    memory.down = False
+    assert await TableAdapter(Crystal, database).count() == 1
+    assert (await Outbox(database, memory).reconcile()).complete
+    assert await memory.exists("c")
+
+
+async def test_who_is_cancelled_during_a_delivery_hears_it(
+    database: Database, memory: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def cancelled(_: Outbox) -> Delivery:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(Outbox, "deliver", cancelled)
+    with pytest.raises(asyncio.CancelledError):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"1", id="c"))
 
 
 async def test_an_outage_delays_and_loses_nothing(database: Database, memory: Elsewhere) -> None:

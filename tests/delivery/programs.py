@@ -88,7 +88,8 @@ class Program:
         self.queue = Queue(Remote(store, self.life), "first")  # type: ignore[arg-type]
         self.clock = clock or ManualClock(time.time())
         self.deliverer = Deliverer(self.queue, self.target, clock=self.clock)
-        self.heard, self.seen = time.time(), 0
+        self.heard = time.time()
+        self.seen: dict[str, int] = {}
 
     async def write(self, namespace: str, id: str, n: int | None) -> None:
         """Put a value, or delete; answers when that is acknowledged."""
@@ -99,10 +100,11 @@ class Program:
             if datum is None:
                 await store.delete(id)
             else:
-                self.seen = max(self.seen, (await store.put(datum)).seq)
+                await store.put(datum)
+            self.seen[namespace] = await store.head()
             self.heard = time.time()
         except BackendUnavailable:
-            known = Known(self.heard, self.seen)
+            known = Known(self.heard, self.seen.get(namespace, 0))
             await self.queue.append([Entry(namespace, id, datum, None, time.time(), known)])
 
 

@@ -18,6 +18,7 @@ from tests.memory.switchable import Switch, Switchable
 from dgent.datum import Datum, Limits
 from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
 from dgent.delivery import entry as entry_module
+from dgent.delivery.entry import RESERVED, group_of
 from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, StorageError
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
@@ -159,16 +160,21 @@ async def test_what_has_expired_by_the_time_of_the_write_is_superseded_all_the_s
 
 
 async def test_what_the_writer_knew_is_nobody_elses() -> None:
-    """By what it saw, by the time at which it heard, or by the version that it looked at; whatever the clocks say."""
+    """By the version that it looked at; else by what it saw; and by the time at which it heard only without both."""
     target, queue = MemoryBackend("n"), Queue(MemoryBackend(), "first")
-    stored = [await target.put(value(id, 0)) for id in "abcd"]
-    seen, base = Known(0.0, stored[0].seq), Known(0.0, 0, Version(1, stored[1].seq))
-    other = Known(0.0, 0, Version(1, stored[0].seq))
-    await queue.append(
-        [entry("a", 1, None, seen), entry("b", 1, None, base), entry("c", 1), entry("d", 1, None, other)]
-    )
+    stored = [await target.put(value(id, 0)) for id in "abcdef"]
+    late, top = time.time() + 3600, stored[-1].seq
+    known = {
+        "a": Known(0.0, stored[0].seq),
+        "b": Known(0.0, 0, Version(1, stored[1].seq)),
+        "c": Known(late),
+        "d": Known(late, top, Version(1, stored[0].seq)),
+        "e": Known(late, stored[3].seq),
+        "f": Known(late, top, Version(0, 0)),
+    }
+    await queue.append([entry(id, 1, None, each) for id, each in known.items()])
     tally = await Deliverer(queue, target).run()
-    assert [one.id for one in tally.aside] == ["d"]
+    assert [one.id for one in tally.aside] == ["d", "e", "f"]
 
 
 async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retried_or_discarded(store: Backend) -> None:
@@ -190,6 +196,22 @@ async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retri
     await Deliverer(queue, target).run()
     assert await target.get("a") == value("a", 2)
     assert await queue.count() == (0, 0)
+
+
+async def test_an_id_whose_record_is_no_record_is_set_aside_and_begins_anew(store: Backend) -> None:
+    target, queue = MemoryBackend("n"), Queue(store, "first")
+    deliverer = Deliverer(queue, target)
+    await queue.append([entry("a", 1), entry("b", 1)])
+    await deliverer.run()
+    records = store.within(f"{RESERVED}/places/{queue.segment}")
+    await records.put(Datum(group_of("n", "a"), b"[1,1", 0.0))
+    await queue.append([entry("a", n) for n in range(40)] + [entry("b", 2)])
+    tally = await deliverer.run()
+    assert (tally.delivered, len(tally.aside), await queue.count()) == (1, 40, (0, 40))
+    assert await target.get("a") == value("a", 1)
+    await queue.append([entry("a", 2)])
+    assert (await deliverer.run()).delivered == 1
+    assert await target.get("a") == value("a", 2)
 
 
 async def test_a_write_that_the_target_refuses_is_set_aside_with_the_reason() -> None:

@@ -6,25 +6,29 @@ import asyncio
 import sqlite3
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 from tests.memory.switchable import Switchable
 from tests.memory.test_router import Place, datum
 
 from dgent.database import open_database
-from dgent.delivery import Progress
-from dgent.delivery.entry import PAGE
+from dgent.delivery import Delivery, Progress, Queue, digest_of
+from dgent.delivery.entry import PAGE, group_of
 from dgent.exceptions import (
     BackendUnavailable,
+    Corrupt,
     DamagedWarning,
     DegradedWarning,
     DeliveryPending,
+    OutcomeUnknown,
     VersionConflict,
 )
 from dgent.memory import chain as chain_module
+from dgent.memory import seen as seen_module
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.router import DgentRouter
+from dgent.memory.seen import Sightings
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.query import Query
@@ -34,6 +38,8 @@ from dgent.storage import StorageProvider
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from dgent.datum import Datum
 
 COUNT = 3 * PAGE
 
@@ -212,22 +218,193 @@ async def test_a_second_delete_is_not_taken_for_the_first(place: Place) -> None:
         assert await one.set_aside() == []
 
 
-async def test_what_a_program_wrote_itself_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
-    """The first store's clock is ahead, so all that it holds was stored after the router last heard of it."""
-    first = SQLiteBackend(place.folder / "first.db", clock=lambda: time.time() + 3600)
-    stores = [Switchable(first, place.first), JSONLBackend(place.folder / "second.jsonl")]
-    async with place.router(backends=stores, spill=True) as router:
+def shifted(place: Place, seconds: float) -> SQLiteBackend:
+    """Return the first store as a machine sees it whose clock is ahead, or behind."""
+    return SQLiteBackend(place.folder / "first.db", clock=lambda: time.time() + seconds)
+
+
+async def put_by_another(place: Place, one: Datum, seconds: float, *, expect: int | None = None) -> Datum:
+    store = shifted(place, seconds)
+    try:
+        return await store.put(one, expect=expect)
+    finally:
+        await store.close()
+
+
+def ahead_of(place: Place) -> list[Any]:
+    """Return a chain where all that the first store holds was stored after anybody last heard of it."""
+    return [Switchable(shifted(place, 3600), place.first), JSONLBackend(place.folder / "second.jsonl")]
+
+
+async def overwritten(place: Place, router: DgentRouter, ids: str) -> Delivery:
+    """Let a put of each id wait through an outage, and report what came of it."""
+    place.first.on = False
+    with pytest.warns(DegradedWarning):
+        await router.put_many([datum(id, 2) for id in ids])
+    place.first.on = True
+    return await router.recover()
+
+
+async def test_what_a_program_wrote_or_saw_itself_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    await put_by_another(place, datum("old"), 3600)
+    async with place.router(backends=ahead_of(place), spill=True) as router:
         await router.put(datum("a"))
         await router.put_many([datum("b"), datum("c")])
-        async with place.behind() as store:
-            await store.put(datum("d"))
+        await put_by_another(place, datum("d"), 3600)
         assert await router.get("d") == datum("d")
+        report = await overwritten(place, router, "abcd")
+        assert (report.delivered, report.set_aside) == (4, ())
+
+
+async def test_a_delete_of_its_own_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        await router.put_many([datum(id) for id in "abcd"])
+        assert await router.delete("a")
+        assert (await overwritten(place, router, "a")).set_aside == ()
+        assert await router.delete_many(["b", "c"]) == 2
+        report = await overwritten(place, router, "bcd")
+        assert (report.delivered, report.set_aside) == (3, ())
+
+
+async def test_what_stood_on_a_page_is_no_conflict_whatever_the_clocks_say(place: Place) -> None:
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        for id, look in (("a", router.list), ("b", lambda: router.query(Query()))):
+            await put_by_another(place, datum(id), 3600)
+            await look()
+            report = await overwritten(place, router, id)
+            assert (report.delivered, report.set_aside) == (1, ())
+
+
+@pytest.mark.parametrize("first_use", ["get", "put", "count"])
+async def test_what_was_there_when_a_namespace_was_first_used_is_no_conflict(place: Place, first_use: str) -> None:
+    await put_by_another(place, datum("a"), 3600)
+    async with place.router(backends=ahead_of(place), spill=True) as router:
+        await (
+            router.get("nothing")
+            if first_use == "get"
+            else router.count()
+            if first_use == "count"
+            else router.put(datum("b"))
+        )
+        report = await overwritten(place, router, "a")
+        assert (report.delivered, report.set_aside) == (1, ())
+
+
+async def test_a_clock_that_is_set_back_hides_no_write_of_somebody_else(place: Place) -> None:
+    async with place.router(spill=True) as router:
+        await router.put(datum("a", 1))
         place.first.on = False
         with pytest.warns(DegradedWarning):
-            await router.put_many([datum(id, 2) for id in "abcd"])
+            await router.put(datum("a", 2))
+        assert (await put_by_another(place, datum("a", 100), -3600, expect=1)).version == 2
         place.first.on = True
-        report = await router.recover()
-        assert (report.delivered, report.set_aside) == (4, ())
+        (entry,) = (await router.recover()).set_aside
+        assert "version 2" in entry.reason
+        assert await router.get("a") == datum("a", 100)
+
+
+@pytest.mark.parametrize("error", [OutcomeUnknown, asyncio.CancelledError])
+@pytest.mark.parametrize("is_in", [True, False])
+async def test_a_write_of_its_own_of_unknown_outcome_is_no_conflict(
+    place: Place, *, is_in: bool, error: type[BaseException]
+) -> None:
+    class Deaf(Switchable):
+        deaf = False
+
+        def within(self, namespace: str) -> Self:
+            return self
+
+        def __getattr__(self, name: str) -> Any:
+            ask = super().__getattr__(name)
+            if not self.deaf or name not in {"put", "put_many", "delete", "delete_many"}:
+                return ask
+
+            async def lose(*args: Any, **named: Any) -> Any:
+                if is_in:
+                    await ask(*args, **named)
+                raise error("the answer was lost")
+
+            return lose
+
+    first = Deaf(shifted(place, 3600), place.first)
+    stores: Any = [first, JSONLBackend(place.folder / "second.jsonl")]
+    async with place.router(backends=stores, spill=True) as router:
+        await router.put_many([datum(id) for id in "abcdef"])
+        first.deaf = True
+        with pytest.raises(error):
+            await router.put(datum("a", 5))
+        with pytest.raises(error):
+            await router.delete("b")
+        with pytest.raises(error):
+            await router.put_many([datum("c", 5), datum("d", 5)])
+        with pytest.raises(error):
+            await router.delete_many(["e", "f"])
+        first.deaf = False
+        report = await overwritten(place, router, "abcdef")
+        assert (report.delivered, report.set_aside) == (6, ())
+        assert router._chain.sightings.unknown
+        for id in "abcdef":
+            assert await router.get(id) == datum(id, 2)
+        assert not router._chain.sightings.unknown
+
+
+def test_what_is_in_doubt_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen_module, "MOST", 3)
+    sightings = Sightings()
+    for n in range(20):
+        sightings.doubt("n", "a", datum("a", n))
+    assert sightings.unknown["n", "a"] == tuple(digest_of(datum("a", n)) for n in range(12, 20))
+    for id in "bcd":
+        sightings.doubt("n", id, None)
+    assert sightings.unknown == {("n", id): ("delete",) for id in "bcd"}
+
+
+async def test_a_page_that_got_in_makes_the_next_probe_soon_again(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It flaps: each time it takes some, and goes away again before it has all."""
+    async with place.router(spill=True) as router:
+        chain = router._chain
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum(f"k{n:04}") for n in range(COUNT)])
+        monkeypatch.setattr(chain_module, "SOONEST", 1000.0)
+        monkeypatch.setattr(chain_module, "LATEST", 32000.0)
+        chain._delay = 1000.0
+        for _ in range(3):
+            assert not (await router.recover()).complete
+        assert chain._delay == 8000.0
+        for taken in (PAGE + 5, 5):  # a page and a part, and a part of one
+            chain._delay, left = 8000.0, taken
+
+            def flap(verb: str) -> None:
+                nonlocal left
+                left -= verb == "put"
+                if left < 0:
+                    place.first.on = False
+
+            place.first.on, place.first.before = True, flap
+            report = await router.recover()
+            assert 0 < report.delivered < COUNT
+            assert chain._delay == 2000.0
+        place.first.before, place.first.on = None, True
+        assert (await router.recover()).complete
+
+
+async def test_a_router_hears_of_all_that_this_program_commits_into_its_own_store(tmp_path: Path) -> None:
+    async with await StorageProvider.from_config(data_dir=tmp_path, spill=True) as storage:
+        memory: Any = storage.memory
+        async with storage.transaction() as tx:
+            await tx.memory.put_many([datum("a"), datum("b")])
+        await memory.put(datum("c"))
+        for write in (memory.delete("a"), memory.delete_many(["b", "c"])):
+            await write
+            assert memory._seen.seq == await memory.serving.head()
+        async with storage.transaction() as tx:
+            await tx.memory.put(datum("a", 2))
+            await tx.memory.delete("a")
+        assert memory._seen.seq == await memory.serving.head() == 8
 
 
 @pytest.mark.filterwarnings("default::dgent.exceptions.DamagedWarning")
@@ -266,6 +443,68 @@ async def test_a_damaged_entry_locks_nobody_out(place: Place) -> None:
         assert (await router.status())["set_aside"] == 0
 
 
+@pytest.mark.parametrize("column", ["content", "created_at"])
+async def test_a_damaged_place_costs_at_most_its_own_id(place: Place, column: str) -> None:
+    """The record of one of four ids is damaged: its writes are set aside, and the others go home."""
+    spare = place.folder / "spare.db"
+    stores: list[Any] = [Switchable(SQLiteBackend(place.folder / "first.db"), place.first), SQLiteBackend(spare)]
+    async with place.router(backends=stores, spill=True) as router:
+        await router.put_many([datum(id) for id in "wxyz"])
+        await overwritten(place, router, "xy")
+        for first_asks in (False, True):
+            with closing(sqlite3.connect(spare)) as connection:
+                (id, *_) = connection.execute(
+                    "SELECT id FROM dgent_datums WHERE namespace LIKE '.dgent/places/%' AND id = ?",
+                    [group_of("default", "x")],
+                ).fetchone()
+                changed = {"content": b"[1,1,1,nul", "created_at": 7.0}[column]
+                connection.execute(f"UPDATE dgent_datums SET {column} = ? WHERE id = ?", [changed, id])
+                connection.commit()
+            place.first.on = False
+            with pytest.warns(DegradedWarning):
+                await router.put_many([datum(id, 3) for id in "wxyzx"])
+            place.first.on = True
+            if first_asks:
+                await router._chain.bring("default", ["x"])
+                await router.recover()
+            else:
+                report = await router.recover()
+                assert (report.delivered, report.waiting, report.reason) == (3, 0, "")
+                assert [entry.id for entry in report.set_aside] == ["x", "x"]
+            entries = await router.set_aside()
+            assert [entry.id for entry in entries] == ["x", "x"]
+            assert all("how far the writes of 'x' have come is not known" in entry.reason for entry in entries)
+            assert [await router.get(id) for id in "wyz"] == [datum(id, 3) for id in "wyz"]
+            assert (await router.status())["waiting"] == 0
+            for entry in entries:
+                assert await router.retry(entry)
+            assert await router.get("x") == datum("x", 3)
+
+
+async def test_a_report_says_how_much_waits_in_a_queue_that_cannot_be_read_any_more(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: Any, **__: Any) -> Any:
+        raise Corrupt("not what was written")
+
+    async with place.router(spill=True) as router:
+        await router.put(datum("a"))
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum("b"), datum("c")])
+        assert (await router.status())["waiting"] == 2
+        place.first.on = True
+        with monkeypatch.context() as damage:
+            damage.setattr(Queue, "page", broken)
+            for verb in ("count", "of"):
+                report = await router.recover()
+                assert (report.delivered, report.waiting, report.complete) == (0, 2, False)
+                assert "may wait in jsonl, which is damaged" in report.reason
+                damage.setattr(Queue, verb, broken)
+        monkeypatch.setattr(router._chain, "state", "delivering")
+        assert (await router.recover()).delivered == 2
+
+
 async def test_a_queue_that_cannot_be_read_locks_nobody_out(place: Place) -> None:
     await spilled(place, 3)
     file = place.folder / "second.jsonl"
@@ -278,7 +517,7 @@ async def test_a_queue_that_cannot_be_read_locks_nobody_out(place: Place) -> Non
         report = await router.recover()
         assert "may wait in jsonl" in report.reason
         assert not report.complete
-        assert "may wait in jsonl" in str((await router.status())["left"])
+        assert "may wait in jsonl, which is damaged" in str((await router.status())["left"])
 
 
 async def test_a_conflict_may_be_retried_over_what_is_there(place: Place) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
 
 from dgent.bridge.outbox import Outbox
 from dgent.bridge.pending import PendingMemory
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from dgent.bridge.table_adapter import TableAdapter
     from dgent.database import Database, Runner, Transaction
     from dgent.protocol import DgentProtocol
+
+
+_log: Final = logging.getLogger("dgent.bridge")
 
 
 class Joinable(Protocol):
@@ -66,6 +70,7 @@ async def unit_of_work(
 
     Where the memory lies in the same database it takes part. Where it lies elsewhere its writes go through the outbox:
     they are committed with the rows, and delivered after the commit, or by `Outbox.reconcile` if that is interrupted.
+    Once it is committed the block ends well: a delivery that fails is logged, and the rest waits.
     Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers.
 
     Raises:
@@ -85,7 +90,15 @@ async def unit_of_work(
         pending = PendingMemory(box, transaction)
         yield UnitOfWork(transaction, pending, registered, logs)
     if outermost:
+        await _deliver(box)
+
+
+async def _deliver(box: Outbox) -> None:
+    """Deliver what was committed; it is, so whatever fails here is logged, and the rest waits."""
+    try:
         await box.deliver()
+    except Exception:
+        _log.exception("a transaction is committed, and what it wrote to %s waits: see reconcile()", box.memory.name)
 
 
 def _is_joinable(memory: DgentProtocol, database: Database) -> TypeGuard[Joinable]:

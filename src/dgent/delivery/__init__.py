@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dgent.delivery.deliverer import Deliverer
-from dgent.delivery.entry import RESERVED, Entry, Known, Version, key_of, roomy
+from dgent.delivery.entry import RESERVED, Entry, Known, Version, digest_of, key_of, roomy
 from dgent.delivery.queue import Queue, QueueUnreadable
 from dgent.delivery.report import Delivery, Progress, Tally
 
@@ -18,6 +18,7 @@ __all__ = [
     "QueueUnreadable",
     "Tally",
     "Version",
+    "digest_of",
     "key_of",
     "roomy",
 ]

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from dgent.datum import uuid7
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from dgent.delivery.entry import Entry
+    from dgent.exceptions import Corrupt
     from dgent.protocol import Backend
 
 T = TypeVar("T")
@@ -87,17 +89,31 @@ class Deliverer:
 
     async def _deal_with(self, entries: list[Entry], tally: Tally) -> bool:
         """Deliver entries, and tell whether somebody else is at some of them."""
-        if not entries:
+        places, broken = await self.ask(self.queue.places(entry.group for entry in entries))
+        for group, error in broken.items():
+            await self._put_aside_all_of(next(one for one in entries if one.group == group), error, tally)
+        rest = [entry for entry in entries if entry.group not in broken]
+        if not rest:
             return False
-        trip = Trip(self, tally, await self.ask(self.queue.places(entry.group for entry in entries)))
+        trip = Trip(self, tally, places)
         try:
-            for wave in _waves(entries):
+            for wave in _waves(rest):
                 await trip.carry(wave)
         except StorageError:
             await trip.finish()  # what is in is in
             raise
         await trip.finish()
         return bool(trip.blocked)
+
+    async def _put_aside_all_of(self, one: Entry, error: Corrupt, tally: Tally) -> None:
+        """Set aside all that waits of an id whose record is damaged, then erase that: it costs no other id anything."""
+        reason = f"how far the writes of {one.id!r} have come is not known, and this one may be in: {error}"
+        while waiting := (await self.ask(self.queue.of(one.namespace, one.id))).entries:
+            aside = [replace(entry, reason=reason) for entry in waiting]
+            await self.ask(self.queue.put_aside(aside))
+            await self.ask(self.queue.forget(waiting))
+            tally.aside += aside
+        await self.ask(self.queue.drop_damaged_place(one.group))
 
     async def ask(self, answer: Awaitable[T]) -> T:
         """Tell a failure of the queue's store from one of the target."""

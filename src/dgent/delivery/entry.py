@@ -46,15 +46,19 @@ class Version(NamedTuple):
 class Known(NamedTuple):
     """What the writer knew of the target when it wrote: a later version than that is somebody else's.
 
+    Where there is a `base`, that alone decides; else `seen`, where it is not 0; else `heard`, which trusts the clocks.
+
     Attributes:
         heard: when the target was last heard of, Unix seconds by its clock.
-        seen: the highest seq of the namespace that was seen in an answer.
+        seen: the highest seq of the namespace that the writer saw; 0 where it saw none.
         base: the last version of the id, where the writer looked; version 0 where there was none.
+        unknown: digests of writes of its own to this id, the outcome of which is not known: they are known, too.
     """
 
     heard: float
     seen: int = 0
     base: Version | None = None
+    unknown: tuple[str, ...] = ()
 
 
 EVERYTHING: Final = Known(1e15)
@@ -126,13 +130,21 @@ def group_of(namespace: str, id: str) -> str:
     return blake3(f"{namespace}\0{id}".encode()).hexdigest(DIGITS // 2)
 
 
+def digest_of(datum: Datum | None) -> str:
+    """Return what tells a put of a datum from every other write of its id, or a delete, where it is None."""
+    if datum is None:
+        return "delete"
+    header = orjson.dumps([datum.created_at, datum.causal_parent, datum.metadata_json])
+    return blake3(header + b"\n" + datum.content).hexdigest(DIGITS // 2)
+
+
 def encoded(entry: Entry) -> Datum:
     """Return an entry as a datum: a line of JSON, then the content as it is. Its parent can be searched for."""
     if entry.raw is not None:
         return Datum(entry.key, orjson.dumps({"damaged": True, "reason": entry.reason}) + b"\n" + entry.raw, entry.at)
     header: dict[str, Any] = {name: getattr(entry, name) for name in ("namespace", "id", "ttl", "at", "reason")}
-    heard, seen, base = entry.known
-    header["known"] = [heard, seen, None if base is None else [*base]]
+    heard, seen, base, unknown = entry.known
+    header["known"] = [heard, seen, None if base is None else [*base], *unknown]
     datum = entry.datum
     if datum is not None:
         header |= {"created_at": datum.created_at, "parent": datum.causal_parent, "metadata": datum.metadata_json}
@@ -152,8 +164,8 @@ def decoded(record: Datum) -> Entry:
         header = orjson.loads(line)
         if header.get("damaged"):
             return damaged(record.id, record.seq, header["reason"], content, record.created_at)
-        heard, seen, base = header.pop("known")
-        known = Known(heard, seen, None if base is None else Version(*base))
+        heard, seen, base, *unknown = header.pop("known")
+        known = Known(heard, seen, None if base is None else Version(*base), tuple(unknown))
         return Entry(key=record.id, seq=record.seq, known=known, datum=datum_in(header, content), **header)
     except (ValueError, TypeError, KeyError, AttributeError):
         raise Corrupt(f"{record.id!r} is no entry of a queue") from None

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from dgent.datum import Datum
 from dgent.delivery.entry import EVERYTHING, PAGE, RESERVED, Entry, damaged, decoded, encoded, group_of
-from dgent.delivery.place import RECEIPT, place_in, record_of
+from dgent.delivery.place import RECEIPT, Place, place_in, record_of
 from dgent.delivery.spill import take_over_spill
 from dgent.exceptions import Corrupt, StorageError
 from dgent.query import Query
@@ -25,7 +25,6 @@ from dgent.query import Query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from dgent.delivery.place import Place
     from dgent.protocol import Backend
     from dgent.query import Page
 
@@ -103,10 +102,44 @@ class Queue:
         """Take entries off, all at once. What is left of them expires here and is erased by `sweep`."""
         await self._log.put_many([Datum(entry.key, b"", entry.at) for entry in entries], ttl=_AT_ONCE)
 
-    async def places(self, groups: Iterable[str]) -> dict[str, Place]:
-        """Return how far ids have come, by the groups of their entries."""
-        found = await self._places.get_many(list(dict.fromkeys(groups)))
-        return {group: place_in(datum) for group, datum in found.items()}
+    async def places(self, groups: Iterable[str]) -> tuple[dict[str, Place], dict[str, Corrupt]]:
+        """Return how far ids have come, by the groups of their entries, and of which that cannot be told.
+
+        Raises:
+            Corrupt: the store is damaged as a whole.
+        """
+        wanted = list(dict.fromkeys(groups))
+        try:
+            found = await self._places.get_many(wanted)
+            return {group: place_in(datum) for group, datum in found.items()}, {}
+        except Corrupt:  # one of them may be
+            await self._places.count()
+        whole: dict[str, Place] = {}
+        broken: dict[str, Corrupt] = {}
+        for group in wanted:
+            try:
+                datum = await self._places.get(group)
+                if datum is not None:
+                    whole[group] = place_in(datum)
+            except Corrupt as error:
+                broken[group] = error
+        return whole, broken
+
+    async def place(self, group: str) -> Place:
+        """Return how far one id has come.
+
+        Raises:
+            Corrupt: its record is damaged.
+        """
+        whole, broken = await self.places([group])
+        if broken:
+            raise broken[group]
+        return whole.get(group, Place())
+
+    async def drop_damaged_place(self, group: str) -> None:
+        """Erase the record of an id, unless somebody else has done so and begun a new one."""
+        if (await self.places([group]))[1]:
+            await self._places.purge(group)
 
     async def move(self, group: str, place: Place, *, receipt: bool = False) -> Place:
         """Write down how far an id has come, by compare-and-swap against the record that `place` was made from.

@@ -15,7 +15,7 @@ class Delivery:
 
     Attributes:
         delivered: how many writes got there.
-        waiting: how many still wait.
+        waiting: how many still wait; of a queue that cannot be read, how many did when it was last counted.
         set_aside: those that were set aside now, each with its reason.
         reason: why it did not go on, or what could not be looked at; empty if nothing is in the way.
     """

@@ -102,7 +102,7 @@ class Trip:
             try:
                 await self._by.ask(self._queue.move(group, place, receipt=True))
             except VersionConflict:
-                found = (await self._by.ask(self._queue.places([group]))).get(group, Place())
+                found = await self._by.ask(self._queue.place(group))
                 if found.through >= place.through:
                     return
                 place = place._replace(row=found.row)
@@ -120,7 +120,7 @@ class Trip:
         return (await self._place_of(entry)).through >= entry.seq
 
     async def _place_of(self, entry: Entry) -> Place:
-        return (await self._by.ask(self._queue.places([entry.group]))).get(entry.group, Place())
+        return await self._by.ask(self._queue.place(entry.group))
 
     async def _plan(self, entry: Entry) -> Base | Blocked | str | None:
         """Make durable which version an entry goes behind.

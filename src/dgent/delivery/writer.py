@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from dgent.datum import as_datetime
-from dgent.delivery.entry import Entry, Version
+from dgent.delivery.entry import Entry, Version, digest_of
 from dgent.exceptions import Corrupt, DgentError, OutcomeUnknown, StorageError, StorageTimeout, VersionConflict
 
 if TYPE_CHECKING:
@@ -154,13 +154,15 @@ def is_known(last: Revision | None, place: Place, entry: Entry) -> bool:
     """Tell whether the writer of an entry knew of the last version of its id: nothing is written over a later one."""
     if last is None:
         return True  # nothing is there, whatever was
+    if _is_version(last, Version(place.version, place.seq)):
+        return True
     known = entry.known
-    return (
-        _is_version(last, Version(place.version, place.seq))
-        or (known.base is not None and _is_version(last, known.base))
-        or last.seq <= known.seen
-        or last.stored_at <= known.heard
-    )
+    if known.unknown and digest_of(last.datum) in known.unknown:
+        return True
+    if known.base is not None:
+        return _is_version(last, known.base)
+    # A clock may be set back: the time decides only where there is nothing better.
+    return last.seq <= known.seen if known.seen else last.stored_at <= known.heard
 
 
 def _is_version(last: Revision, version: Version) -> bool:

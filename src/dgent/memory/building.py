@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dgent.database import Database
-    from dgent.memory.bus import DataBus
+    from dgent.memory.change import OnChange
     from dgent.protocol import Backend
     from dgent.settings import Settings
 
@@ -24,10 +24,13 @@ NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
 
 class Builder:
-    """Makes the backends that the settings name; none is opened. The first may hold the open database."""
+    """Makes the backends that the settings name; none is opened. The first may hold the open database.
 
-    def __init__(self, settings: Settings, database: Database | None, bus: DataBus | None) -> None:
-        self._settings, self._database, self._bus = settings, database, bus
+    `on_change` is told what is committed through the first.
+    """
+
+    def __init__(self, settings: Settings, database: Database | None, on_change: OnChange) -> None:
+        self._settings, self._database, self._on_change = settings, database, on_change
         url = settings.database_url
         self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
 
@@ -44,8 +47,8 @@ class Builder:
     def _make(self, name: str, *, first: bool) -> Backend:
         settings = self._settings
         rest: dict[str, Any] = {"limits": settings.limits if first else roomy(settings.limits)}
-        if first and self._bus is not None:
-            rest["on_change"] = self._bus.publish
+        if first:
+            rest["on_change"] = self._on_change
         if name == "memory":
             return MemoryBackend(settings.namespace, **rest)
         if name == "jsonl":

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from dgent.datum import Datum, Limits
     from dgent.memory.bus import Event
     from dgent.memory.manifest import ManifestFile
+    from dgent.memory.seen import Sightings
     from dgent.protocol import TTL, Backend, Capabilities
 
 State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
@@ -70,6 +71,7 @@ class Chain:
         filled: whether the manifest knows that it holds something.
         spilling: whether writes are kept when it goes away in mid-run.
         ways: the queues in which writes for it may wait.
+        sightings: what was seen of it.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class Chain:
         patience: float,
         limits: Limits,
         publish: Callable[[Event], None],
+        sightings: Sightings,
     ) -> None:
         self.backends, self.first = list(backends), backends[0]
         self.state: State = "normal"
@@ -91,7 +94,7 @@ class Chain:
         self.filled = not self.first.capabilities.durable
         self.spilling = spilling
         self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
-        self._patience, self._publish = patience, publish
+        self._patience, self._publish, self.sightings = patience, publish, sightings
         self.ways = Ways(backends, manifest)
         self._view: View | None = None
         self._keeping = InFlight()
@@ -158,9 +161,11 @@ class Chain:
         self.nudge()
         if not self.away or not self.opened:
             return False
-        known = Known(self.heard + self._ahead, self.ways.seen(namespace).seq)
+        known = Known(self.heard + self._ahead, self.sightings.of(namespace).seq)
         with self._keeping.one():
-            taken = await self.ways.append(namespace, writes, ttl, known)
+            doubts = self.sightings.unknown
+            each = [known._replace(unknown=doubts.get((namespace, id), ())) for id, _ in writes]
+            taken = await self.ways.append(namespace, writes, ttl, each)
         for entry in taken:  # they have no version yet: the first store will give them one
             self._publish(Change("delete" if entry.datum is None else "put", namespace, entry.id))
         return True
@@ -337,18 +342,22 @@ class Chain:
             return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
 
         def progress(waiting: int) -> None:
+            if tally.delivered:  # it takes what it is given while it is there
+                self._delay = SOONEST
             self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
 
         try:
             await self._admit()
             await self._deliver(tally, progress)
         except HINDERED as error:
+            if tally.delivered:
+                self._delay = SOONEST
             self._failed(error)
             return report((await self.ways.counts())[0], self.down)
         await self.ways.tidy()
         if self.ways.left:
             _log.warning("%s: %s", self.ways.left, self.ways.tried)
-        return report(0, self.ways.left)
+        return report((await self.ways.counts())[0] if self.ways.left else 0, self.ways.left)
 
     async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
         """Deliver all that waits, and return to the normal state."""

@@ -144,6 +144,10 @@ class ResidentBackend(ABC):
         with ledger.lock:
             return ledger.namespaces(prefix, limit)
 
+    async def head(self) -> int:
+        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+        return await self._read(lambda shelf: shelf.seq)
+
     async def stats(self) -> StoreStats:
         """Return what the namespace holds."""
         return await self._read(lambda shelf: shelf.stats())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from asyncio import CancelledError
+from contextlib import suppress
 from time import time
 from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 
@@ -15,11 +17,14 @@ from dgent.exceptions import (
     DeliveryPending,
     InvalidDatum,
     InvalidNamespace,
+    OutcomeUnknown,
+    StorageError,
     StorageTimeout,
 )
 from dgent.memory.building import Builder, only
 from dgent.memory.chain import Chain
 from dgent.memory.manifest import ManifestFile
+from dgent.memory.seen import Sightings
 from dgent.memory.sql import SqlBackend
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 from dgent.settings import Settings
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from dgent.database import Database, Runner
     from dgent.delivery import Delivery, Entry
     from dgent.memory.bus import DataBus, Event
+    from dgent.memory.change import Change
     from dgent.protocol import TTL, Backend, Capabilities, Datums, Revisions, StoreStats
 
 FEW: Final = 64
@@ -79,9 +85,14 @@ class DgentRouter:
     ) -> None:
         loaded = Settings.load() if settings is None else settings
         check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
-        publish = _ignore if bus is None else bus.publish
+        publish, sightings = _ignore if bus is None else bus.publish, Sightings()
+
+        def on_change(change: Change) -> None:
+            sightings.note(change)
+            publish(change)
+
         names = loaded.chain if force_backend is None else (force_backend,)
-        chosen = Builder(loaded, database, bus).build(names) if backends is None else backends
+        chosen = Builder(loaded, database, on_change).build(names) if backends is None else backends
         if force_backend is not None or not chosen:
             chosen = only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
@@ -95,7 +106,9 @@ class DgentRouter:
             patience=loaded.delivery_timeout,
             limits=loaded.limits,
             publish=publish,
+            sightings=sightings,
         )
+        self._hears_deletes = backends is None
         self._take_namespace(default if namespace is None else namespace)
 
     def _take_namespace(self, namespace: str) -> None:
@@ -103,7 +116,7 @@ class DgentRouter:
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
         self.namespace = namespace
-        self._first, self._seen = self._chain.first.within(namespace), self._chain.ways.seen(namespace)
+        self._first, self._seen = self._chain.first.within(namespace), self._chain.sightings.of(namespace)
 
     @property
     def name(self) -> str:
@@ -299,14 +312,16 @@ class DgentRouter:
                 return await getattr(await chain.view(self.namespace), verb)(*args, **named)
             elif await self._brought(_ids(verb, args)):
                 break
+        if self._seen.is_new:
+            await self._look_first()
         try:
             answer = await getattr(self._first, verb)(*args, **named)
         except BackendUnavailable as error:
             chain.lost(error)
             raise
         chain.heard = time()
-        if answer.__class__ is Datum and answer.seq > self._seen.seq:
-            self._seen.seq = answer.seq
+        if answer.__class__ is Datum or answer.__class__ is Page:
+            self._saw(answer)
         if chain.down:
             chain.answered()
         return answer
@@ -345,19 +360,19 @@ class DgentRouter:
             try:
                 if not chain.normal and not await self._brought(None if needs_live else _ids(verb, [subject])):
                     continue
+                if self._seen.is_new:
+                    await self._look_first()
                 answer = await getattr(self._first, verb)(subject, **named)
             except DeliveryPending:
+                raise
+            except (OutcomeUnknown, CancelledError):
+                self._doubt(verb, subject)
                 raise
             except (BackendUnavailable, StorageTimeout) as error:
                 if not await chain.take_over(error, spill=chain.spilling and not needs_live):
                     raise
                 continue
-            chain.heard = time()
-            self._note(answer)
-            if chain.down:
-                chain.answered()
-            if not chain.filled:
-                chain.fill()
+            await self._wrote(verb, subject, answer)
             return answer
 
     async def _put_off(self, verb: str, subject: Any, ttl: Any, *, needs_live: bool) -> tuple[bool, Any]:
@@ -376,11 +391,51 @@ class DgentRouter:
                     return True, answer
         return False, None
 
-    def _note(self, answer: Any) -> None:
-        """Remember the seq of what was written: a version up to that is nobody else's."""
-        last = answer[-1] if answer.__class__ is list and answer else answer
-        if last.__class__ is Datum and last.seq > self._seen.seq:
-            self._seen.seq = last.seq
+    async def _wrote(self, verb: str, subject: Any, answer: Any) -> None:
+        """Take note that a write was acknowledged; a version up to its seq is nobody else's."""
+        chain = self._chain
+        chain.heard = time()
+        if answer.__class__ is Datum or answer.__class__ is list:
+            self._saw(answer)
+        elif answer and chain.spilling and not self._hears_deletes:
+            await self._look_at_tombstones(_ids(verb, [subject]) or ())
+        if chain.down:
+            chain.answered()
+        if not chain.filled:
+            chain.fill()
+
+    def _saw(self, answer: Any) -> None:
+        """Remember the seq of what an answer showed."""
+        datums = [answer] if answer.__class__ is Datum else answer
+        self._seen.note(max([datum.seq for datum in datums], default=0))
+        if self._chain.sightings.unknown:
+            for datum in datums:
+                self._chain.sightings.settle(self.namespace, datum.id)
+
+    def _doubt(self, verb: str, subject: Any) -> None:
+        """Remember a write the answer to which was lost: it may be in, and is nobody else's."""
+        for one in subject if verb in _OF_MANY else [subject]:
+            datum, id = (None, one) if verb.startswith("delete") else (one, one.id)
+            self._chain.sightings.doubt(self.namespace, id, datum)
+
+    async def _look_first(self) -> None:
+        """Look where the namespace stands when it is first used, if a write may have to wait one day."""
+        seen, head = self._seen, getattr(self._first, "head", None)
+        seen.is_new = False
+        if self._chain.spilling and head is not None:
+            try:
+                seen.note(await head())
+            except BaseException as error:
+                seen.is_new = True
+                if not isinstance(error, StorageError):  # that the verb itself meets, or not
+                    raise
+
+    async def _look_at_tombstones(self, ids: Sequence[str]) -> None:
+        """Remember the seqs of deletes by a store that tells nobody of them."""
+        with suppress(StorageError):  # then they count as somebody else's
+            for id in ids:
+                for revision in await self._first.history(id, limit=1):
+                    self._seen.note(revision.seq)
 
     def _checked(self, verb: str, subject: Any, ttl: float | None) -> tuple[_Writes, Any]:
         """Check a write as a store would, and return what it does and what it answers while it waits."""

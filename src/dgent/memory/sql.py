@@ -241,6 +241,10 @@ class SqlBackend:
         """Tell whether the store answers a real probe now."""
         return await self.database.is_available()
 
+    async def head(self) -> int:
+        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+        return await self._read_short(True, sql_read.head)
+
     async def stats(self) -> StoreStats:
         """Return what the namespace holds."""
         return await self._read(sql_read.stats, self.clock())

@@ -314,11 +314,17 @@ def _check_passable(error: Exception) -> None:
         raise error
 
 
+def head(connection: Connection, namespace: str) -> int:
+    """Return the highest seq of a namespace; 0 where nothing was ever put."""
+    row = _HEAD.row(connection, namespace)
+    return int(row[0]) if row else 0
+
+
 def stats(connection: Connection, namespace: str, now: float) -> StoreStats:
     """Return what a namespace holds."""
-    head = _HEAD.row(connection, namespace)
+    seq = head(connection, namespace)
     versions = int(_VERSIONS.rows(connection, namespace)[0][0])
-    return StoreStats(count(connection, namespace, None, now), versions, head[0] if head else 0)
+    return StoreStats(count(connection, namespace, None, now), versions, seq)
 
 
 def namespaces(connection: Connection, prefix: str | None, limit: int) -> list[str]:

@@ -11,6 +11,7 @@ from dgent.database.errors import OUTAGE
 from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally
 from dgent.exceptions import (
     BackendUnavailable,
+    Corrupt,
     DgentError,
     DiskError,
     DiskFull,
@@ -33,15 +34,6 @@ HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, Ou
 _log: Final = logging.getLogger("dgent.memory")
 
 
-class Seen:
-    """The highest seq of a namespace that was seen in an answer; every view of a router shares it."""
-
-    __slots__ = ("seq",)
-
-    def __init__(self) -> None:
-        self.seq = 0
-
-
 class Ways:
     """One `Deliverer` for each later store of the chain in which something waits, or may.
 
@@ -53,10 +45,10 @@ class Ways:
     def __init__(self, backends: Sequence[Backend], manifest: ManifestFile) -> None:
         self._first, self._later, self._manifest = backends[0], backends[1:], manifest
         self._all: list[Deliverer] = []
-        self._lost: set[Deliverer] = set()
+        self._lost: dict[Deliverer, DgentError] = {}
         self.tried: dict[str, str] = {}
         self.waiting = 0
-        self._seen: dict[str, Seen] = {}
+        self._counted: dict[Queue, tuple[int, int]] = {}
 
     @property
     def last(self) -> Queue | None:
@@ -76,8 +68,8 @@ class Ways:
     @property
     def left(self) -> str:
         """Where writes may wait that cannot be read now, for people."""
-        lost = ", ".join(way.queue.store.name for way in self._all if way in self._lost)
-        return f"writes for {self._first.name} may wait in {lost}, which is out of reach" if lost else ""
+        lost = [f"{way.queue.store.name}, which {_trouble(self._lost[way])}" for way in self._all if way in self._lost]
+        return f"writes for {self._first.name} may wait in {'; and in '.join(lost)}" if lost else ""
 
     def attach(self, known: Manifest) -> None:
         """Take up the queues of earlier runs; after the loss of the manifest they may be in every durable store."""
@@ -85,12 +77,8 @@ class Ways:
         targets = ((store, target) for store in durable for target in reversed(known.targets(store, self._first)))
         self._all = [self._way(store, target) for store, target in targets]
 
-    def seen(self, namespace: str) -> Seen:
-        """Return what was seen of a namespace of the first store."""
-        return self._seen.setdefault(namespace, Seen())
-
     async def append(
-        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Known
+        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Sequence[Known]
     ) -> list[Entry]:
         """Let writes wait in the last one; they are safe there when this answers.
 
@@ -98,7 +86,8 @@ class Ways:
             StorageError: they could not be made safe.
         """
         queue, now = self._all[-1].queue, time.time()
-        taken = await queue.append([Entry(namespace, id, datum, ttl, now, known) for id, datum in writes])
+        each = zip(writes, known, strict=True)
+        taken = await queue.append([Entry(namespace, id, datum, ttl, now, knew) for (id, datum), knew in each])
         self.remember(queue)
         return taken
 
@@ -143,7 +132,11 @@ class Ways:
             target = key_of(self._first)
             found = [way for way in self._all if way.queue.store is store and way.queue.target == target]
             way = found[0] if found else self._way(store, target)
-            if await self._reach(way):
+            try:
+                await self._reach(way)
+            except DgentError as error:
+                self.tried[store.name] = str(error)
+            else:
                 self._all = [one for one in self._all if one is not way] + [way]
                 return way.queue
         names = ", ".join(store.name for store in (self._first, *self._later))
@@ -168,14 +161,13 @@ class Ways:
                     self.remember(way.queue)
 
     async def counts(self) -> tuple[int, int]:
-        """Return how many writes wait and how many were set aside, as far as can be seen."""
-        waiting = aside = 0
+        """Return how many writes wait and were set aside; of a queue that cannot be read, as last counted."""
         for queue in self.queues:
             with suppress(StorageError):
-                more = await queue.count()
-                waiting, aside = waiting + more[0], aside + more[1]
-        self.waiting = waiting
-        return waiting, aside
+                self._counted[queue] = await queue.count()
+        counted = [self._counted.get(queue, (0, 0)) for queue in self.queues]
+        self.waiting = sum(waiting for waiting, _ in counted)
+        return self.waiting, sum(aside for _, aside in counted)
 
     async def describe(self) -> dict[str, object]:
         """Return how much waits, for people, and what cannot be looked at."""
@@ -200,23 +192,24 @@ class Ways:
 
     def _leave(self, way: Deliverer, error: DgentError) -> None:
         """Go on without a queue that cannot be read now."""
-        self._lost.add(way)
+        self._lost[way] = error
         self.tried[way.queue.store.name] = str(error)
 
-    async def _reach(self, way: Deliverer) -> bool:
-        try:
-            await self._manifest.admit(way.queue.store)
-            await way.queue.prepare()
-        except DgentError as error:
-            self.tried[way.queue.store.name] = str(error)
-            return False
-        return True
+    async def _reach(self, way: Deliverer) -> None:
+        await self._manifest.admit(way.queue.store)
+        await way.queue.prepare()
 
     async def _holds(self, way: Deliverer) -> bool:
         try:
-            if await self._reach(way):
-                return bool(await way.queue.page())
-        except StorageError as error:
-            self.tried[way.queue.store.name] = str(error)
-        self._lost.add(way)
-        return False
+            await self._reach(way)
+            return bool(await way.queue.page())
+        except DgentError as error:
+            self._leave(way, error)
+            return False
+
+
+def _trouble(error: DgentError) -> str:
+    """Return what is the matter with a queue, for people."""
+    if isinstance(error, OUTAGE):
+        return "is out of reach"
+    return "is damaged" if isinstance(error, Corrupt) else "cannot be read"
