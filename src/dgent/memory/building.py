@@ -29,7 +29,7 @@ class Builder:
     `on_change` is told what is committed through the first.
     """
 
-    def __init__(self, settings: Settings, database: Database | None, on_change: OnChange) -> None:
+    def __init__(self, settings: Settings, database: Database | None, on_change: OnChange | None) -> None:
         self._settings, self._database, self._on_change = settings, database, on_change
         url = settings.database_url
         self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
@@ -47,7 +47,7 @@ class Builder:
     def _make(self, name: str, *, first: bool) -> Backend:
         settings = self._settings
         rest: dict[str, Any] = {"limits": settings.limits if first else roomy(settings.limits)}
-        if first:
+        if first and self._on_change is not None:
             rest["on_change"] = self._on_change
         if name == "memory":
             return MemoryBackend(settings.namespace, **rest)

@@ -85,14 +85,17 @@ class DgentRouter:
     ) -> None:
         loaded = Settings.load() if settings is None else settings
         check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
-        publish, sightings = _ignore if bus is None else bus.publish, Sightings()
+        tell, sightings = None if bus is None else bus.publish, Sightings()
+        publish, spilling = tell or _ignore, loaded.spill if spill is None else spill
 
         def on_change(change: Change) -> None:
             sightings.note(change)
             publish(change)
 
         names = loaded.chain if force_backend is None else (force_backend,)
-        chosen = Builder(loaded, database, on_change).build(names) if backends is None else backends
+        chosen = (
+            Builder(loaded, database, on_change if spilling else tell).build(names) if backends is None else backends
+        )
         if force_backend is not None or not chosen:
             chosen = only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
@@ -102,7 +105,7 @@ class DgentRouter:
             ManifestFile(loaded.manifest_path),
             order=() if backends is not None or force_backend is not None else loaded.chain,
             strict=loaded.strict if strict is None else strict,
-            spilling=loaded.spill if spill is None else spill,
+            spilling=spilling,
             patience=loaded.delivery_timeout,
             limits=loaded.limits,
             publish=publish,
@@ -406,6 +409,9 @@ class DgentRouter:
 
     def _saw(self, answer: Any) -> None:
         """Remember the seq of what an answer showed."""
+        if answer.__class__ is Datum and not self._chain.sightings.unknown:
+            self._seen.note(answer.seq)
+            return
         datums = [answer] if answer.__class__ is Datum else answer
         self._seen.note(max([datum.seq for datum in datums], default=0))
         if self._chain.sightings.unknown:
