@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dgent import StorageProvider
 from dgent.bridge import TableAdapter, Tables, UnitOfWork, unit_of_work
 from dgent.database import Database, open_database
 from dgent.database.statement import Statement
@@ -334,3 +335,20 @@ async def _assert_both_or_neither(database: Database, memory: Any) -> None:
     if found is not None:
         assert found.data["summary"] == "later"
         assert await TableAdapter(CrystalTag, database).count() == 1
+
+
+@pytest.mark.parametrize("expect", [2**31, 2**63 - 1])
+async def test_a_version_that_is_too_large_for_its_column_is_a_conflict(url: str, tmp_path: Path, expect: int) -> None:
+    async with await StorageProvider.from_config(database_url=url, data_dir=tmp_path) as storage:
+        await storage.run_migrations()
+        table = storage.table(Crystal)
+        datum = Datum.create(data={"content_hash": "a", "summary": "kept", "datum_id": "a"}, id="x")
+        await table.put(datum)
+        memory = storage.memory
+        for attempt in (
+            table.put(datum, expect=expect),
+            *(each.delete("x", expect=expect) for each in (table, memory)),
+        ):
+            with pytest.raises(VersionConflict):
+                await attempt
+        assert await table.exists("x")

@@ -77,6 +77,8 @@ def test_a_tail_that_was_cut_off_shows_against_a_checkpoint(filled: Runner, clea
         option = ["--writer", writer] if writer else []
         signed = filled.json("log", "checkpoint", "talk", "--key", "keys/ada", "--out", f"{writer}.json", *option)
         assert json.loads(Path(f"{writer}.json").read_text()) == signed
+    assert filled("log", "checkpoint", "talk", "--key", "keys/ada", "--out", "-").json == signed
+    assert not Path("-").exists()
     assert (
         "not overwritten" in filled("log", "checkpoint", "talk", "--key", "keys/ada", "--out", "None.json", code=2).err
     )

@@ -9,7 +9,19 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, delete, func, literal_column, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    and_,
+    bindparam,
+    delete,
+    func,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 
 from dgent.database.constructs import bytewise, one_of, transaction_lock
@@ -42,7 +54,7 @@ class Statements:
         self.keys = Statement(select(*(field.column for field in layout.keys)))
         self.delete = Statement(delete(layout.table).where(here), named)
         if layout.version is not None:
-            expected = layout.version == bindparam("expected")
+            expected = layout.version == bindparam("expected", type_=BigInteger)
             self.delete_expected = Statement(delete(layout.table).where(here, expected), f"{named} expected")
         if layout.textual:
             key = layout.keys[0].column
@@ -89,7 +101,7 @@ class Statements:
         element: Any
         if kind == "update":
             element = update(layout.table).values({column: values[column] for column in changed} | raised)
-            element = element.where(self.is_row(), version == bindparam("expected"))
+            element = element.where(self.is_row(), version == bindparam("expected", type_=BigInteger))
         else:
             element = insert(layout.table).values(values if version is None else {**values, version: _one})
             if kind == "upsert" and (changed or raised):

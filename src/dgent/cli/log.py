@@ -164,7 +164,7 @@ async def checkpoint(
     writer: Annotated[str | None, typer.Option(help="Whose log; that of the key itself if there is none.")] = None,
     against: File = None,
     since: File = None,
-    out: Annotated[Path | None, typer.Option(help="A new file for its JSON, to keep elsewhere.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new file for its JSON, to keep elsewhere; - is stdout.")] = None,
     format: Format = OWN,
 ) -> None:
     """Verify a log, sign where it ends, and keep that.
@@ -183,6 +183,9 @@ async def checkpoint(
         with progress("verifying", (await log.head(stream, name)).seq) as advance:
             told, begun = _checkpoint(against), _checkpoint(since)
             made = await log.sign(stream, name, signing, against=told, since=begun, progress=advance)
+    if str(out) == "-":
+        kg.raw(made.to_json().encode() + b"\n")
+        return
     if out is not None:
         _write(out, made)
     where = f"in {out}" if out else "here; --out writes it to a file that you can keep elsewhere"
