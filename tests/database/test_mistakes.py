@@ -20,7 +20,7 @@ import pytest
 from sqlalchemy.engine import URL, make_url
 
 from dgent import Datum, DgentRouter, PostgresBackend, StorageProvider, migrations
-from dgent.database.errors import is_outage, refusal, translate
+from dgent.database.errors import OUTAGE, refusal, translate
 from dgent.exceptions import (
     AccessRefused,
     BackendUnavailable,
@@ -124,7 +124,7 @@ async def refused(url: str | URL, folder: Path, kind: type[DgentError], *words: 
                 await attempt()
         said = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
         assert type(caught.value) is kind, said
-        assert not is_outage(caught.value)
+        assert not isinstance(caught.value, OUTAGE)
         assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
         assert SECRET not in said
         assert "owner and the mode of the file" not in said, "a server is no file"
@@ -270,21 +270,21 @@ def test_what_the_way_to_a_server_says_is_an_outage_or_a_mistake(
     ours = refusal(error, "postgresql://u@h/d")
     assert type(ours) is kind
     assert words in str(ours)
-    assert is_outage(ours) is (kind is BackendUnavailable)
+    assert isinstance(ours, OUTAGE) is (kind is BackendUnavailable)
 
 
 @pytest.mark.parametrize(("code", "kind"), OF_FILES, ids=[errno.errorcode[row[0]] for row in OF_FILES])
 def test_what_the_system_says_of_a_file_is_never_an_outage(code: int, kind: type[StorageError]) -> None:
     ours = translate(OSError(code, os.strerror(code)), "the file")
     assert type(ours) is kind
-    assert not is_outage(ours)
+    assert not isinstance(ours, OUTAGE)
 
 
 @pytest.mark.parametrize("state", ["08000", "08003", "08006", "53300", "57P01", "57P02", "57P03", "55P03", "57014"])
 def test_what_a_server_says_in_passing_is_an_outage(state: str) -> None:
     ours = translate(_of(state), "the server")
     assert isinstance(ours, BackendUnavailable | StorageTimeout)
-    assert is_outage(ours)
+    assert isinstance(ours, OUTAGE)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +293,7 @@ def test_what_a_server_says_in_passing_is_an_outage(state: str) -> None:
 def test_what_somebody_has_to_mend_is_no_outage(state: str) -> None:
     for ours in (translate(_of(state), "the server"), refusal(_of(state), "the server")):
         assert isinstance(ours, DgentError)
-        assert not is_outage(ours)
+        assert not isinstance(ours, OUTAGE)
 
 
 def _of(state: str) -> Exception:

@@ -170,11 +170,6 @@ def in_doubt(error: sqlite3.Error) -> bool:
     return found
 
 
-def is_outage(error: BaseException) -> bool:
-    """Tell whether waiting may mend it, so that another store may stand in; a mistake stays until somebody mends it."""
-    return isinstance(error, OUTAGE)
-
-
 def sqlstate(error: BaseException) -> str | None:
     """Return the SQLSTATE that a driver's error carries, however it is wrapped."""
     for link in _links(error):
