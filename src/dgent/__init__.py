@@ -10,10 +10,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dgent.capabilities import Capabilities
 from dgent.datum import Datum, Limits
 from dgent.exceptions import DgentError
-from dgent.protocol import Backend, Capabilities, DgentProtocol, Revision, StateBackend
+from dgent.operations import Delete, Outcome, Put
 from dgent.query import Page, Query
+from dgent.store import Backend, DgentProtocol, Revision, StateBackend
 
 if TYPE_CHECKING:
     from dgent.agentese import Umwelt
@@ -41,10 +43,12 @@ if TYPE_CHECKING:
     from dgent.optics import Lens, LensAgent, Prism, Traversal
     from dgent.settings import Settings
     from dgent.storage import StorageProvider
+    from dgent.store_base import BackendBase, StoreBase
 
 __all__ = [
     "Agent",
     "Backend",
+    "BackendBase",
     "Capabilities",
     "CommitEvent",
     "Crystal",
@@ -52,6 +56,7 @@ __all__ = [
     "DataBus",
     "DataMixin",
     "Datum",
+    "Delete",
     "DgentError",
     "DgentProtocol",
     "DgentRouter",
@@ -67,9 +72,11 @@ __all__ = [
     "LensAgent",
     "Limits",
     "MemoryBackend",
+    "Outcome",
     "Page",
     "PostgresBackend",
     "Prism",
+    "Put",
     "Query",
     "Ref",
     "Revision",
@@ -80,6 +87,7 @@ __all__ = [
     "StateFunctor",
     "StatefulAgent",
     "StorageProvider",
+    "StoreBase",
     "Symbiont",
     "TableAdapter",
     "Traversal",
@@ -94,6 +102,7 @@ __all__ = [
 # What needs SQLAlchemy or pydantic is loaded when it is first asked for, so that `import dgent` stays quick.
 _LATER = {
     "Agent": "dgent.agents",
+    "BackendBase": "dgent.store_base",
     "CommitEvent": "dgent.causal",
     "Crystal": "dgent.crystal",
     "DataAgent": "dgent.agents",
@@ -120,6 +129,7 @@ _LATER = {
     "StateFunctor": "dgent.agents",
     "StatefulAgent": "dgent.agents",
     "StorageProvider": "dgent.storage",
+    "StoreBase": "dgent.store_base",
     "Symbiont": "dgent.agents",
     "TableAdapter": "dgent.bridge",
     "Traversal": "dgent.optics",

@@ -26,6 +26,17 @@ LONGEST: Final = 1e12  # seconds: some thirty thousand years
 _INT64: Final = range(-(2**63), 2**63)
 
 
+def check_key(id: Any) -> str:
+    """Return an id of any length, which a row of several key columns may have, that a store may be asked for.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if problem := _text_problem(id, math.inf):
+        raise InvalidDatum(f"id {problem}")
+    return id if type(id) is str else str.__str__(id)
+
+
 def check_id(id: Any, field: str = "id") -> str:
     """Return an id that every store can keep: 1 to 512 code points, no NUL, no lone surrogates.
 
@@ -64,10 +75,10 @@ def check_namespace(namespace: str) -> str:
     return namespace if type(namespace) is str else str.__str__(namespace)
 
 
-def _text_problem(text: object) -> str | None:
+def _text_problem(text: object, longest: float = ID_LENGTH) -> str | None:
     if not isinstance(text, str):
         return f"is {type(text).__name__}, not str"
-    if not 1 <= len(text) <= ID_LENGTH:
+    if not 1 <= len(text) <= longest:
         return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
     if type(text) is not str and not _is_its_text(text):
         return f"is {type(text).__name__}, which is written or compared as something else than its text: pass its value"

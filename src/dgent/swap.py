@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dgent.datum import Datum
-    from dgent.protocol import StateBackend
+    from dgent.store import StateBackend
 
 T = TypeVar("T")
 

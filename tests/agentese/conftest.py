@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
     from pathlib import Path
 
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 
 class Watched:

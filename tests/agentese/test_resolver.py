@@ -24,7 +24,7 @@ from dgent.exceptions import (
     TableNotFound,
 )
 from dgent.models import Crystal, GrowthProposal
-from dgent.protocol import DgentProtocol
+from dgent.store import DgentProtocol
 
 if TYPE_CHECKING:
     from tests.agentese.conftest import House

@@ -28,7 +28,7 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.memory.volatile import MemoryBackend
-from dgent.protocol import TTL
+from dgent.operations import TTL
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.database import Database
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 Verb = Callable[[UnitOfWork], Awaitable[Any]]
 

@@ -22,7 +22,8 @@ from .wide import Note
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.protocol import Capabilities, DgentProtocol
+    from dgent.capabilities import Capabilities
+    from dgent.store import DgentProtocol
 
 START = 1_700_000_000.0
 

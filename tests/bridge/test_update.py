@@ -22,7 +22,7 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.models.brain import Crystal, CrystalTag
-from dgent.protocol import Partial
+from dgent.store import Partial
 
 from .conftest import opened
 from .wide import Counted, Note, Wide

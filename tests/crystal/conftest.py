@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 @pytest.fixture(params=KINDS)

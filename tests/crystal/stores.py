@@ -15,7 +15,7 @@ from dgent.settings import Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 KINDS = ("memory", "jsonl", "sqlite", "postgres")
 SHARED = ("sqlite", "postgres")

@@ -16,8 +16,8 @@ from dgent.crystal.schemas import WitnessMark, WitnessTrust
 from dgent.exceptions import InvalidCrystal, NotFound, SchemaNotFound
 from dgent.memory.volatile import MemoryBackend
 from dgent.models.brain import BrainSetting
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from dgent.crystal import Crystal, Schema, Schemas, Universe
 from dgent.database.statement import Statement
 from dgent.datum import Datum
 from dgent.exceptions import InvalidQuery
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 from dgent.testing.base import fresh
 
 HOSTILE = [

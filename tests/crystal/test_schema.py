@@ -28,8 +28,8 @@ from dgent.exceptions import (
     UpgradeFailed,
     UpgradeGap,
 )
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 
 many = settings(max_examples=settings().max_examples * 4)  # pure functions are cheap to try
 T = TypeVar("T")

@@ -42,8 +42,8 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.memory.volatile import MemoryBackend
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 
 
 @dataclass(frozen=True)

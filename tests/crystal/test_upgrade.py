@@ -25,8 +25,8 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.memory.volatile import MemoryBackend
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 from dgent.testing.base import fresh
 
 MANY = 120

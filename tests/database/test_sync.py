@@ -31,9 +31,9 @@ from dgent.exceptions import (
 from dgent.memory import sql_erase, sql_read, sql_write
 from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql import SqlBackend
-from dgent.memory.sql_write import Delete, Put
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.tables import TABLES
+from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.settings import Settings
 
@@ -344,12 +344,18 @@ def test_nothing_is_expected_that_is_no_version(expect: Any) -> None:
         Delete("a", expect)
 
 
-@pytest.mark.parametrize("id", ["", "a\0b", "\ud800", "x" * 513, 7, None])
+@pytest.mark.parametrize("id", ["", "a\0b", "\ud800", 7, None])
 def test_nothing_is_deleted_by_what_is_no_id(id: Any) -> None:
     with pytest.raises(InvalidDatum):
         Delete(id)
     with pytest.raises(InvalidDatum):
         Put(id)
+
+
+def test_nothing_is_deleted_by_an_id_that_is_too_long(engine: Engine) -> None:
+    with engine.begin() as connection:
+        [refused] = sql_write.apply_each(connection, "default", [[Delete("x" * 513)]], time.time)
+        assert isinstance(refused, InvalidDatum)
 
 
 def test_what_is_too_large_is_refused_and_takes_its_batch_along(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from dgent.exceptions import BackendUnavailable
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 class DeathError(Exception):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.delivery.programs import Outage, Program, value
 from tests.memory.switchable import Switch, Switchable
 
+from dgent.capabilities import Capabilities
 from dgent.datum import Datum, Limits
 from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
 from dgent.delivery import entry as entry_module
@@ -23,13 +24,13 @@ from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, Storag
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
-from dgent.protocol import TTL, Capabilities
+from dgent.operations import TTL
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 @pytest.fixture(params=["memory", "jsonl", "sqlite", "postgres"])

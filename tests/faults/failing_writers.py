@@ -19,8 +19,8 @@ from dgent.datum import Datum
 from dgent.exceptions import DgentError, OutcomeUnknown
 from dgent.memory import sql_write
 from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sql_write import Put
 from dgent.memory.sqlite import SQLiteBackend
+from dgent.operations import Put
 
 Arm = Callable[[], None]
 Say = Callable[..., Any]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 def make(kind: str, path: Path, **named: Any) -> Backend:

@@ -19,7 +19,7 @@ from dgent.memory.sqlite import SQLiteBackend
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 HANG = 20.0
 """Seconds after which something counts as hung; nothing here is near it."""

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.memory.sqlite import SQLiteBackend
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 def put(id: str, size: int = 700) -> Datum:

@@ -19,8 +19,8 @@ from tests.faults.stores import make, opened
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, DgentError, InvalidInput
 from dgent.memory.sqlite import SQLiteBackend
-from dgent.protocol import Backend
 from dgent.query import Query
+from dgent.store import Backend
 from dgent.testing import ManualClock, Model
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 SMALL, LARGE = 64, 24 * 2**20
 MEDIUM = 4 * 2**20  # stands for a large one where the test is to be quick

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.database import Database
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 async def increment(store: Backend, id: str = "n") -> None:

@@ -11,7 +11,7 @@ from dgent.exceptions import BackendUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 class Switch:

@@ -12,7 +12,7 @@ import pytest
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CausalCycle, DgentError
 from dgent.memory.volatile import MemoryBackend
-from dgent.protocol import TTL
+from dgent.operations import TTL
 from dgent.query import Page, Query
 from dgent.testing import DgentContract
 from dgent.testing.base import _running as running

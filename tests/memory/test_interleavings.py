@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 HANG = 300.0
 NEVER = 10**6

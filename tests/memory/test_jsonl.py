@@ -17,8 +17,8 @@ from dgent.datum import Datum, Limits
 from dgent.exceptions import Corrupt, PrivacyWarning, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
 from dgent.memory.journal import Journal
 from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.ledger import Draft
 from dgent.memory.lines import seal, unseal
+from dgent.operations import Delete, Put
 from dgent.testing import DgentContract, ManualClock
 
 if TYPE_CHECKING:
@@ -69,17 +69,16 @@ def dump(journal: Journal) -> list[tuple[Any, ...]]:
 
 def put(journal: Journal, *datums: Datum, namespace: str = "default", ttl: float | None = None) -> None:
     with journal.exclusive():
-        draft = Draft(journal.ledger)
-        for datum in datums:
-            draft.put(namespace, datum, None, ttl)
-        journal.append(draft)
+        batch = journal.ledger.batch(namespace)
+        batch.apply([Put(datum, None, ttl) for datum in datums])
+        journal.append([batch])
 
 
 def delete(journal: Journal, id: str) -> None:
     with journal.exclusive():
-        draft = Draft(journal.ledger)
-        draft.delete("default", id)
-        journal.append(draft)
+        batch = journal.ledger.batch("default")
+        batch.apply([Delete(id)])
+        journal.append([batch])
 
 
 def written(path: Path) -> list[list[tuple[Any, ...]]]:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 DEFAULT = Limits()
 
@@ -281,7 +281,7 @@ async def test_a_spill_is_durable_before_it_is_acknowledged_and_outlives_the_pro
 
 async def test_a_busy_moment_is_no_outage(place: Place) -> None:
     def busy(verb: str) -> None:
-        if verb == "put":
+        if verb == "apply":
             raise StorageTimeout("somebody else is writing")
 
     async with place.router(spill=True) as router:

@@ -16,7 +16,7 @@ from tests.server_clock import ServerClock
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, OutcomeUnknown, StorageTimeout, VersionConflict
 from dgent.memory.postgres import PostgresBackend
-from dgent.memory.sql_write import Delete, Put
+from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.settings import Settings
 from dgent.testing.clock import ManualClock

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 ID = "it"
 CONTENT = {"n": 0, "m": 0, "tags": ["a", "b"], "body": {"deep": [{"x": 1}, {"x": 2}], "none": None}}

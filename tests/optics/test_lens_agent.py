@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 STAMPS = {"updated_at"}
 

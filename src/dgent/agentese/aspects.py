@@ -17,7 +17,8 @@ from dgent.query import Query
 
 if TYPE_CHECKING:
     from dgent.agentese.umwelt import Right
-    from dgent.protocol import TTL, DgentProtocol
+    from dgent.operations import TTL
+    from dgent.store import DgentProtocol
 
 Convert: TypeAlias = Callable[[Any], Any]
 """Reads one argument; raises ValueError (InvalidInput is one) with what it should be."""

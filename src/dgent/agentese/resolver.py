@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from dgent.bridge import Tables
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 MAX_PATH: Final = 1000
 _NOTHING: Final = ": nothing is granted there"

@@ -21,7 +21,7 @@ from dgent.models import Base
 
 if TYPE_CHECKING:
     from dgent.bridge.layout import Layout
-    from dgent.protocol import StateBackend
+    from dgent.store import StateBackend
 
 S = TypeVar("S")
 

@@ -10,7 +10,7 @@ from weakref import WeakKeyDictionary
 from dgent.agents.codec import StateCodec, codec_of
 from dgent.agents.turn import Turn
 from dgent.exceptions import DatumNotFound, InvalidState, ReentrantInvoke
-from dgent.protocol import DgentProtocol, StateBackend
+from dgent.store import DgentProtocol, StateBackend
 from dgent.swap import ATTEMPTS, swap
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from dgent.swap import ATTEMPTS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from dgent.protocol import StateBackend
+    from dgent.store import StateBackend
 
 S = TypeVar("S")
 A = TypeVar("A")

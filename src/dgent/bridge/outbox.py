@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from dgent.database import Database, Runner
     from dgent.datum import Datum
-    from dgent.protocol import TTL, DgentProtocol
+    from dgent.operations import TTL
+    from dgent.store import DgentProtocol
 
 SWEEP: Final = 256
 """After so many deliveries what is left of them is erased."""

@@ -5,20 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dgent.checks import as_list, check_id, check_ttl, checked_ids
-from dgent.datum import Datum, Limits
-from dgent.exceptions import CapabilityMissing, CausalCycle, InvalidDatum, LimitExceeded
-from dgent.query import DEFAULT_LIMIT, Damaged, Order, Page, Query, checked_query
+from typing_extensions import override
+
+from dgent.checks import check_id
+from dgent.datum import Datum, stamped
+from dgent.exceptions import CapabilityMissing, CausalCycle, LimitExceeded
+from dgent.operations import Outcome
+from dgent.query import Damaged, Page, Query
+from dgent.store_base import StoreBase
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from dgent.bridge.outbox import Outbox
+    from dgent.capabilities import Capabilities
     from dgent.database import Transaction
-    from dgent.protocol import TTL, Capabilities, Datums, Revisions
+    from dgent.operations import TTL, Operation
+    from dgent.store import Datums, Names, Outcomes, Revisions
 
 
-class PendingMemory:
+class PendingMemory(StoreBase):
     """A `DgentProtocol` over what waits and, below it, over what is in the memory.
 
     A put is delivered after the commit, so it has no version yet and cannot expect one. History and seq are those of
@@ -27,83 +33,82 @@ class PendingMemory:
 
     def __init__(self, box: Outbox, transaction: Transaction) -> None:
         self._box, self._memory, self._transaction = box, box.memory, transaction
-        self._limits: Limits = getattr(box.memory, "limits", box.database.settings.limits)
-        self.name = box.memory.name
-        self.capabilities: Capabilities = replace(box.memory.capabilities, versioned=False)
+        self.limits = getattr(box.memory, "limits", box.database.settings.limits)
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
-        """Store a datum when the transaction commits; it comes back without a version, which it gets on delivery."""
-        _refuse_expect(expect)
-        (stored,) = await self.put_many([datum], ttl=ttl)
-        return stored
+    @property
+    @override
+    def name(self) -> str:
+        return self._memory.name
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
-        """Store many datums, in order, when the transaction commits."""
-        life, listed = check_ttl(ttl), as_list(datums, "datums")
-        for datum in listed:
-            if not isinstance(datum, Datum):
-                raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
-            self._limits.admit(datum)
-        if isinstance(life, float):
-            self.capabilities.require("ttl", self.name)
-        await self._refuse_cycles(listed)
-        stays = await self._nothing_to_keep(listed) if life == "keep" else set()
-        await self._add([(datum.id, datum, None if datum.id in stays else life) for datum in listed])
-        return listed
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return replace(self._memory.capabilities, versioned=False)
 
-    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
-        """Return what waits under this id, else the live datum."""
-        check_id(id)
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        self._admit(operations)
+        await self._refuse_cycles(operations)
+        live = await self._live_among(operations)
+        writes: _Writes = []
+        outcomes: Outcomes = []
+        for one in operations:
+            was_live = one.id in live
+            if one.datum is None:
+                outcomes.append(Outcome(None, was_live))
+                live.discard(one.id)
+                if not was_live:
+                    continue
+            else:
+                outcomes.append(Outcome(stamped(one.datum, 0, 0), changed=True))
+                live.add(one.id)
+            # Those that are live now and gone on delivery take the new one along.
+            keeps = one.ttl == "keep" and not (was_live and self.capabilities.ttl)
+            writes.append((one.id, one.datum, None if keeps else one.ttl))
+        await self._add(writes)
+        return outcomes
+
+    async def _live_among(self, operations: Iterable[Operation]) -> set[str]:
+        """Return which ids are live, as far as it matters: a put that keeps no moment of expiry asks nobody."""
+        ids = [one.id for one in operations if one.datum is None or one.ttl == "keep"]
+        return set(await self._get_many(list(dict.fromkeys(ids)))) if ids else set()
+
+    def _admit(self, operations: Iterable[Operation]) -> None:
+        """Refuse what cannot be delivered later."""
+        for one in operations:
+            check_id(one.id)
+            if one.expect is not None:
+                raise CapabilityMissing(
+                    "the agent memory lies outside of this transaction, which cannot compare its versions: leave out "
+                    "expect=, or keep the memory in the same database"
+                )
+            if one.datum is not None:
+                self.limits.admit(one.datum)
+            if isinstance(one.ttl, float):
+                self.capabilities.require("ttl", self.name)
+
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
         if version is not None:
             return await self._memory.get(id, version=version)
-        return (await self.get_many([id])).get(id)
+        return (await self._get_many([id])).get(id)
 
-    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
-        """Return what waits or is live of these ids, by id, in the order asked."""
-        asked = checked_ids(ids)
-        waiting = await self._waiting(asked)
-        below = await self._memory.get_many([id for id in asked if id not in waiting])
+    @override
+    async def _get_many(self, ids: Names) -> dict[str, Datum]:
+        waiting = await self._waiting(ids)
+        below = await self._memory.get_many([id for id in ids if id not in waiting])
         found = {**below, **waiting}
-        return {id: datum for id in asked if (datum := found.get(id)) is not None}
+        return {id: datum for id in ids if (datum := found.get(id)) is not None}
 
-    async def delete(self, id: str, *, expect: int | None = None) -> bool:
-        """Delete when the transaction commits; tell whether there was a live datum."""
-        _refuse_expect(expect)
-        return await self.delete_many([id]) > 0
-
-    async def delete_many(self, ids: Iterable[str]) -> int:
-        """Delete many when the transaction commits, and return how many were live."""
-        live = await self.get_many(ids)
-        await self._add([(id, None, None) for id in live])
-        return len(live)
-
-    async def exists(self, id: str) -> bool:
-        """Tell whether something waits or is live under this id."""
-        return await self.get(id) is not None
-
-    async def count(self, *, prefix: str | None = None) -> int:
-        """Return how many datums there will be, or how many whose id starts with `prefix`."""
-        wanted = Query(prefix=prefix).prefix or ""
-        waiting = {id: datum for id, datum in (await self._waiting(None)).items() if id.startswith(wanted)}
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        waiting = {id: datum for id, datum in (await self._waiting(None)).items() if id.startswith(prefix or "")}
         replaced = await self._memory.get_many(waiting)
         added = sum(datum is not None for datum in waiting.values())
         return await self._memory.count(prefix=prefix) - len(replaced) + added
 
-    async def list(
-        self,
-        prefix: str | None = None,
-        after: float | None = None,
-        limit: int = DEFAULT_LIMIT,
-        *,
-        cursor: str | None = None,
-        order: Order = "newest",
-    ) -> Page:
-        """Return a page of what waits or is live, the newest first."""
-        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
-
-    async def query(self, query: Query) -> Page:
-        """Return a page of what waits or is live and matches."""
-        self._limits.page(checked_query(query).limit)
+    @override
+    async def _query(self, query: Query) -> Page:
         waiting = await self._waiting(None)
         if not waiting or query.order == "seq" or query.after_seq is not None:
             return await self._memory.query(query)
@@ -122,10 +127,8 @@ class PendingMemory:
         joined.damaged = tuple(damaged)
         return joined
 
-    async def causal_chain(self, id: str) -> Datums:
-        """Return the datum and its ancestors, oldest first, waiting ones included."""
-        check_id(id)
-        self.capabilities.require("causal", self.name)
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
         waiting = await self._waiting(None)
         if not waiting:
             return await self._memory.causal_chain(id)
@@ -135,23 +138,22 @@ class PendingMemory:
             datum = waiting[at] if at in waiting else await self._memory.get(at)
             if datum is None:
                 break
-            if len(chain) == self._limits.max_chain:
-                raise LimitExceeded(f"the causal chain of {id!r} is longer than {self._limits.max_chain:,}")
+            if len(chain) == self.limits.max_chain:
+                raise LimitExceeded(f"the causal chain of {id!r} is longer than {self.limits.max_chain:,}")
             chain[at] = datum
             at = datum.causal_parent
         return [*chain.values()][::-1]
 
-    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
-        """Return the versions that were delivered, oldest first."""
+    @override
+    async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         return await self._memory.history(id, limit=limit, before=before)
 
-    async def as_of(
-        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-    ) -> Page:
-        """Return a page of what was live at a moment."""
+    @override
+    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
 
-    async def purge(self, id: str) -> int:
+    @override
+    async def _purge(self, id: str) -> int:
         """Refuse: what is erased cannot be rolled back.
 
         Raises:
@@ -159,17 +161,13 @@ class PendingMemory:
         """
         raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
 
-    async def _nothing_to_keep(self, datums: Datums) -> set[str]:
-        """Return the ids that are not live now. Those that are live now and gone on delivery take the new one along."""
-        ids = [datum.id for datum in datums]
-        return {*ids} - (await self.get_many(ids)).keys() if self.capabilities.ttl else {*ids}
-
-    async def _refuse_cycles(self, datums: Datums) -> None:
+    async def _refuse_cycles(self, operations: Iterable[Operation]) -> None:
         """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
         given: dict[str, str | None] = {}
-        for datum in datums:
-            given[datum.id] = datum.causal_parent
-            if datum.causal_parent is None:
+        for one in operations:
+            datum = one.datum
+            given[one.id] = None if datum is None else datum.causal_parent
+            if datum is None or datum.causal_parent is None:
                 continue
             if datum.causal_parent == datum.id:
                 raise CausalCycle(f"{datum.id!r} cannot be its own parent")
@@ -206,14 +204,6 @@ class PendingMemory:
 _Damaged = list[Damaged]
 _Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
-
-
-def _refuse_expect(expect: int | None) -> None:
-    if expect is not None:
-        raise CapabilityMissing(
-            "the agent memory lies outside of this transaction, which cannot compare its versions: leave out expect=, "
-            "or keep the memory in the same database"
-        )
 
 
 def _in_order(query: Query, datums: Datums) -> Datums:

@@ -9,44 +9,46 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, Type
 
 from sqlalchemy import Connection
 from sqlalchemy.orm.util import identity_key
+from typing_extensions import override
 
 from dgent.bridge import table_query, table_sql, table_update, table_write
 from dgent.bridge.draft import given_by
 from dgent.bridge.layout import Layout, check_mapped, layout_of
 from dgent.bridge.session_runner import SessionRunner
-from dgent.bridge.table_write import Put
-from dgent.checks import as_list, called, check_expect, check_id, check_kind, checked_ids
+from dgent.bridge.table_write import RowDelete, RowPut
+from dgent.capabilities import Capabilities
+from dgent.checks import as_list, called, check_id, check_kind
 from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
-from dgent.exceptions import CapabilityMissing, InvalidDatum, InvalidInput, VersionConflict
+from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
-from dgent.protocol import TTL, Capabilities, Datums, Revisions
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
+from dgent.store_base import StoreBase
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.database.base import Each, Work
+    from dgent.operations import Operation
+    from dgent.query import Page, Query
+    from dgent.store import Datums, Outcomes
 
 T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
-_Puts: TypeAlias = list[Put]  # inside of the class, `list` is the verb
-_Key: TypeAlias = list[Any]
-_Ids: TypeAlias = list[str]
-_Keys: TypeAlias = list[_Key]
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 SHORT: Final = 200
 """Reads of no more rows than this count as short: they may run on the caller's own thread."""
 
 
-class TableAdapter:
+class TableAdapter(StoreBase):
     """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.layout` says.
 
     A put replaces the row, as `dgent.bridge.draft` says; it is one upsert, and `expect=` compares the version column in
     the same statement. A table keeps one version of a row, so there is no history, no seq and no
-    ttl: `ttl="keep"` finds nothing to keep.
+    ttl: `ttl="keep"` finds nothing to keep. `expect=0`, that there is no row, is known without a version column, too.
+    A put also raises InvalidRow, which names the table, the field and the reason, and IntegrityViolation where a key, a
+    check or a reference refuses the row.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.codec`.
@@ -85,7 +87,7 @@ class TableAdapter:
         self.on_change = on_change
         self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
         lasts = not isinstance(runner, Database) or runner.durable
-        self.capabilities = Capabilities(
+        self._capabilities = Capabilities(
             durable=lasts,
             shared=lasts,
             history=False,
@@ -101,32 +103,33 @@ class TableAdapter:
                 f"{called(runner)} runs no SQL: pass a Database, an async_sessionmaker, or use storage.table(Model)"
             )
 
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return self._capabilities
+
     def joined(self, runner: Runner) -> Self:
         """Return the same table as part of an open transaction."""
         other = copy.copy(self)
         other._runner = runner  # a copy of this class
         return other
 
-    async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
-        """Write the row that a datum describes and return it as it is stored.
-
-        `expect=0`, that there is no row, is known without a version column, too.
-
-        Raises:
-            InvalidRow: names the table, the field and the reason.
-            VersionConflict: another version than `expect` is live.
-            CausalCycle: the parent descends from this row.
-            IntegrityViolation: a key, a check or a reference refused it.
-        """
-        self._refuse(ttl=None if ttl == "keep" else ttl, expect=check_expect(expect) or None)
-        (stored,) = await self._put([self._admitted(datum, expect)])
-        return stored
-
-    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
-        """Write many rows in order, all or none."""
-        self._refuse(ttl=None if ttl == "keep" else ttl)
-        puts = [self._admitted(datum) for datum in as_list(datums, "datums")]
-        return await self._put(puts) if puts else []
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        rows = [self._admitted(one) for one in operations]
+        outcomes = await self._write(table_write.apply_all, rows)
+        self._announce(
+            [
+                Change("delete" if outcome.datum is None else "put", self.namespace, row.id, outcome.version)
+                for row, outcome in zip(rows, outcomes, strict=True)
+                if outcome.changed
+            ]
+        )
+        for row in rows:
+            if isinstance(row, RowDelete) and row.key is not None:
+                self._forget(row.key)
+        await self._refresh([row.key for row in rows if isinstance(row, RowPut)])
+        return outcomes
 
     async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any] = _NOTHING) -> Datum:
         """Write some columns of a row if those `given` are still as they were read, and return the row as stored.
@@ -141,7 +144,7 @@ class TableAdapter:
             InvalidRow, CausalCycle, IntegrityViolation: as for `put`.
         """
         check_kind(changes, Mapping, "pass a dict of columns and their new values")
-        asked = table_update.admitted(self.layout, id, self._key_of(id), changes, given)
+        asked = table_update.admitted(self.layout, id, self.layout.key_of(self._checked_id(id)), changes, given)
         try:
             stored, changed = await self._write(table_update.write, asked, self.limits)
         except VersionConflict as error:
@@ -151,132 +154,67 @@ class TableAdapter:
         await self._refresh([asked.key])
         return stored
 
-    async def get(self, id: str, *, version: int | None = None) -> Datum | None:
-        """Return the row."""
-        key = self._key_of(id)
-        self._refuse(version=version)
-        if key is None:
-            return None
-        return await self._read(True, table_sql.get, key)
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
+        key = self.layout.key_of(id)
+        return None if key is None else await self._read(True, table_sql.get, key)
 
-    async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
-        """Return the rows with these ids, by id, in the order asked."""
-        asked = self._checked(ids)
-        return await self._read(len(asked) <= SHORT, table_sql.get_many, asked)
+    @override
+    async def _get_many(self, ids: list[str]) -> dict[str, Datum]:
+        return await self._read(len(ids) <= SHORT, table_sql.get_many, ids)
 
-    async def delete(self, id: str, *, expect: int | None = None) -> bool:
-        """Delete the row; tell whether it was there."""
-        key = self._key_of(id)
-        self._refuse(expect=check_expect(expect))
-        if key is None:
-            return False
-        went = await self._write(table_write.remove, id, key, expect)
-        self._forget(key)
-        if went:
-            self._announce([Change("delete", self.namespace, id)])
-        return went
-
-    async def delete_many(self, ids: Iterable[str]) -> int:
-        """Delete many rows in one transaction and return how many were there."""
-        keys = {id: key for id in self._checked(ids) if (key := self.layout.key_of(id)) is not None}
-        went = await self._write(table_write.remove_all, keys)
-        for key in keys.values():
-            self._forget(key)
-        self._announce([Change("delete", self.namespace, id) for id in went])
-        return len(went)
-
+    @override
     async def exists(self, id: str) -> bool:
-        """Tell whether a row has this id."""
-        key = self._key_of(id)
+        key = self.layout.key_of(self._checked_id(id))
         return key is not None and await self._read(True, table_sql.exists, key)
 
-    async def count(self, *, prefix: str | None = None) -> int:
-        """Return how many rows there are, or how many whose id starts with `prefix`."""
-        return await self._read(False, table_sql.count, Query(prefix=prefix).prefix)
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        return await self._read(False, table_sql.count, prefix)
 
-    async def list(
-        self,
-        prefix: str | None = None,
-        after: float | None = None,
-        limit: int = DEFAULT_LIMIT,
-        *,
-        cursor: str | None = None,
-        order: Order = "newest",
-    ) -> Page:
-        """Return a page of rows, the newest first; by the key where the table has no `created_at`."""
-        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
-
-    async def query(self, query: Query) -> Page:
-        """Return a page of the rows that match."""
-        self.limits.page(checked_query(query).limit)
+    @override
+    async def _query(self, query: Query) -> Page:
+        """Return a page of the rows that match; "newest" goes by the key where the table has no `created_at`."""
         if query.order == "seq" or query.after_seq is not None:
             raise CapabilityMissing(f"{self.layout.name} keeps no seq: order by newest or oldest")
         short = query.limit <= SHORT and not (query.conditions or query.tags)
         return await self._read(short, table_query.query, query)
 
-    async def causal_chain(self, id: str) -> Datums:
-        """Return the row and its ancestors, oldest first."""
-        key = self._key_of(id)
-        self.capabilities.require("causal", self.layout.name)
-        if key is None:
-            return []
-        return await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
+        key = self.layout.key_of(id)
+        return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
 
-    async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
-        """Refuse: a row has no versions that stay.
-
-        Raises:
-            CapabilityMissing: always.
-        """
-        raise self._no_history()
-
-    async def as_of(
-        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-    ) -> Page:
-        """Refuse: a row has no versions that stay.
-
-        Raises:
-            CapabilityMissing: always.
-        """
-        raise self._no_history()
-
-    async def purge(self, id: str) -> int:
-        """Delete the row, which has no other versions, and return how many there were."""
+    @override
+    async def _purge(self, id: str) -> int:
+        """Delete the row, which has no other versions."""
         return int(await self.delete(id))
 
-    def _key_of(self, id: str) -> _Key | None:
-        """Return the key that an id names, or None if it is none of this table's.
+    @property
+    @override
+    def _called(self) -> str:
+        return self.layout.name
 
-        An id of several columns may be longer than others are, since each of its parts may be as long as they.
-        """
-        key = self.layout.key_of(id) if len(self.layout.keys) > 1 and isinstance(id, str) else None
-        if key is None:
-            check_id(id)
-            key = self.layout.key_of(id)
-        return key
+    @override
+    def _checked_id(self, id: str) -> str:
+        """Return an id; one of several columns may be longer than others, since each of its parts may be as long."""
+        if len(self.layout.keys) > 1 and isinstance(id, str) and self.layout.key_of(id) is not None:
+            return id
+        return check_id(id)
 
-    def _checked(self, ids: Iterable[str]) -> _Ids:
-        if len(self.layout.keys) == 1:
-            return checked_ids(ids)
-        asked = as_list(ids, "ids")
-        for id in asked:
-            self._key_of(id)
-        return [*dict.fromkeys(asked)]
-
-    def _admitted(self, datum: Datum, expect: int | None = None) -> Put:
-        if not isinstance(datum, Datum):
-            raise InvalidDatum(f"{type(datum).__name__} is not a Datum: make one with Datum.create(...)")
+    def _admitted(self, operation: Operation) -> RowPut | RowDelete:
+        datum, expect = operation.datum, operation.expect
+        if expect is not None and (expect or datum is None):
+            self.capabilities.require("versioned", self._called)
+        if datum is None:
+            return RowDelete(operation.id, self.layout.key_of(self._checked_id(operation.id)), expect)
+        if operation.ttl is not None and operation.ttl != "keep":
+            self.capabilities.require("ttl", self._called)
         self.limits.admit(datum)
         given = given_by(self.layout, datum)
-        return Put(datum.id, [given[field.name] for field in self.layout.keys], given, expect)
+        return RowPut(datum.id, [given[field.name] for field in self.layout.keys], given, expect)
 
-    async def _put(self, puts: _Puts) -> Datums:
-        stored, changed = await self._write(table_write.put_all, puts)
-        self._announce([Change("put", self.namespace, stored[at].id, stored[at].version) for at in changed])
-        await self._refresh([put.key for put in puts])
-        return stored
-
-    async def _refresh(self, keys: _Keys) -> None:
+    async def _refresh(self, keys: list[list[Any]]) -> None:
         """Let the session of this transaction see what was written past it."""
         if isinstance(self._runner, Transaction):
             for key in keys:
@@ -306,14 +244,3 @@ class TableAdapter:
     def _announce(self, changes: Sequence[Change]) -> None:
         if self.on_change is not None and changes:
             self._runner.after_commit(lambda: announce(self.on_change, changes))
-
-    def _refuse(self, **asked: object) -> None:
-        wanted = {"ttl": "ttl", "version": "history", "expect": "versioned"}
-        for name, capability in wanted.items():
-            if asked.get(name) is not None:
-                self.capabilities.require(capability, self.layout.name)
-
-    def _no_history(self) -> CapabilityMissing:
-        return CapabilityMissing(
-            f"{self.layout.name} keeps one version of each row: put into agent memory what needs a history"
-        )

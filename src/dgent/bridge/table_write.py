@@ -6,7 +6,7 @@ not there cannot be held: it is inserted, and where another writer was first it 
 
 from __future__ import annotations
 
-from itertools import islice
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from sqlalchemy import text
@@ -16,6 +16,7 @@ from dgent.bridge.table_sql import bound_key, get, row_of, rows_of, statements_o
 from dgent.database.errors import RETRYABLE, sqlstate, translate
 from dgent.database.statement import Statement
 from dgent.exceptions import CausalCycle, Conflict, InvalidInput, VersionConflict
+from dgent.operations import Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.bridge.layout import Layout
-    from dgent.datum import Datum
 
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ _SAVEPOINT, _ROLLBACK, _RELEASE = (
 )
 
 
-class Put(NamedTuple):
+class RowPut(NamedTuple):
     """A row to write: its id, its key, the values that were given, and the version that must be live."""
 
     id: str
@@ -44,30 +44,48 @@ class Put(NamedTuple):
     expect: int | None = None
 
 
-def put_all(connection: Connection, layout: Layout, puts: Sequence[Put]) -> tuple[list[Datum], list[int]]:
-    """Write rows in order; return the datums that they became, and the places of those that changed something.
+class RowDelete(NamedTuple):
+    """A row to delete: its id, its key or None where no row of the table can have the id, and its version."""
+
+    id: str
+    key: list[Any] | None
+    expect: int | None = None
+
+
+def apply_all(connection: Connection, layout: Layout, operations: Iterable[RowPut | RowDelete]) -> list[Outcome]:
+    """Write and delete rows in order, and return what each led to.
 
     Raises:
-        VersionConflict: a row has another version than was expected. CausalCycle: a parent descends from its own child.
+        VersionConflict: a row has another version than was expected.
+        CausalCycle: a parent descends from its own child.
     """
+    outcomes: list[Outcome] = []
+    for is_put, some in groupby(operations, lambda one: isinstance(one, RowPut)):
+        if is_put:
+            outcomes += _put_all(connection, layout, [one for one in some if isinstance(one, RowPut)])
+        else:
+            outcomes += [Outcome(None, _remove(connection, layout, one.id, one.key, one.expect)) for one in some]
+    return outcomes
+
+
+def _put_all(connection: Connection, layout: Layout, puts: Sequence[RowPut]) -> list[Outcome]:
     rows = rows_of(connection, layout, list(dict.fromkeys(put.id for put in puts)), hold=True)
     written: dict[str, Any] = {}
-    results: list[Datum] = []
-    changed: list[int] = []
-    for at, put in enumerate(puts):
+    outcomes: list[Outcome] = []
+    for put in puts:
         row, wrote = _put(connection, layout, put, rows.get(put.id))
         rows[put.id] = row
         if wrote:
             written[put.id] = put.key[0] if len(put.key) == 1 else tuple(put.key)
-            changed.append(at)
-        results.append(layout.datum_of(row, connection.dialect))
+        stored = layout.datum_of(row, connection.dialect)
+        outcomes.append(Outcome(stored, wrote, stored.version))
     if layout.derive is not None:
         for keys in batched(written.values()):
             layout.derive(connection, keys)
-    return results, changed
+    return outcomes
 
 
-def _put(connection: Connection, layout: Layout, put: Put, row: Any | None) -> tuple[Any, bool]:
+def _put(connection: Connection, layout: Layout, put: RowPut, row: Any | None) -> tuple[Any, bool]:
     """Write a row that is held, or that was not there, unless it stays as it is; tell whether it was written."""
     for _ in range(TRIES):
         if row is not None and _stays(connection, layout, put, row):
@@ -79,14 +97,14 @@ def _put(connection: Connection, layout: Layout, put: Put, row: Any | None) -> t
     raise Conflict(f"{put.id!r} was put and deleted by others each time: try again")
 
 
-def _stays(connection: Connection, layout: Layout, put: Put, row: Any) -> bool:
+def _stays(connection: Connection, layout: Layout, put: RowPut, row: Any) -> bool:
     version = row[-1] if layout.version is not None else 0
     _check_expected(put, version or 1)
     values = completed(layout, put.given, layout.values_of(row, connection.dialect))
     return as_datum(layout, values, version) == layout.datum_of(row, connection.dialect)
 
 
-def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) -> Any | None:
+def _write(connection: Connection, layout: Layout, put: RowPut, row: Any | None) -> Any | None:
     """Write a row; None where it was not there, and is now."""
     if row is None:
         _check_expected(put, 0)
@@ -99,7 +117,7 @@ def _write(connection: Connection, layout: Layout, put: Put, row: Any | None) ->
     return _store(connection, layout, put, values, "insert" if row is None else "update" if put.expect else "upsert")
 
 
-def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, Any], kind: str) -> Any | None:
+def _store(connection: Connection, layout: Layout, put: RowPut, values: dict[str, Any], kind: str) -> Any | None:
     given = [field for field in layout.fields if field.name in values]
     bound = layout.bind(given, [values[field.name] for field in given], connection.dialect)
     bound += layout.bind(layout.kept, [(each.stamp or each.default)() for each in layout.kept], connection.dialect)  # type: ignore[misc]
@@ -112,12 +130,12 @@ def _store(connection: Connection, layout: Layout, put: Put, values: dict[str, A
     return row
 
 
-def remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any], expect: int | None) -> bool:
-    """Delete a row and tell whether it was there.
-
-    Raises:
-        VersionConflict: its version is another than `expect`.
-    """
+def _remove(connection: Connection, layout: Layout, id: str, key: Sequence[Any] | None, expect: int | None) -> bool:
+    """Delete a row and tell whether it was there."""
+    if key is None:
+        if expect:
+            raise VersionConflict(id, expect, 0)
+        return False
     statements, bound = statements_of(layout), bound_key(connection, layout, key)
     if expect is None:
         return statements.delete.run(connection, *bound) > 0
@@ -138,12 +156,6 @@ def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def remove_all(connection: Connection, layout: Layout, keys: Mapping[str, Sequence[Any]]) -> list[str]:
-    """Delete rows, named by id and key, and return the ids of those that were there."""
-    statement = statements_of(layout).delete
-    return [id for id, key in keys.items() if statement.run(connection, *bound_key(connection, layout, key))]
 
 
 def apart(connection: Connection, units: list[Callable[[Connection], T]]) -> list[T | Exception]:
@@ -167,7 +179,7 @@ def _in_savepoint(connection: Connection, unit: Callable[[Connection], T]) -> T 
     return result
 
 
-def _check_expected(put: Put, actual: int) -> None:
+def _check_expected(put: RowPut, actual: int) -> None:
     if put.expect is not None and put.expect != actual:
         raise VersionConflict(put.id, put.expect, actual)
 

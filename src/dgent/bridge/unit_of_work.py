@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.table_adapter import TableAdapter
     from dgent.database import Database, Runner, Transaction
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 
 _log: Final = logging.getLogger("dgent.bridge")

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.models.brain import Crystal
-    from dgent.protocol import Revision
     from dgent.query import Damaged
     from dgent.services.importing import Counts, Imported
+    from dgent.store import Revision
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SMALL = 64 * 2**10  # more than this is not read as JSON only to find a title in it

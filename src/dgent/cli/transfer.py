@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from dgent.datum import Datum, Limits
-    from dgent.protocol import DgentProtocol
     from dgent.query import Page
+    from dgent.store import DgentProtocol
 
 PAGE = 1000
 BATCH = 500

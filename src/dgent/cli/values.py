@@ -15,7 +15,7 @@ from dgent.exceptions import InvalidInput, NotFound
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dgent.protocol import TTL
+    from dgent.operations import TTL
 
 
 def content(word: str, limit: int) -> bytes:

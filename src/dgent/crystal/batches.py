@@ -12,8 +12,8 @@ from dgent.query import Query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable
 
-    from dgent.protocol import DgentProtocol
     from dgent.query import Page
+    from dgent.store import DgentProtocol
 
 T = TypeVar("T")
 

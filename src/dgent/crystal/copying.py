@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from dgent.bridge.layout import Layout
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
-    from dgent.protocol import DgentProtocol
     from dgent.query import Page
+    from dgent.store import DgentProtocol
 
 _MICROSECOND = 1e-6
 

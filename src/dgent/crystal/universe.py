@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
     from dgent.crystal.crystal import Ref
     from dgent.datum import Datum
-    from dgent.protocol import TTL, Backend
+    from dgent.operations import TTL
     from dgent.query import Damaged, Query
+    from dgent.store import Backend
 
 T = TypeVar("T")
 Found: TypeAlias = "Crystal[Any] | Datum"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 
 @dataclass(slots=True)

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from dgent.delivery.entry import Entry
     from dgent.exceptions import Corrupt
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 T = TypeVar("T")
 _PAUSE: Final = 0.02

@@ -13,7 +13,7 @@ from dgent.datum import Datum, Limits, load_datum, uuid7
 from dgent.exceptions import Corrupt
 
 if TYPE_CHECKING:
-    from dgent.protocol import TTL
+    from dgent.operations import TTL
 
 RESERVED: Final = ".dgent"
 """The first segment of the namespaces that queues live in; a router refuses it to everybody else."""

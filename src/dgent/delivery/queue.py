@@ -25,8 +25,8 @@ from dgent.query import Query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from dgent.protocol import Backend
     from dgent.query import Page
+    from dgent.store import Backend
 
 _AT_ONCE: Final = 1e-6
 

@@ -17,7 +17,7 @@ from dgent.query import Query
 if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.delivery.queue import Queue
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 
 async def take_over_spill(queue: Queue) -> None:

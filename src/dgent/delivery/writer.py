@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dgent.delivery.place import Place
-    from dgent.protocol import Backend, Revision
+    from dgent.store import Backend, Revision
 
 ATTEMPTS: Final = 16
 

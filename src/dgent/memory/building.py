@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from dgent.database import Database
     from dgent.memory.change import OnChange
-    from dgent.protocol import Backend
     from dgent.settings import Settings
+    from dgent.store import Backend
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 

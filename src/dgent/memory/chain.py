@@ -46,12 +46,14 @@ from dgent.memory.ways import HINDERED, Ways
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dgent.capabilities import Capabilities
     from dgent.database import Database
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Limits
     from dgent.memory.bus import Event
     from dgent.memory.manifest import ManifestFile
     from dgent.memory.seen import Sightings
-    from dgent.protocol import TTL, Backend, Capabilities
+    from dgent.operations import Operation
+    from dgent.store import Backend
 
 State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
 AWAY: Final = frozenset({"cut off", "started late"})
@@ -152,7 +154,7 @@ class Chain:
             await self.open()
         return await self._homeward.done()
 
-    async def keep(self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL) -> bool:
+    async def keep(self, namespace: str, writes: Sequence[Operation]) -> bool:
         """Let writes wait; tell whether that was done, or the first has come back meanwhile.
 
         Raises:
@@ -164,8 +166,8 @@ class Chain:
         known = Known(self.heard + self._ahead, self.sightings.of(namespace).seq)
         with self._keeping.one():
             doubts = self.sightings.unknown
-            each = [known._replace(unknown=doubts.get((namespace, id), ())) for id, _ in writes]
-            taken = await self.ways.append(namespace, writes, ttl, each)
+            each = [known._replace(unknown=doubts.get((namespace, one.id), ())) for one in writes]
+            taken = await self.ways.append(namespace, writes, each)
         for entry in taken:  # they have no version yet: the first store will give them one
             self._publish(Change("delete" if entry.datum is None else "put", namespace, entry.id))
         return True

@@ -19,16 +19,17 @@ from dgent.database.file_lock import FileLock
 from dgent.datum import Limits, uuid7
 from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown
 from dgent.memory.files import os_errors, set_aside, storage_error, write_all, write_private
-from dgent.memory.ledger import Clock, Draft, Ledger
+from dgent.memory.ledger import Clock, Ledger
 from dgent.memory.lines import Header, flush_line, flushed, unseal
 from dgent.memory.shelf import Shelf, Stored
 from dgent.settings import private_directory, private_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from dgent.memory.change import Change
+    from dgent.memory.write_batch import WriteBatch
 
 _DOUBT: Final = b"in doubt"
 _TAIL: Final = 64
@@ -97,17 +98,18 @@ class Journal:
                 finally:
                     self._busy = False
 
-    def append(self, draft: Draft) -> list[Change]:
-        """Make what was drafted safe, then show it; inside of `exclusive`.
+    def append(self, batches: Collection[WriteBatch[Stored]]) -> list[Change]:
+        """Make what batches append safe, then show it; inside of `exclusive`.
 
         Raises:
             DiskFull, ReadOnly, BackendUnavailable: the file is as it was. OutcomeUnknown: not even that is sure.
         """
-        if not draft.pending:
+        rows = [(batch.namespace, stored) for batch in batches for stored in batch.rows]
+        if not rows:
             return []
         if self._in_doubt:
             self._renew()
-        line = flush_line(self._lines + 1, draft.pending)
+        line = flush_line(self._lines + 1, rows)
         try:
             write_all(self._fd, line)
             self._sync(self._fd)
@@ -115,7 +117,7 @@ class Journal:
             self._take_back()
             raise storage_error(self.path, error) from None
         with self.ledger.lock:
-            changes = draft.apply()
+            changes = self.ledger.take(batches)
         self._mark(self._lines + 1, self.size + len(line), line)
         return changes
 

@@ -6,31 +6,37 @@ import os
 import time
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
+from typing_extensions import override
+
+from dgent.capabilities import Capabilities
+from dgent.checks import check_namespace
 from dgent.database.worker import Job, Worker, deliver
 from dgent.datum import Limits
 from dgent.exceptions import DgentError, StorageError, StoreClosed
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.journal import Journal
-from dgent.memory.ledger import Clock, Draft, Ledger
 from dgent.memory.resident import ResidentBackend
-from dgent.protocol import Capabilities, StoreStats
 from dgent.settings import checked_path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
+    from dgent.memory.ledger import Clock, Ledger
     from dgent.memory.shelf import Shelf, Stored
+    from dgent.memory.write_batch import WriteBatch
+    from dgent.operations import Operation
+    from dgent.store import Outcomes, StoreStats
 
-T = TypeVar("T")
 _FLUSH: Final = 16 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
 class _Write:
-    decide: Callable[[Draft], Any]
+    namespace: str
+    operations: Sequence[Operation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +67,9 @@ class JSONLBackend(ResidentBackend):
         InvalidSettings: a URL, or a name of a database in memory, stands where the path of a file is meant.
     """
 
-    name: ClassVar[str] = "jsonl"
-    priority: ClassVar[int] = 75
-    capabilities: ClassVar[Capabilities] = Capabilities(transactions=False, indexed=False)
+    name = "jsonl"
+    priority = 75
+    capabilities = Capabilities(transactions=False, indexed=False)
 
     def __init__(
         self,
@@ -75,7 +81,7 @@ class JSONLBackend(ResidentBackend):
         on_change: OnChange | None = None,
         lock_timeout: float = 30.0,
     ) -> None:
-        super().__init__(namespace)
+        self.namespace, self.limits = check_namespace(namespace), limits
         file = checked_path(path, "MemoryBackend()")
         self._house = _House(Journal(file, limits, clock, lock_timeout), on_change)
 
@@ -89,31 +95,36 @@ class JSONLBackend(ResidentBackend):
         await self._current()
         return self._house.journal.store
 
+    @override
     async def close(self) -> None:
         """Wait for what was asked for, then release the file and the thread. May be called twice."""
         await self._house.close()
 
+    @override
     async def stats(self) -> StoreStats:
         """Return what the namespace holds, and how large the whole file is."""
         return replace(await super().stats(), size=self._house.journal.size)
 
+    @override
     async def status(self) -> Mapping[str, object]:
-        """Return what a person wants to know."""
         journal = self._house.journal
         torn = sorted(path.name for path in journal.path.parent.glob(f"{journal.path.name}.torn-*"))
         where = {"path": str(journal.path), "size": journal.size, "generation": journal.generation, "torn": torn}
         return {**await super().status(), **where}
 
+    @override
     async def _current(self) -> Ledger:
         house = self._house
         if not house.open().is_current():
             await house.do(_Look())
         return house.journal.ledger
 
-    async def _commit(self, decide: Callable[[Draft], T]) -> T:
-        answer: T = await self._house.do(_Write(decide))
-        return answer
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        outcomes: Outcomes = await self._house.do(_Write(self.namespace, operations))
+        return outcomes
 
+    @override
     async def _erase(self, choose: Callable[[Shelf], list[Stored]], purged: str | None) -> int:
         erased: int = await self._house.do(_Erase(self.namespace, choose, purged))
         return erased
@@ -155,32 +166,23 @@ class _House:
 
     def _run(self, jobs: list[Job]) -> None:
         with self.journal.exclusive():
-            draft = Draft(self.journal.ledger)
-            drafted: list[Job] = []
+            flush = _Flush(self.journal.ledger)
             for job in jobs:
                 if isinstance(job.task, _Write):
-                    self._decide(draft, job)
-                    drafted.append(job)
-                if isinstance(job.task, _Erase) or draft.weight > _FLUSH:
-                    self._flush(draft, drafted)
-                    draft, drafted = Draft(self.journal.ledger), []
+                    flush.plan(job)
+                if isinstance(job.task, _Erase) or flush.weight > _FLUSH:
+                    self._write(flush)
+                    flush = _Flush(self.journal.ledger)
                 if isinstance(job.task, _Erase):
                     self._do_erase(job)
-            self._flush(draft, drafted)
+            self._write(flush)
         deliver(jobs)
 
-    def _decide(self, draft: Draft, job: Job) -> None:
+    def _write(self, flush: _Flush) -> None:
         try:
-            with self.journal.ledger.lock:
-                job.result = draft.unit(job.task.decide)
-        except DgentError as error:
-            job.error = error
-
-    def _flush(self, draft: Draft, drafted: list[Job]) -> None:
-        try:
-            announce(self._on_change, self.journal.append(draft))
+            announce(self._on_change, self.journal.append(flush.batches.values()))
         except StorageError as error:
-            for job in drafted:  # even one that changed nothing may have relied on one that did
+            for job in flush.jobs:  # even one that changed nothing may have relied on one that did
                 job.error = job.error or error
 
     def _do_erase(self, job: Job) -> None:
@@ -195,3 +197,32 @@ class _House:
             job.result = len(doomed)
         except DgentError as error:
             job.error = error
+
+
+class _Flush:
+    """The writes that share a line and a sync.
+
+    Attributes:
+        batches: by namespace.
+        jobs: whose they are.
+        weight: the bytes of their contents.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.batches: dict[str, WriteBatch[Stored]] = {}
+        self.jobs: list[Job] = []
+        self.weight = 0
+        self._ledger = ledger
+
+    def plan(self, job: Job) -> None:
+        """Plan the writes of a job; those of one that is refused are as if it had not been there."""
+        namespace, operations = job.task.namespace, job.task.operations
+        try:
+            with self._ledger.lock:
+                if namespace not in self.batches:
+                    self.batches[namespace] = self._ledger.batch(namespace)
+                job.result = self.batches[namespace].apply(operations)
+            self.weight += sum(len(one.datum.content) for one in operations if one.datum is not None)
+        except DgentError as error:
+            job.error = error
+        self.jobs.append(job)

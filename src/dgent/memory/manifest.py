@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.database import Database
-    from dgent.protocol import Backend
+    from dgent.store import Backend
 
 FORMAT: Final = 2
 """2: a server goes by role, host, port, database and schema, a file by its real path. 1: by the text of URL or path."""

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from asyncio import CancelledError
-from contextlib import suppress
 from time import time
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
-from dgent.checks import as_list, check_kind, check_namespace, check_ttl, checked_ids
-from dgent.datum import Datum, stamped
+from typing_extensions import override
+
+from dgent.checks import check_id, check_kind
+from dgent.datum import stamped
 from dgent.delivery import RESERVED, key_of
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
     DeliveryPending,
-    InvalidDatum,
     InvalidNamespace,
     OutcomeUnknown,
     StorageError,
@@ -26,28 +25,30 @@ from dgent.memory.chain import Chain
 from dgent.memory.manifest import ManifestFile
 from dgent.memory.seen import Sightings
 from dgent.memory.sql import SqlBackend
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.operations import Outcome
 from dgent.settings import Settings
+from dgent.store_base import BackendBase
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+    from dgent.capabilities import Capabilities
     from dgent.database import Database, Runner
+    from dgent.datum import Datum
     from dgent.delivery import Delivery, Entry
     from dgent.memory.bus import DataBus, Event
     from dgent.memory.change import Change
-    from dgent.protocol import TTL, Backend, Capabilities, Datums, Revisions, StoreStats
+    from dgent.operations import Operation
+    from dgent.query import Page, Query
+    from dgent.store import Backend, Datums, Names, Outcomes, Revisions, StoreStats
 
+T = TypeVar("T")
 FEW: Final = 64
 """For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
 
-_OF_ONE: Final = frozenset({"get", "exists", "history", "put", "delete"})
-_OF_MANY: Final = frozenset({"get_many", "put_many", "delete_many"})
-_Writes: TypeAlias = "list[tuple[str, Datum | None]]"  # inside of the class, `list` is the verb
 
-
-class DgentRouter:
-    """A `Backend` over a chain of them. What each verb does is said in `DgentProtocol`.
+class DgentRouter(BackendBase):
+    """A `Backend` over a chain of them.
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
@@ -99,7 +100,7 @@ class DgentRouter:
         if force_backend is not None or not chosen:
             chosen = only(force_backend, chosen)
         default = backends[0].namespace if backends else loaded.namespace
-        self._limits = loaded.limits
+        self.limits = loaded.limits
         self._chain = Chain(
             chosen,
             ManifestFile(loaded.manifest_path),
@@ -111,27 +112,29 @@ class DgentRouter:
             publish=publish,
             sightings=sightings,
         )
-        self._hears_deletes = backends is None
-        self._take_namespace(default if namespace is None else namespace)
+        self._enter(default if namespace is None else namespace)
 
-    def _take_namespace(self, namespace: str) -> None:
-        check_namespace(namespace)
+    @override
+    def _enter(self, namespace: str) -> None:
+        super()._enter(namespace)
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
-        self.namespace = namespace
         self._first, self._seen = self._chain.first.within(namespace), self._chain.sightings.of(namespace)
 
     @property
+    @override
     def name(self) -> str:
         """The kind of the store that serves."""
         return self._chain.serving.name
 
     @property
+    @override
     def priority(self) -> int:
         """The place of the store that serves."""
         return self._chain.serving.priority
 
     @property
+    @override
     def capabilities(self) -> Capabilities:
         """What the router can do now: that of the first store, or the little that is left while it is out of reach."""
         return self._chain.capabilities
@@ -175,12 +178,6 @@ class DgentRouter:
             raise CapabilityMissing(f"{self.name} takes no part in a transaction: use a store in a database")
         return serving.joined(transaction)
 
-    def within(self, namespace: str) -> Self:
-        """Return the same router under another namespace; closing either closes both."""
-        other = copy.copy(self)
-        other._take_namespace(namespace)
-        return other
-
     async def open(self) -> Self:
         """Open the first store that answers, and begin to deliver what waits for it.
 
@@ -210,76 +207,96 @@ class DgentRouter:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
         return await self._chain.ways.discard(key_of(entry))
 
-    def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Coroutine[Any, Any, Datum]:
-        """Store a datum and return it with the version and seq that it got."""
-        return self._write("put", datum, expect=expect, ttl=ttl)
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        # By the time of a delivery the live datum may have changed, or expired.
+        chain, needs_live = self._chain, any(one.needs_live for one in operations)
+        while True:
+            if not chain.normal:
+                waiting = await self._put_off(operations, needs_live=needs_live)
+                if waiting is not None:
+                    return waiting
+            try:
+                if not chain.normal and not await self._brought(None if needs_live else _ids(operations)):
+                    continue
+                if self._seen.is_new:
+                    await self._look_first()
+                outcomes = await self._first.apply(operations)
+            except DeliveryPending:
+                raise
+            except (OutcomeUnknown, CancelledError):
+                self._doubt(operations)
+                raise
+            except (BackendUnavailable, StorageTimeout) as error:
+                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
+                    raise
+                continue
+            self._wrote(outcomes)
+            return outcomes
 
-    def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Coroutine[Any, Any, list[Datum]]:
-        """Store many datums in order, all or none."""
-        return self._write("put_many", as_list(datums, "datums"), ttl=ttl)
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
+        datum = await self._read([id], lambda store: store.get(id, version=version))
+        if datum is not None:
+            self._saw([datum])
+        return datum
 
-    def get(self, id: str, *, version: int | None = None) -> Coroutine[Any, Any, Datum | None]:
-        """Return the live datum, or the one that was put as `version`."""
-        return self._read("get", id, version=version)
+    @override
+    async def _get_many(self, ids: Names) -> dict[str, Datum]:
+        return await self._read(ids, lambda store: store.get_many(ids))
 
-    def get_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, dict[str, Datum]]:
-        """Return the live ones of these ids, by id, in the order asked."""
-        return self._read("get_many", checked_ids(ids))  # a list: they may be looked at twice
+    @override
+    async def exists(self, id: str) -> bool:
+        checked = self._checked_id(id)
+        return await self._read([checked], lambda store: store.exists(checked))
 
-    def delete(self, id: str, *, expect: int | None = None) -> Coroutine[Any, Any, bool]:
-        """Append a tombstone; tell whether there was a live datum."""
-        return self._write("delete", id, expect=expect)
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        return await self._read(None, lambda store: store.count(prefix=prefix))
 
-    def delete_many(self, ids: Iterable[str]) -> Coroutine[Any, Any, int]:
-        """Delete many, all or none, and return how many were live."""
-        return self._write("delete_many", as_list(ids, "ids"))
+    @override
+    async def _query(self, query: Query) -> Page:
+        page = await self._read(None, lambda store: store.query(query))
+        self._saw(page)
+        return page
 
-    def exists(self, id: str) -> Coroutine[Any, Any, bool]:
-        """Tell whether a live datum has this id."""
-        return self._read("exists", id)
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
+        return await self._read(None, lambda store: store.causal_chain(id))
 
-    def count(self, *, prefix: str | None = None) -> Coroutine[Any, Any, int]:
-        """Return how many live datums there are, or how many whose id starts with `prefix`."""
-        return self._read("count", prefix=prefix)
+    @override
+    async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
+        return await self._read([id], lambda store: store.history(id, limit=limit, before=before))
 
-    def query(self, query: Query) -> Coroutine[Any, Any, Page]:
-        """Return a page of the live datums that match."""
-        return self._read("query", query)
+    @override
+    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
+        page = await self._read(None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor))
+        self._saw(page)
+        return page
 
-    def causal_chain(self, id: str) -> Coroutine[Any, Any, Datums]:
-        """Return the live datum and its live ancestors, oldest first."""
-        return self._read("causal_chain", id)
+    @override
+    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
+        return await self._read(None, lambda store: store.namespaces(prefix, limit=limit))
 
-    def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Coroutine[Any, Any, Revisions]:
-        """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
-        return self._read("history", id, limit=limit, before=before)
+    @override
+    async def stats(self) -> StoreStats:
+        return await self._read(None, lambda store: store.stats())
 
-    def as_of(
-        self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
-    ) -> Coroutine[Any, Any, Page]:
-        """Return a page of what was live at a moment, in the order of the ids."""
-        return self._read("as_of", time, prefix=prefix, limit=limit, cursor=cursor)
+    @override
+    async def _purge(self, id: str) -> int:
+        await self._refuse_while_away("purge")
+        return await self._read(None, lambda store: store.purge(id))
 
-    def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Coroutine[Any, Any, list[str]]:
-        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
-        return self._read("namespaces", prefix, limit=limit)
+    @override
+    async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
+        await self._refuse_while_away("compact")
+        return await self._read(None, lambda store: store.compact(keep_versions=keep_versions, older_than=older_than))
 
-    def stats(self) -> Coroutine[Any, Any, StoreStats]:
-        """Return what the namespace holds."""
-        return self._read("stats")
-
-    def purge(self, id: str) -> Coroutine[Any, Any, int]:
-        """Erase every version of an id for good and return how many there were."""
-        return self._erase("purge", id)
-
-    def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> Coroutine[Any, Any, int]:
-        """Erase expired datums and old versions, and return how many versions went."""
-        return self._erase("compact", keep_versions=keep_versions, older_than=older_than)
-
+    @override
     async def is_available(self) -> bool:
-        """Tell whether reads and writes are answered now. Never raises."""
         return await self._chain.is_available()
 
+    @override
     async def status(self) -> Mapping[str, object]:
         """Return which store serves, what is out of reach and why, what waits and what was set aside."""
         described = await self._chain.describe()
@@ -292,8 +309,8 @@ class DgentRouter:
             **described,
         }
 
+    @override
     async def close(self) -> None:
-        """Wait for what was acknowledged, then close every store of the chain. May be called twice."""
         await self._chain.close()
 
     async def __aenter__(self) -> Self:
@@ -306,25 +323,24 @@ class DgentRouter:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _read(self, verb: str, *args: Any, **named: Any) -> Any:
+    async def _read(self, ids: Sequence[str] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
+        """Ask a store for what concerns some ids, or None for more than that: the first, or what stands for it."""
         chain = self._chain
         while not chain.normal:
             if not chain.opened:
                 await chain.open()
             elif chain.away:
-                return await getattr(await chain.view(self.namespace), verb)(*args, **named)
-            elif await self._brought(_ids(verb, args)):
+                return await ask(await chain.view(self.namespace))
+            elif await self._brought(ids):
                 break
         if self._seen.is_new:
             await self._look_first()
         try:
-            answer = await getattr(self._first, verb)(*args, **named)
+            answer = await ask(self._first)
         except BackendUnavailable as error:
             chain.lost(error)
             raise
         chain.heard = time()
-        if answer.__class__ is Datum or answer.__class__ is Page:
-            self._saw(answer)
         if chain.down:
             chain.answered()
         return answer
@@ -345,41 +361,15 @@ class DgentRouter:
             raise
         return True
 
-    async def _erase(self, verb: str, *args: Any, **named: Any) -> Any:
+    async def _refuse_while_away(self, verb: str) -> None:
+        """Refuse to erase what is elsewhere."""
         if not self._chain.opened:
             await self._chain.open()
         if self._chain.away:
             raise self._chain.refusal(f"{verb} needs it")
-        return await self._read(verb, *args, **named)
 
-    async def _write(self, verb: str, subject: Any, **named: Any) -> Any:
-        # By the time of a delivery the live datum may have changed, or expired.
-        chain, needs_live = self._chain, named.get("expect") is not None or named.get("ttl") == "keep"
-        while True:
-            if not chain.normal:
-                waits, answer = await self._put_off(verb, subject, named.get("ttl"), needs_live=needs_live)
-                if waits:
-                    return answer
-            try:
-                if not chain.normal and not await self._brought(None if needs_live else _ids(verb, [subject])):
-                    continue
-                if self._seen.is_new:
-                    await self._look_first()
-                answer = await getattr(self._first, verb)(subject, **named)
-            except DeliveryPending:
-                raise
-            except (OutcomeUnknown, CancelledError):
-                self._doubt(verb, subject)
-                raise
-            except (BackendUnavailable, StorageTimeout) as error:
-                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
-                    raise
-                continue
-            await self._wrote(verb, subject, answer)
-            return answer
-
-    async def _put_off(self, verb: str, subject: Any, ttl: Any, *, needs_live: bool) -> tuple[bool, Any]:
-        """While the first is out of reach, let a write wait; tell whether it does, and what it answers."""
+    async def _put_off(self, operations: Sequence[Operation], *, needs_live: bool) -> Outcomes | None:
+        """While the first is out of reach, let writes wait and return what they answer; None where it is not."""
         chain = self._chain
         while not chain.normal:
             if not chain.opened:
@@ -389,40 +379,40 @@ class DgentRouter:
             elif needs_live:
                 raise chain.refusal("only it can compare versions and keep a time to live")
             else:
-                writes, answer = self._checked(verb, subject, ttl)
-                if await chain.keep(self.namespace, writes, ttl):
-                    return True, answer
-        return False, None
+                self._admit(operations)
+                if await chain.keep(self.namespace, operations):
+                    return [_waiting(one) for one in operations]
+        return None
 
-    async def _wrote(self, verb: str, subject: Any, answer: Any) -> None:
-        """Take note that a write was acknowledged; a version up to its seq is nobody else's."""
+    def _admit(self, operations: Iterable[Operation]) -> None:
+        """Check writes as the store that they wait for would."""
+        for one in operations:
+            check_id(one.id)
+            if one.datum is not None:
+                self.limits.admit(one.datum)
+
+    def _wrote(self, outcomes: Outcomes) -> None:
+        """Take note that writes were acknowledged; a version up to its seq is nobody else's."""
         chain = self._chain
         chain.heard = time()
-        if answer.__class__ is Datum or answer.__class__ is list:
-            self._saw(answer)
-        elif answer and chain.spilling and not self._hears_deletes:
-            await self._look_at_tombstones(_ids(verb, [subject]) or ())
+        self._seen.note(max([outcome.seq for outcome in outcomes], default=0))
+        self._saw([outcome.datum for outcome in outcomes if outcome.datum is not None])
         if chain.down:
             chain.answered()
         if not chain.filled:
             chain.fill()
 
-    def _saw(self, answer: Any) -> None:
+    def _saw(self, datums: Iterable[Datum]) -> None:
         """Remember the seq of what an answer showed."""
-        if answer.__class__ is Datum and not self._chain.sightings.unknown:
-            self._seen.note(answer.seq)
-            return
-        datums = [answer] if answer.__class__ is Datum else answer
         self._seen.note(max([datum.seq for datum in datums], default=0))
         if self._chain.sightings.unknown:
             for datum in datums:
                 self._chain.sightings.settle(self.namespace, datum.id)
 
-    def _doubt(self, verb: str, subject: Any) -> None:
-        """Remember a write the answer to which was lost: it may be in, and is nobody else's."""
-        for one in subject if verb in _OF_MANY else [subject]:
-            datum, id = (None, one) if verb.startswith("delete") else (one, one.id)
-            self._chain.sightings.doubt(self.namespace, id, datum)
+    def _doubt(self, operations: Iterable[Operation]) -> None:
+        """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
+        for one in operations:
+            self._chain.sightings.doubt(self.namespace, one.id, one.datum)
 
     async def _look_first(self) -> None:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""
@@ -436,47 +426,15 @@ class DgentRouter:
                 if not isinstance(error, StorageError):  # that the verb itself meets, or not
                     raise
 
-    async def _look_at_tombstones(self, ids: Sequence[str]) -> None:
-        """Remember the seqs of deletes by a store that tells nobody of them."""
-        with suppress(StorageError):  # then they count as somebody else's
-            for id in ids:
-                for revision in await self._first.history(id, limit=1):
-                    self._seen.note(revision.seq)
 
-    def _checked(self, verb: str, subject: Any, ttl: float | None) -> tuple[_Writes, Any]:
-        """Check a write as a store would, and return what it does and what it answers while it waits."""
-        check_ttl(ttl)
-        if verb.startswith("delete"):
-            ids = checked_ids(subject if verb == "delete_many" else [subject])
-            return [(id, None) for id in ids], len(ids) if verb == "delete_many" else True
-        datums = subject if verb == "put_many" else [subject]
-        for datum in datums:
-            if not isinstance(datum, Datum):
-                raise InvalidDatum(f"a store keeps Datum objects, not {type(datum).__name__}: use Datum.create(...)")
-            self._limits.admit(datum)
-        answers = [stamped(datum, 0, 0) for datum in datums]
-        return [(one.id, one) for one in datums], answers if verb == "put_many" else answers[0]
-
-    # The last one in the class: below it, `list` no longer means the type.
-    def list(
-        self,
-        prefix: str | None = None,
-        after: float | None = None,
-        limit: int = DEFAULT_LIMIT,
-        *,
-        cursor: str | None = None,
-        order: Order = "newest",
-    ) -> Coroutine[Any, Any, Page]:
-        """Return a page of live datums, the newest first."""
-        return self._read("list", prefix, after, limit, cursor=cursor, order=order)
+def _ids(operations: Iterable[Operation]) -> list[str]:
+    return list({one.id: None for one in operations})
 
 
-def _ids(verb: str, args: Sequence[Any]) -> Sequence[str] | None:
-    """Return the ids that a verb is about; None if it is about more than some ids."""
-    if verb not in _OF_ONE and verb not in _OF_MANY:
-        return None
-    given = [args[0]] if verb in _OF_ONE else [*args[0]]
-    return [one.id if isinstance(one, Datum) else one for one in given]
+def _waiting(operation: Operation) -> Outcome:
+    """Return what an operation that waits answers: what its version will be is not known yet."""
+    datum = operation.datum
+    return Outcome(None if datum is None else stamped(datum, 0, 0), changed=True)
 
 
 def _ignore(event: Event) -> None:

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 import orjson
 from blake3 import blake3
 
-from dgent.checks import check_limit, check_time
 from dgent.exceptions import LimitExceeded
-from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,6 +35,23 @@ class Stored(NamedTuple):
     stored_at: float
     expires_at: float | None
     datum: Datum | None
+
+    @property
+    def live(self) -> bool:
+        """Whether it is a datum; it may have expired."""
+        return self.datum is not None
+
+    @property
+    def parent(self) -> str | None:
+        """The causal parent of the datum."""
+        return None if self.datum is None else self.datum.causal_parent
+
+    def holds(self, datum: Datum) -> bool:
+        """Tell whether it is this datum."""
+        return self.datum == datum
+
+    def check(self) -> None:
+        """Do nothing: in memory it is as it was written."""
 
     def live_at(self, time: float) -> bool:
         """Tell whether it is neither a tombstone nor expired at a time."""
@@ -172,7 +188,7 @@ class Shelf:
     def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
         start = query.start()
-        if self._limits.page(query.limit) == 0:
+        if query.limit == 0:
             return Page()
         matching = (datum for datum in self._walk(query, start) if query.matches(datum))
         return query.page(list(islice(matching, query.limit + 1)))
@@ -192,7 +208,6 @@ class Shelf:
 
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""
-        self._limits.page(limit)
         versions = self._versions.get(id, [])
         end = len(versions) if before is None else bisect_left(versions, before, key=lambda stored: stored.version)
         chosen = versions[max(0, end - limit) : end]
@@ -200,10 +215,9 @@ class Shelf:
 
     def as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         """Return a page of what was live at a time, in the order of the ids."""
-        time = check_time(time, "time")
-        fingerprint = blake3(orjson.dumps(["as_of", time, Query(prefix=prefix).prefix])).digest(16)
+        fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
         last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
-        if self._limits.page(limit) == 0:
+        if limit == 0:
             return Page()
         first, end = self._range(prefix)
         ids = self._ids.keys
@@ -218,9 +232,7 @@ class Shelf:
 
     def outdated(self, keep_versions: int | None, older_than: float | None) -> list[Stored]:
         """Return what `compact` erases: ids whose last version has expired, whole, and old superseded versions."""
-        if keep_versions is not None:
-            check_limit(keep_versions, "keep_versions")
-        horizon = float("-inf") if older_than is None else check_time(older_than, "older_than")
+        horizon = float("-inf") if older_than is None else older_than
         doomed: list[Stored] = []
         for versions in self._versions.values():
             last = versions[-1]

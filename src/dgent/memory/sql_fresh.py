@@ -42,9 +42,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from dgent.database.base import Optimistic
 from dgent.database.constructs import clock_time, one_of
 from dgent.database.statement import Statement
-from dgent.memory.sql_head import Head, move, take
-from dgent.memory.sql_write import Flush, Operation, Outcome, Put, flushed
+from dgent.memory.sql_head import move, take
+from dgent.memory.sql_write import new_terms, planned, write
 from dgent.memory.tables import Row, datums, heads, terms
+from dgent.memory.write_batch import NamespaceHead, WriteBatch
+from dgent.operations import Operation, Outcome, Put
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,7 +55,7 @@ if TYPE_CHECKING:
 
     from dgent.datum import Limits
 
-Batch: TypeAlias = list[Operation]
+Batch: TypeAlias = "Sequence[Operation]"
 Result: TypeAlias = "list[Outcome] | Exception"
 
 MOST: Final = 256
@@ -80,8 +82,8 @@ class Writer(Optimistic[Batch, list[Outcome]]):
 
     def __call__(self, connection: Connection, batches: list[Batch]) -> list[Result]:
         """Apply batches in a transaction, and remember where the head is then."""
-        results, flush, head = flushed(connection, self.namespace, batches, self._clock, self._limits)
-        self._remember(Head(flush.seq, flush.stored_at if flush.rows else head.stored_at, head.now))
+        results, head = write(connection, self.namespace, batches, self._clock, self._limits)
+        self._remember(head)
         return results
 
     def attempt(self, batches: list[Batch]) -> FreshPuts | None:
@@ -92,25 +94,24 @@ class Writer(Optimistic[Batch, list[Outcome]]):
         if self._pause:
             self._pause -= 1
             return None
-        head = Head(self._seq, self._stored_at, self._ticks() + self._ahead)
-        at = head.next_stored_at
-        flush = Flush(self.namespace, self._limits, head.now, at, head.seq, {}, set(), lambda _: {})
-        results = flush.apply_each(batches)
-        if not puts or len(flush.pending) < len(puts):  # an id may come twice, or close a cycle
+        head = NamespaceHead(self._seq, self._stored_at, self._ticks() + self._ahead)
+        batch = planned(self.namespace, self._limits, head, {}, (), _no_ancestors)
+        results = batch.apply_each(batches)
+        if not puts or len(batch.last) < len(puts):  # an id may come twice, or close a cycle
             return None
-        return FreshPuts(self, flush, results)
+        return FreshPuts(self, batch, results)
 
     def tries(self) -> None:
         """Try less and less often while it is in vain: others write here, ids are not new, or the server refuses."""
         self._pause = min(2**self._misses, _LONGEST_PAUSE) - 1
         self._misses += 1
 
-    def wrote(self, head: Head) -> None:
+    def wrote(self, head: NamespaceHead) -> None:
         """Remember where this process left the head, and that it succeeds."""
         self._remember(head)
         self._pause = self._misses = 0
 
-    def _remember(self, head: Head) -> None:
+    def _remember(self, head: NamespaceHead) -> None:
         self._seq, self._stored_at = head.seq, head.stored_at
         self._ahead = head.now - self._ticks()
 
@@ -118,17 +119,17 @@ class Writer(Optimistic[Batch, list[Outcome]]):
 class FreshPuts:
     """Rows and their terms that go in together, or not at all where something is not as supposed."""
 
-    def __init__(self, writer: Writer, flush: Flush, results: list[Result]) -> None:
-        self._writer, self._flush, self._results = writer, flush, results
+    def __init__(self, writer: Writer, batch: WriteBatch[Row], results: list[Result]) -> None:
+        self._writer, self._batch, self._results = writer, batch, results
 
     def run(self, connection: Connection) -> list[Result] | None:
         """Write and return the results; None if nothing was written."""
-        flush, rows, found = self._flush, self._flush.rows, self._flush.new_terms()
+        batch, rows, found = self._batch, self._batch.rows, new_terms(self._batch)
         children = [row.id for row in rows if row.parent is not None]
         expiring = any(row.expires_at is not None for row in rows)
         shape = _Shape(len(rows) == 1, bool(children), expiring, bool(found))
         statement, own = _statement(shape)
-        values = [flush.namespace, flush.seq - len(rows), flush.seq, flush.now, flush.stored_at]
+        values = [batch.namespace, batch.seq - len(rows), batch.seq, batch.now, batch.stored_at]
         values += own(rows[0] if shape.one else [*zip(*rows, strict=True)])
         if shape.children:
             values.append(children)
@@ -138,16 +139,21 @@ class FreshPuts:
         answer = statement.row(connection, *values)
         if answer is None:
             return None
-        self._writer.wrote(Head(flush.seq, flush.stored_at, answer[0]))
+        self._writer.wrote(NamespaceHead(batch.seq, batch.stored_at, answer[0]))
         return self._results
 
     def look(self, connection: Connection) -> list[Result] | None:
         """Return the results if it is in, in a transaction after its answer was lost. From then on it cannot come."""
-        row = self._flush.rows[0]
+        row = self._batch.rows[0]
         head = take(connection, row.namespace, lambda: row.stored_at)
         move(connection, row.namespace, head.seq + 1, head.stored_at)  # what comes late finds it elsewhere
         found = _DIGEST.row(connection, row.namespace, row.id)
         return self._results if found is not None and found[0] == row.digest else None
+
+
+def _no_ancestors(id: str) -> dict[str, str | None]:
+    """Suppose that nothing is above an id, since nothing is there."""
+    return {}
 
 
 _DIGEST = Statement(

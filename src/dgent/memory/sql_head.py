@@ -11,7 +11,7 @@ longer so: PostgreSQL refuses it the lock (40001, `Conflict`), and it may run ag
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import Float, bindparam, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from dgent.database.constructs import clock_time
 from dgent.database.statement import Statement
 from dgent.memory.tables import heads
+from dgent.memory.write_batch import NamespaceHead
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,19 +27,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 h = heads.c
-
-
-class Head(NamedTuple):
-    """Where a namespace stands, and what time it is for its store: the process's clock, or that of the server."""
-
-    seq: int
-    stored_at: float
-    now: float
-
-    @property
-    def next_stored_at(self) -> float:
-        """What is written now was stored at this time: history never goes back, whatever the clock does."""
-        return max(self.now, self.stored_at) + 0.0  # there is one zero: -0.0 would be stored as 0.0
 
 
 _held = select(h.seq, h.stored_at).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")
@@ -61,20 +49,20 @@ _MOVE = Statement(*MOVE)
 _TOUCH = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=h.seq), "ns")
 
 
-def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> Head | None:
+def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead | None:
     """Lock the head row of a namespace until the commit; None if nobody has ever written there."""
     _LOCK.begin(connection)  # which may wait for its turn, and the clock goes on meanwhile
     row = _LOCK.row(connection, namespace, clock())
-    return None if row is None else Head(*row)
+    return None if row is None else NamespaceHead(*row)
 
 
-def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> Head:
+def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead:
     """Lock the head row of a namespace until the commit; make it, if nobody has ever written there."""
     head = lock(connection, namespace, clock)
     if head is not None:
         return head
     _BEGIN.run(connection, namespace)
-    return Head(*_LOCK.rows(connection, namespace, clock())[0])
+    return NamespaceHead(*_LOCK.rows(connection, namespace, clock())[0])
 
 
 def move(connection: Connection, namespace: str, seq: int, stored_at: float) -> None:

@@ -33,8 +33,8 @@ from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads, terms
 from dgent.memory.terms import terms_for
-from dgent.protocol import Revision, StoreStats
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -118,6 +118,21 @@ class Row(NamedTuple):
     content: bytes | None
     digest: bytes
 
+    def holds(self, datum: Datum) -> bool:
+        """Tell whether it is this datum, and as it was written: else a put of it mends the row."""
+        return (
+            self.created_at == datum.created_at
+            and self.parent == datum.causal_parent
+            and self.metadata == datum.metadata_json
+            and self.content == datum.content
+            and is_whole(self)
+        )
+
+    def check(self) -> None:
+        """Raise Corrupt if it is not what was written."""
+        if not is_whole(self):
+            raise corrupt(self.namespace, self.id, self.version)
+
 
 _numbers = struct.Struct("<qqddd").pack
 _NEVER: Final = -1.0

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
+from typing_extensions import override
+
+from dgent.capabilities import Capabilities
+from dgent.checks import check_namespace
 from dgent.datum import Limits
 from dgent.exceptions import StoreClosed
 from dgent.memory.change import Change, OnChange, announce
-from dgent.memory.ledger import Clock, Draft, Ledger
+from dgent.memory.ledger import Clock, Ledger
 from dgent.memory.resident import ResidentBackend
-from dgent.protocol import Capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dgent.memory.shelf import Shelf, Stored
-
-T = TypeVar("T")
+    from dgent.operations import Operation
+    from dgent.store import Outcomes
 
 
 class MemoryBackend(ResidentBackend):
     """Datums in memory, safe between tasks and threads; the same verbs and laws as every other backend."""
 
-    name: ClassVar[str] = "memory"
-    priority: ClassVar[int] = 100
-    capabilities: ClassVar[Capabilities] = Capabilities(durable=False, transactions=False, shared=False, indexed=False)
+    name = "memory"
+    priority = 100
+    capabilities = Capabilities(durable=False, transactions=False, shared=False, indexed=False)
 
     def __init__(
         self,
@@ -36,26 +39,30 @@ class MemoryBackend(ResidentBackend):
         clock: Clock = time.time,
         on_change: OnChange | None = None,
     ) -> None:
-        super().__init__(namespace)
+        self.namespace, self.limits = check_namespace(namespace), limits
         self._on_change = on_change
         self._house = _House(Ledger(limits, clock))
 
+    @override
     async def close(self) -> None:
         """Forget everything. May be called twice."""
         self._house.ledger = None
 
+    @override
     async def _current(self) -> Ledger:
         return self._house.open()
 
-    async def _commit(self, decide: Callable[[Draft], T]) -> T:
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
         ledger = self._house.open()
         with ledger.lock:
-            draft = Draft(ledger)
-            answer = draft.unit(decide)
-            changes = draft.apply()
+            batch = ledger.batch(self.namespace)
+            outcomes = batch.apply(operations)
+            changes = ledger.take([batch])
         announce(self._on_change, changes)
-        return answer
+        return outcomes
 
+    @override
     async def _erase(self, choose: Callable[[Shelf], list[Stored]], purged: str | None) -> int:
         ledger = self._house.open()
         with ledger.lock:

@@ -25,8 +25,8 @@ from dgent.memory.manifest import Manifest, ManifestFile, key_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dgent.datum import Datum
-    from dgent.protocol import TTL, Backend
+    from dgent.operations import Operation
+    from dgent.store import Backend
 
 HINDERED: Final = (*OUTAGE, DiskFull, DiskError, ReadOnly, ResourceExhausted, OutcomeUnknown)
 """Errors after which what waits goes on waiting. Others, `Corrupt` above all, are for people to mend."""
@@ -77,9 +77,7 @@ class Ways:
         targets = ((store, target) for store in durable for target in reversed(known.targets(store, self._first)))
         self._all = [self._way(store, target) for store, target in targets]
 
-    async def append(
-        self, namespace: str, writes: Sequence[tuple[str, Datum | None]], ttl: TTL, known: Sequence[Known]
-    ) -> list[Entry]:
+    async def append(self, namespace: str, writes: Sequence[Operation], known: Sequence[Known]) -> list[Entry]:
         """Let writes wait in the last one; they are safe there when this answers.
 
         Raises:
@@ -87,7 +85,7 @@ class Ways:
         """
         queue, now = self._all[-1].queue, time.time()
         each = zip(writes, known, strict=True)
-        taken = await queue.append([Entry(namespace, id, datum, ttl, now, knew) for (id, datum), knew in each])
+        taken = await queue.append([Entry(namespace, one.id, one.datum, one.ttl, now, knew) for one, knew in each])
         self.remember(queue)
         return taken
 

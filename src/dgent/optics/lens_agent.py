@@ -11,15 +11,16 @@ from dgent.checks import canonical_json, check_id
 from dgent.exceptions import DatumNotFound, InvalidFocus, VersionConflict
 from dgent.optics.factories import path
 from dgent.optics.optic import Lens, Optic, Prism
-from dgent.protocol import Partial
 from dgent.query import comparable
+from dgent.store import Partial
 from dgent.swap import swap
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dgent.datum import Datum
-    from dgent.protocol import TTL, StateBackend
+    from dgent.operations import TTL
+    from dgent.store import StateBackend
 
 _LONG: Final = re.compile(rb"\d{19}")
 

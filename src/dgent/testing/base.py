@@ -19,12 +19,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits
-from dgent.protocol import Backend, Capabilities, DgentProtocol
+from dgent.store import Backend, DgentProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
+    from dgent.capabilities import Capabilities
     from dgent.query import Page
 
 START: Final = 1_700_000_000.0

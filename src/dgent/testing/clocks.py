@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgent.exceptions import CausalCycle, VersionConflict
-from dgent.protocol import Backend, DgentProtocol
+from dgent.store import Backend, DgentProtocol
 from dgent.testing.base import ContractBase, examples
 from dgent.testing.clock import ManualClock
 from dgent.testing.machine import JUMPS

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dgent.checks import check_namespace
 from dgent.exceptions import InvalidNamespace, StoreClosed
-from dgent.protocol import Backend, DgentProtocol
+from dgent.store import Backend, DgentProtocol
 from dgent.testing.base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.clocks import ClockLaws
 from dgent.testing.machine import Machine, steps

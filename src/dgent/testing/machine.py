@@ -5,17 +5,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
 from dgent.datum import Datum
 from dgent.exceptions import DgentError
-from dgent.protocol import Backend, DgentProtocol, Revision, StoreStats
+from dgent.operations import Delete, Operation, Outcome, Put
 from dgent.query import Query
+from dgent.store import Backend, DgentProtocol, Revision, StoreStats
 from dgent.testing.base import START, ContractBase, fresh, pages
 from dgent.testing.clock import ManualClock
 from dgent.testing.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 JUMPS: Final = (-0.5, -1.0, -4.0, 100.0, -100.0, 10 * 86_400.0, -10 * 86_400.0)
 """How clocks are set: to what they should have been, to the wrong day and back."""
@@ -56,7 +60,17 @@ def _writes(contract: ContractBase) -> st.SearchStrategy[Step]:
         _step("put_many", st.lists(datum, max_size=5), **ttl),
         _step("delete", id, **expect),
         _step("delete_many", st.lists(id, max_size=3)),
+        _step("apply", st.lists(_operations(contract, datum, id), max_size=4)),
     )
+
+
+def _operations(
+    contract: ContractBase, datum: st.SearchStrategy[Datum], id: st.SearchStrategy[str]
+) -> st.SearchStrategy[Operation]:
+    can = contract.capabilities
+    expect = st.sampled_from([None, None, None, 0, 1, 2]) if can.versioned else st.none()
+    ttl = st.sampled_from([None, None, 1.0, "keep"] if can.ttl else [None, "keep"])
+    return st.builds(Put, datum, expect, ttl) | st.builds(Delete, id, expect)
 
 
 def _reads(contract: ContractBase) -> st.SearchStrategy[Step]:
@@ -136,6 +150,9 @@ class Machine:
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(await store.get(_id(step.args[0])), named["expect"])
+                case "apply":
+                    live = await store.get_many({one.id for one in step.args[0]})
+                    return await store.apply(_expecting(step.args[0], live))
                 case "lease":
                     return await store.put(step.args[0], expect=0, ttl=LEASE)
                 case "compact" if "older_than" in named:
@@ -154,6 +171,8 @@ class Machine:
                     return model.as_of(self._ago(args[1]), **named)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(model.get(_id(args[0])), named["expect"])
+                case "apply":
+                    return model.apply(_expecting(self._normal(args[0]), model.live))
                 case "lease":
                     return model.put(self._normal(args[0]), expect=0, ttl=LEASE)
                 case "compact" if "older_than" in named:
@@ -168,6 +187,8 @@ class Machine:
     def _normal(self, arg: Any) -> Any:
         if isinstance(arg, list):
             return [self._normal(one) for one in arg]
+        if isinstance(arg, Put):
+            return Put(self.contract.expected(arg.datum), arg.expect, arg.ttl)
         return self.contract.expected(arg) if isinstance(arg, Datum) else arg
 
     def _comparable(self, answer: Any) -> Any:
@@ -175,6 +196,9 @@ class Machine:
             return (answer, answer.version, answer.seq) if self.contract.capabilities.history else answer
         if isinstance(answer, Revision):
             return (answer.version, answer.seq, answer.stored_at, answer.datum)
+        if isinstance(answer, Outcome):
+            numbers = (answer.version, answer.seq) if self.contract.capabilities.history else ()
+            return (self._comparable(answer.datum), answer.changed, *numbers)
         if isinstance(answer, list):
             return [self._comparable(one) for one in answer]
         if isinstance(answer, dict):
@@ -186,6 +210,21 @@ class Machine:
 
 def _id(subject: Datum | str) -> str:
     return subject.id if isinstance(subject, Datum) else subject
+
+
+def _expecting(operations: list[Operation], live: Mapping[str, Datum]) -> list[Operation]:
+    """Return operations that expect what they say, plus one, as the distance from the version that is live before all.
+
+    Only the first of an id expects something: a table begins to count anew when a row was deleted.
+    """
+    first = {one.id: at for at, one in reversed([*enumerate(operations)])}
+    found: list[Operation] = []
+    for at, one in enumerate(operations):
+        wanted = None
+        if one.expect is not None and first[one.id] == at:
+            wanted = _expected(live.get(one.id), one.expect - 1)
+        found.append(Put(one.datum, wanted, one.ttl) if one.datum is not None else Delete(one.id, wanted))
+    return found
 
 
 def _expected(live: Datum | None, distance: int) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
-from dgent.exceptions import CausalCycle, VersionConflict
-from dgent.protocol import TTL, Revision, StoreStats
+from dgent.exceptions import CausalCycle, DgentError, VersionConflict
+from dgent.operations import Operation, Outcome, Put
+from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from dgent.operations import TTL
     from dgent.query import Query
 
 
@@ -69,12 +71,26 @@ class Model:
 
     def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> list[Datum]:
         """Put all or none."""
+        return [outcome.datum for outcome in self.apply(Put(datum, None, ttl) for datum in datums) if outcome.datum]
+
+    def apply(self, operations: Iterable[Operation]) -> list[Outcome]:
+        """Put and delete, all or none."""
         before = self.log[:], self.seq, self.stored_at
         try:
-            return [self.put(datum, ttl=ttl) for datum in datums]
-        except CausalCycle:
+            return [self._outcome(operation) for operation in operations]
+        except DgentError:
             self.log, self.seq, self.stored_at = before
             raise
+
+    def _outcome(self, operation: Operation) -> Outcome:
+        seq, datum = self.seq, None
+        if isinstance(operation, Put):
+            datum = self.put(operation.datum, expect=operation.expect, ttl=operation.ttl)
+        else:
+            self.delete(operation.id, expect=operation.expect)
+        if self.seq == seq:
+            return Outcome(datum, changed=False)
+        return Outcome(datum, True, self.log[-1].version, self.seq)
 
     def delete(self, id: str, *, expect: int | None = None) -> bool:
         """Append a tombstone where something is live."""

@@ -20,7 +20,7 @@ from dgent.testing.base import START, ContractBase, examples, fresh, is_full_siz
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 BATCH: Final = 5_000
 ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest", "seq")

@@ -20,7 +20,7 @@ from dgent.testing.base import START, ContractBase, examples, fresh
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 TIMES: Final = (
     -0.0, 0.0, 0, 5e-324, -5e-324, 2.3e-308, 1e-9, -1.5, 1_700_000_000, 1_700_000_000.123_456_7, 1e308, -1e308,

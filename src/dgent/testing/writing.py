@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from dgent.datum import Limits
 from dgent.exceptions import CausalCycle, InvalidInput, LimitExceeded, VersionConflict
+from dgent.operations import Delete, Put
 from dgent.testing.base import ContractBase, as_backend, examples, fresh
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
-    from dgent.protocol import DgentProtocol
+    from dgent.store import DgentProtocol
 
 CALLERS = 16
 BATCH = 5_000
@@ -157,6 +158,40 @@ class WritingLaws(ContractBase):
             assert await store.count() == 4
             assert await store.delete_many(["a", "b", "nobody"]) == 2
             assert await store.count() == 2
+
+    async def test_batches_put_and_delete_in_order(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            await store.put_many([self.make_datum("a", 1), self.make_datum("b", 1)])
+            new, again = self.make_datum("c", 1), self.make_datum("a", 2)
+            outcomes = await store.apply([Put(new), Delete("a"), Delete("b"), Put(again), Delete("nobody"), Put(new)])
+            assert [outcome.changed for outcome in outcomes] == [True, True, True, True, False, False]
+            shown = [outcome.datum for outcome in outcomes]
+            assert shown == [self.expected(new), None, None, self.expected(again), None, self.expected(new)]
+            assert await store.get_many(["a", "b", "c"]) == {"a": self.expected(again), "c": self.expected(new)}
+            assert await store.apply([]) == []
+            with pytest.raises(InvalidInput):
+                await store.apply([Put(self.make_datum("d", 1)), "b"])  # type: ignore[list-item]
+            with pytest.raises(InvalidInput):
+                await store.apply([Put(self.make_datum("d", 1)), Delete("\0")])
+            assert not await store.exists("d")
+
+    @pytest.mark.requires("versioned")
+    async def test_batches_expect_each_for_itself_and_fail_together(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            put = await store.put(self.make_datum("a", 1))
+            twice = self.make_datum("a", 2), self.make_datum("a", 3)
+            with pytest.raises(VersionConflict) as caught:
+                await store.apply([Put(self.make_datum("b", 1), 0), Put(twice[0], put.version), Put(twice[1], 7)])
+            assert (caught.value.id, caught.value.expected, caught.value.actual) == ("a", 7, put.version + 1)
+            assert await store.get_many(["a", "b"]) == {"a": put}
+            with pytest.raises(VersionConflict):
+                await store.apply([Put(self.make_datum("b", 1), 0), Delete("a", put.version + 1)])
+            assert await store.get_many(["a", "b"]) == {"a": put}
+            await store.apply(
+                [Put(twice[0], put.version), Put(twice[1], put.version + 1), Put(self.make_datum("b", 1), 0)]
+            )
+            await store.apply([Delete("a", put.version + 2), Delete("b", 1)])
+            assert await store.count() == 0
 
     @pytest.mark.requires("causal")
     async def test_batches_that_fail_leave_nothing_in_those_written_beside_them(self, place: Any) -> None:

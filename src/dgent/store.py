@@ -2,91 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, runtime_checkable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
-from dgent.exceptions import CapabilityMissing
+from dgent.operations import TTL, Operation, Outcome
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """What a backend can do, as data: tests and callers ask here, never by name or dialect.
-
-    Attributes:
-        durable: an acknowledged write survives the process.
-        history: superseded versions stay readable.
-        transactions: it takes part in a transaction with the typed tables.
-        shared: several processes may write it at once.
-        ttl: a datum can expire.
-        schema_free: any content and any metadata are stored as they are.
-        causal: it keeps causal parents.
-        versioned: `expect=` is honoured.
-        indexed: queries by tag and metadata path use an index.
-        writable: it takes writes now; a standby, or a role that may only read, does not.
-        notify: another process hears of a commit without polling.
-        full_text: it searches text. vector: it searches vectors.
-    """
-
-    durable: bool = True
-    history: bool = True
-    transactions: bool = True
-    shared: bool = True
-    ttl: bool = True
-    schema_free: bool = True
-    causal: bool = True
-    versioned: bool = True
-    indexed: bool = True
-    writable: bool = True
-    notify: bool = False
-    full_text: bool = False
-    vector: bool = False
-
-    def missing(self, *names: str) -> list[str]:
-        """Return which of these capabilities are absent.
-
-        Raises:
-            AttributeError: a name is no capability.
-        """
-        return [name for name in names if not getattr(self, name)]
-
-    def require(self, name: str, who: str) -> None:
-        """Raise CapabilityMissing if the capability is absent; `who` is named in the message."""
-        if not getattr(self, name):
-            lacks, remedy = (_OF_STORES if self.schema_free else _OF_TABLES).get(name, _OTHER)
-            raise CapabilityMissing(f"{who} {lacks.format(name=name)}: {remedy}")
-
-    def __str__(self) -> str:
-        return ", ".join(entry.name for entry in fields(self) if getattr(self, entry.name)) or "none"
-
-
-_OTHER: Final = ("cannot do {name}", "ask its capabilities, and use a store that can")
-_OF_STORES: Final = {
-    "durable": ("forgets all when the program ends", "use the SQLite, the PostgreSQL or the JSONL store"),
-    "history": (
-        "keeps one version of each datum",
-        "use a store that has a history, such as SQLite, PostgreSQL or JSONL",
-    ),
-    "transactions": ("takes no part in a transaction", "keep it in the database of the tables, SQLite or PostgreSQL"),
-    "ttl": ("lets nothing expire", "leave out ttl, and delete it when its time has come"),
-    "causal": ("keeps no causal parents", "use a store that does, such as SQLite, PostgreSQL or JSONL"),
-    "versioned": ("compares no versions", "leave out expect, or use SQLite, PostgreSQL or JSONL directly"),
-    "notify": ("does not tell other processes of a commit", "use PostgreSQL, or ask now and then by seq"),
-    "full_text": ("has no index of text", "query by tag, metadata or JSON path"),
-    "vector": ("has no index of vectors", "keep the vectors in a store that is made for them"),
-}
-_OF_TABLES: Final = {
-    **_OF_STORES,
-    "versioned": ("counts no versions of its rows", "add VersionMixin to its model, and a migration for the column"),
-    "causal": ("keeps no parent of a row", "add CausalMixin to its model, and a migration for the column"),
-    "history": ("keeps one version of each row", "put into agent memory what needs a history"),
-    "ttl": ("lets no row expire", "put into agent memory what should, or delete the row when its time has come"),
-}
-"""For each capability: what a store without it does, and what to do about it."""
+    from dgent.capabilities import Capabilities
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,13 +25,11 @@ class Revision:
     datum: Datum | None
 
 
-TTL: TypeAlias = float | Literal["keep"] | None
-"""How long a datum lives: seconds from now, what is left of the live one's time, or for good."""
-
 # Inside of a class, `list` is the verb; these are the type.
 Datums: TypeAlias = list[Datum]
 Revisions: TypeAlias = list[Revision]
 Names: TypeAlias = list[str]
+Outcomes: TypeAlias = list[Outcome]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +61,14 @@ class Partial(StateBackend, Protocol):
         """Write some parts, if others are still as they were read, and return the whole; all by name, as JSON values.
 
         Raises:
-            DatumNotFound: it is not there. VersionConflict: a part in `given` is not as it was.
+            DatumNotFound: it is not there.
+            VersionConflict: a part in `given` is not as it was.
         """
 
 
 @runtime_checkable
 class DgentProtocol(StateBackend, Protocol):
-    """A store of datums, under one namespace.
+    """A store of datums, under one namespace. `dgent.store_base` has the verbs over a few primitives.
 
     The laws, each checked by the test of `dgent.testing` that is named after it:
 
@@ -186,14 +111,31 @@ class DgentProtocol(StateBackend, Protocol):
         when it expires: it gives seconds, or it gives no `ttl` and the one that is there expires.
 
         Raises:
-            VersionConflict: another version than `expect` is live. CausalCycle: the parent descends from this datum.
+            VersionConflict: another version than `expect` is live.
+            CausalCycle: the parent descends from this datum.
+            LimitExceeded: it is larger than the limits allow.
+            CapabilityMissing: the store cannot do what `expect` or `ttl` asks for.
         """
 
     async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
         """Store many datums in one transaction, in order, all or none, and return them as `put` does."""
 
+    async def apply(self, operations: Iterable[Operation]) -> Outcomes:
+        """Put and delete in one transaction, in order, all or none, and return what each led to.
+
+        Each has the `expect` and the `ttl` of its own, and sees those before it.
+
+        Raises:
+            InvalidInput: one of them is neither a Put nor a Delete.
+            VersionConflict, CausalCycle, LimitExceeded, CapabilityMissing: as for `put` and `delete`.
+        """
+
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
-        """Return the live datum, or the one that was put as `version`; None where there is none."""
+        """Return the live datum, or the one that was put as `version`; None where there is none.
+
+        Raises:
+            CapabilityMissing: `version` is asked of a store without a history.
+        """
 
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
