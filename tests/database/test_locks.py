@@ -12,7 +12,7 @@ import dgent
 from dgent.causal import tables as log_tables
 from dgent.database.constructs import transaction_lock
 from dgent.database.locks import Lock, causes_of
-from dgent.memory import tables as memory_tables
+from dgent.memory import datum_index
 from dgent.models import Base
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ async def test_who_opens_tables_that_are_there_waits_for_nobody(postgres: Postgr
     held: list[set[int]] = []
 
     def both(connection: Connection) -> None:
-        for tables in (memory_tables.TABLES, log_tables.TABLES):
+        for tables in (datum_index.TABLES, log_tables.TABLES):
             tables.prepare(connection)
             held.append(_locks(connection))
 

@@ -29,10 +29,10 @@ from dgent.exceptions import (
     VersionConflict,
 )
 from dgent.memory import sql_erase, sql_read, sql_write
+from dgent.memory.datum_index import TABLES
 from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql import SqlBackend
 from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.tables import TABLES
 from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.settings import Settings

@@ -23,6 +23,7 @@ from dgent.datum import Datum
 from dgent.delivery import Deliverer, Queue
 from dgent.exceptions import Corrupt, DgentError, SchemaOutdated, SchemaTooNew
 from dgent.memory import tables as memory
+from dgent.memory.datum_index import TABLES as MEMORY_TABLES
 from dgent.memory.sql import SqlBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
@@ -74,7 +75,11 @@ async def test_every_verb_answers_over_each_format_that_landed_as_it_did_then(
     database = opened(url)
     try:
         assert json.loads(json.dumps(await answers(database))) == then
-        assert await database.read(numbers) == {"format": str(memory.FORMAT), "format.log": str(causal.FORMAT)}
+        assert await database.read(numbers) == {
+            "format": str(memory.FORMAT),
+            "format.index.metadata": "1",
+            "format.log": str(causal.FORMAT),
+        }
         await SqlBackend(database).delete("root")  # and it can be written
         await Log(database).append("audit", "ada", b"after the upgrade")
         assert await SqlBackend(database).get("root") is None
@@ -132,7 +137,7 @@ async def test_every_table_outside_alembic_belongs_to_a_numbered_set(url: str) -
     try:
         await fill_tables(database)
         await Outbox(database, MemoryBackend()).reconcile()
-        ours = {meta.name, *memory.metadata.tables, *causal.metadata.tables}
+        ours = {meta.name, *MEMORY_TABLES.names, *causal.metadata.tables}
         assert await database.read(lambda connection: set(inspect(connection).get_table_names())) == ours
     finally:
         await database.close()
@@ -205,7 +210,7 @@ def test_the_id_of_the_store_outlives_an_upgrade(engine: Engine) -> None:
     with engine.begin() as connection:
         first = notes(1).prepare(connection)
     with engine.begin() as connection:
-        assert (notes(3).prepare(connection), memory.TABLES.prepare(connection)) == (first, first)
+        assert (notes(3).prepare(connection), MEMORY_TABLES.prepare(connection)) == (first, first)
 
 
 def fail(connection: Connection) -> None:

@@ -9,8 +9,8 @@ from sqlalchemy import Connection, create_engine
 
 from dgent.database.statement import Statement
 from dgent.memory import sql_erase, sql_head, sql_read, sql_write
+from dgent.memory.datum_index import TABLES
 from dgent.memory.sql_read import _listing, _Shape
-from dgent.memory.tables import TABLES
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement

@@ -6,7 +6,7 @@ What an agent remembers has to open without a migration step, so these tables ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
@@ -47,6 +47,8 @@ class TableSet:
         metadata: the tables as this version of the code wants them.
         format: the number of that.
         upgrades: from each older format to the next. They run in order, before missing tables are made.
+        fill: puts into tables that were just made what is derived from others.
+        parts: returns the sets that are derived from this one, given the formats that are noted; made after it.
     """
 
     name: str
@@ -54,6 +56,8 @@ class TableSet:
     metadata: MetaData
     format: int
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
+    fill: Upgrade | None = None
+    parts: Callable[[Mapping[str, str]], Sequence[TableSet]] = lambda _: ()
 
     def prepare(self, connection: Connection) -> str:
         """Make the tables or bring them up to date, in the transaction of the connection; return the id of the store.
@@ -62,9 +66,13 @@ class TableSet:
             SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
                 format is no number. Nothing was changed.
         """
-        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
-        if known.get(self.key) == str(self.format) and _STORE_ID in known:
-            return known[_STORE_ID]  # most often: who only opens them waits for nobody
+        known = formats(connection)
+        for each in (self, *self.parts(known)):
+            if known.get(each.key) != str(each.format) or _STORE_ID not in known:
+                known = each._bring_up(connection)
+        return known[_STORE_ID]  # most often nothing was to be done: who only opens them waits for nobody
+
+    def _bring_up(self, connection: Connection) -> dict[str, str]:
         connection.execute(select(transaction_lock(Lock.TABLE_SETS)))  # so that two processes do not upgrade at once
         metadata.create_all(connection)
         known = _read(connection)
@@ -73,12 +81,14 @@ class TableSet:
         for upgrade in [self._upgrade_from(step) for step in steps]:  # none runs if one is missing
             upgrade(connection)
         self.metadata.create_all(connection)
+        if found is None and self.fill is not None:
+            self.fill(connection)
         if known.get(self.key) != str(self.format):
             _write(connection, self.key, str(self.format))
         if _STORE_ID not in known:
             known[_STORE_ID] = uuid7()
             _write(connection, _STORE_ID, known[_STORE_ID])
-        return known[_STORE_ID]
+        return {**known, self.key: str(self.format)}
 
     def check(self, connection: Connection) -> str:
         """Return the id of a store that can only be read, once it is known that this code can read it.
@@ -86,16 +96,25 @@ class TableSet:
         Raises:
             SchemaOutdated: the tables are not there, or are of an older format. SchemaTooNew, Corrupt: as `prepare`.
         """
-        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
-        found = self._found(connection, known)
-        if found != self.format or _STORE_ID not in known:
-            what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
-            raise SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
+        known = formats(connection)
+        for each in (self, *self.parts(known)):
+            found = each._found(connection, known)
+            if found != each.format or _STORE_ID not in known:
+                raise each._outdated(found)
         return known[_STORE_ID]
+
+    def _outdated(self, found: int | None) -> SchemaOutdated:
+        what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
+        return SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tables, those of the parts included."""
+        return [name for each in (self, *self.parts({})) for name in each.metadata.tables]
 
     def is_absent(self, connection: Connection) -> bool:
         """Tell whether there are none of these tables, of whatever format."""
-        known = _read(connection) if inspect(connection).has_table(meta.name) else {}
+        known = formats(connection)
         return self._found(connection, known) is None
 
     def _found(self, connection: Connection, known: Mapping[str, str]) -> int | None:
@@ -121,6 +140,11 @@ class TableSet:
                 "version of dgent that wrote them, and export what they hold"
             )
         return self.upgrades[format]
+
+
+def formats(connection: Connection) -> dict[str, str]:
+    """Return what is noted in a database: the format of each set of tables, by its key, and the id of the store."""
+    return _read(connection) if inspect(connection).has_table(meta.name) else {}
 
 
 def _read(connection: Connection) -> dict[str, str]:

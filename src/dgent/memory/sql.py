@@ -7,7 +7,7 @@ import copy
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
 
 from typing_extensions import override
 
@@ -15,13 +15,14 @@ from dgent.capabilities import Capabilities
 from dgent.checks import check_id, check_namespace
 from dgent.exceptions import DgentError
 from dgent.loop import running_loop
-from dgent.memory import sql_erase, sql_read
+from dgent.memory import datum_index, sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.datum_index import TABLES
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import is_parent
-from dgent.memory.tables import TABLES, metadata
 from dgent.memory.terms import covers
 from dgent.operations import Put
+from dgent.query import DEFAULT_LIMIT
 from dgent.store_base import BackendBase
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class SqlBackend(BackendBase):
             async with self._ready.lock():
                 if self._ready.store_id is None:
                     self._ready.store_id = await self._create_or_find()
-                    await self.database.look([table.name for table in metadata.sorted_tables])
+                    await self.database.look(TABLES.names)
         return self._ready.store_id
 
     async def _create_or_find(self) -> str:
@@ -141,6 +142,16 @@ class SqlBackend(BackendBase):
     async def _query(self, query: Query) -> Page:
         short = query.limit <= SHORT and covers(query)
         return await self._read_short(short, sql_read.query, query, self.clock())
+
+    async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
+        """Return live datums that an index finds, the best first.
+
+        Raises:
+            InvalidInput: there is no such index, or it does not take such a question.
+        """
+        found, most = datum_index.named(index), self.limits.page(limit)
+        ids = await self._read(lambda connection, namespace: found.search(connection, namespace, question, most))
+        return [datum for datum in (await self.get_many(ids)).values() if found.confirms(question, datum)]
 
     @override
     async def _causal_chain(self, id: str) -> Datums:

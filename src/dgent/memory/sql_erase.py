@@ -12,8 +12,9 @@ from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tup
 
 from dgent.database.constructs import one_of
 from dgent.database.statement import Statement
+from dgent.memory.datum_index import registered
 from dgent.memory.sql_head import lock, touch
-from dgent.memory.sql_write import forget, forget_ids, latest_rows
+from dgent.memory.sql_write import latest_rows
 from dgent.memory.tables import datums, is_whole
 
 if TYPE_CHECKING:
@@ -90,10 +91,9 @@ def _expired(connection: Connection, namespace: str, now: float) -> list[str]:
 def _erase(connection: Connection, namespace: str, ids: list[str]) -> int:
     if not ids:
         return 0
-    rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live]
-    forget(connection, namespace, [row for row in rows if is_whole(row)])
-    if damaged := [row.id for row in rows if not is_whole(row)]:  # its terms may be those of something else
-        forget_ids(connection, namespace, damaged)
+    rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live or not is_whole(row)]
+    for index in registered():
+        index.remove(connection, namespace, rows)
     return _PURGE.run(connection, namespace, ids)
 
 

@@ -42,9 +42,11 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from dgent.database.base import Optimistic
 from dgent.database.constructs import clock_time, one_of
 from dgent.database.statement import Statement
+from dgent.memory.datum_index import registered
 from dgent.memory.sql_head import move, take
-from dgent.memory.sql_write import new_terms, planned, write
-from dgent.memory.tables import Row, datums, heads, terms
+from dgent.memory.sql_write import planned, write
+from dgent.memory.tables import Row, datums, heads
+from dgent.memory.terms import rows_of, terms
 from dgent.memory.write_batch import NamespaceHead, WriteBatch
 from dgent.operations import Operation, Outcome, Put
 
@@ -91,6 +93,8 @@ class Writer(Optimistic[Batch, list[Outcome]]):
         puts = [one for batch in batches for one in batch if isinstance(one, Put) and not one.expect]
         if self._seq is None or len(puts) > MOST or len(puts) < sum(map(len, batches)):
             return None
+        if len(registered()) > 1:  # the one statement has room for the index of metadata alone
+            return None
         if self._pause:
             self._pause -= 1
             return None
@@ -124,7 +128,7 @@ class FreshPuts:
 
     def run(self, connection: Connection) -> list[Result] | None:
         """Write and return the results; None if nothing was written."""
-        batch, rows, found = self._batch, self._batch.rows, new_terms(self._batch)
+        batch, rows, found = self._batch, self._batch.rows, rows_of(self._batch.namespace, self._batch.last.values())
         children = [row.id for row in rows if row.parent is not None]
         expiring = any(row.expires_at is not None for row in rows)
         shape = _Shape(len(rows) == 1, bool(children), expiring, bool(found))

@@ -31,8 +31,8 @@ from dgent.database.careful import Source, is_undecodable, page_of
 from dgent.database.constructs import BYTEWISE, last_of_each, statement_time, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads, terms
-from dgent.memory.terms import terms_for
+from dgent.memory.tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
+from dgent.memory.terms import also, terms, terms_for
 from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
 from dgent.store import Revision, StoreStats
 
@@ -432,7 +432,7 @@ def _listing(shape: _Shape) -> Statement:
             datums, and_(d.namespace == bindparam("ns"), d.id == t.id, d.version == t.version)
         )
         where += [t.namespace == bindparam("ns"), t.term == bindparam("term0")]
-        where += [_also(at) for at in range(1, shape.terms)]
+        where += [also(at) for at in range(1, shape.terms)]
     else:
         where.append(d.namespace == bindparam("ns"))
     if shape.prefix:
@@ -459,16 +459,6 @@ def _listing(shape: _Shape) -> Statement:
     if shape.order == "newest":
         keys = [key.desc() for key in keys]
     return Statement(source.where(*where).order_by(*keys).limit(bindparam("most", type_=Integer)), " ".join(names))
-
-
-def _also(at: int) -> ColumnElement[bool]:
-    other = terms.alias(f"also{at}")
-    return exists().where(
-        other.c.namespace == bindparam("ns"),
-        other.c.term == bindparam(f"term{at}"),
-        other.c.created_at == t.created_at,
-        other.c.id == t.id,
-    )
 
 
 def _beyond(keys: list[Any], *, newest: bool) -> ColumnElement[bool]:

@@ -10,25 +10,25 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Connection, and_, bindparam, delete, func, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
 
 from dgent.checks import check_namespace
 from dgent.database.careful import is_undecodable, lenient_text
 from dgent.database.constructs import one_of
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Limits
+from dgent.memory.datum_index import registered
 from dgent.memory.sql_head import MOVE, take
-from dgent.memory.tables import Row, corrupt, datums, digest, terms
-from dgent.memory.terms import terms_of
+from dgent.memory.tables import Row, corrupt, datums, digest
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Container, Mapping, Sequence
 
     from dgent.datum import Datum
     from dgent.operations import Operation, Outcome
 
-d, t = datums.c, terms.c
+d = datums.c
 
 
 _newest = datums.alias("newest")
@@ -57,16 +57,6 @@ _SUPERSEDE = Statement(
     .values(live=literal_column("false")),
     "ns of_id of_version",
 )
-_FORGET_TERM = Statement(
-    delete(terms).where(
-        t.namespace == bindparam("ns"),
-        t.term == bindparam("of_term"),
-        t.created_at == bindparam("created"),
-        t.id == bindparam("of_id"),
-    ),
-    "ns of_term created of_id",
-)
-_FORGET_IDS = Statement(delete(terms).where(t.namespace == bindparam("ns"), one_of(t.id, "ids")), "ns ids", lists="ids")
 _ARE_PARENTS = Statement(
     select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
     "ns ids",
@@ -98,9 +88,7 @@ _ANCESTORS = Statement(select(_up), "ns start now")
 _MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
-_INSERT, _INSERT_TERMS = BulkInsert(datums, MOVE), BulkInsert(terms)
-_REPLACE_TERMS = BulkInsert(terms, replace=["version"])
-"""For ids that are there: where one is damaged, its terms could not all be forgotten."""
+_INSERT = BulkInsert(datums, MOVE)
 
 
 def planned(
@@ -133,14 +121,17 @@ def planned(
     return WriteBatch(namespace, limits, head, Held(readable, parents.__contains__, ancestors, made))
 
 
-def store(connection: Connection, batch: WriteBatch[Row], latest: Mapping[str, Row]) -> None:
-    """Write the rows of a batch, and where the namespace stands then."""
+def _store(connection: Connection, batch: WriteBatch[Row], latest: Mapping[str, Row]) -> None:
+    """Write the rows of a batch, where the namespace stands then, and what the indexes make of it."""
     superseded = [row for id in batch.last if (row := latest.get(id)) is not None and row.live]
-    if superseded:  # they are no longer the last: take the mark and the terms from them
+    if superseded:  # they are no longer the last: take the mark and what they are found by from them
         _SUPERSEDE.run_many(connection, [(batch.namespace, row.id, row.version) for row in superseded])
-        forget(connection, batch.namespace, superseded)
+        for index in registered():
+            index.remove(connection, batch.namespace, superseded)
     _INSERT.run(connection, _marked(batch), batch.namespace, batch.seq, batch.stored_at)
-    (_REPLACE_TERMS if superseded else _INSERT_TERMS).run(connection, new_terms(batch))
+    live = [row for row in batch.last.values() if row.live]
+    for index in registered():
+        index.add(connection, batch.namespace, live)
 
 
 def _marked(batch: WriteBatch[Row]) -> list[Row]:
@@ -149,16 +140,6 @@ def _marked(batch: WriteBatch[Row]) -> list[Row]:
     if len(last) == len(rows):
         return rows
     return [row if last[row.id] is row else row._replace(live=False) for row in rows]
-
-
-def new_terms(batch: WriteBatch[Row]) -> list[tuple[str, int, float, str, int]]:
-    """Return the rows to insert into the index of terms."""
-    return [
-        (batch.namespace, term, row.created_at, row.id, row.version)
-        for row in batch.last.values()
-        if row.metadata != "{}"
-        for term in terms_of(row.metadata)
-    ]
 
 
 def apply_each(
@@ -195,7 +176,7 @@ def write(
     results = batch.apply_each(batches)
     if not batch.rows:
         return results, head
-    store(connection, batch, latest)
+    _store(connection, batch, latest)
     return results, NamespaceHead(batch.seq, batch.stored_at, head.now)
 
 
@@ -233,23 +214,3 @@ def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set
 def is_parent(connection: Connection, namespace: str, id: str) -> bool:
     """Tell whether a live datum names this id as its parent."""
     return bool(_parents_among(connection, namespace, {id}))
-
-
-def forget(connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
-    """Take rows that are no longer live out of the index of terms; damaged ones by a scan, which cannot say where."""
-    found: list[tuple[str, int, float, str]] = []
-    unreadable: list[str] = []
-    for row in rows:
-        try:
-            found += [(namespace, term, row.created_at, row.id) for term in terms_of(row.metadata)]
-        except (ValueError, TypeError, AttributeError, RecursionError):  # what orjson and we say of garbage
-            unreadable.append(row.id)
-    if found:
-        _FORGET_TERM.run_many(connection, found)
-    if unreadable:
-        forget_ids(connection, namespace, unreadable)
-
-
-def forget_ids(connection: Connection, namespace: str, ids: list[str]) -> None:
-    """Take ids out of the index of terms by a scan of their namespace."""
-    _FORGET_IDS.run(connection, namespace, ids)

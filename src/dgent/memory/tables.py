@@ -26,7 +26,6 @@ from sqlalchemy import (
 from dgent.database.careful import as_bytes, as_text
 from dgent.database.constructs import BYTEWISE
 from dgent.database.refusals import declare
-from dgent.database.table_set import TableSet
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import Corrupt
 from dgent.query import Damaged
@@ -38,8 +37,6 @@ FORMAT: Final = 1
 
 metadata = MetaData()
 declare(metadata)
-
-TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT)
 
 heads = Table(
     "dgent_heads",
@@ -66,18 +63,6 @@ datums = Table(
     Column("content", LargeBinary),
     Column("digest", LargeBinary, nullable=False),
     comment="Every version of every datum. content is null in a tombstone; live marks the last version of an id.",
-)
-
-terms = Table(
-    "dgent_terms",
-    metadata,
-    Column("namespace", BYTEWISE, primary_key=True),
-    Column("term", BigInteger, primary_key=True, autoincrement=False),
-    Column("created_at", Float(53), primary_key=True),
-    Column("id", BYTEWISE, primary_key=True),
-    Column("version", BigInteger, nullable=False),
-    sqlite_with_rowid=False,
-    comment="What live datums can be found by: a hash of a metadata path and its value.",
 )
 
 

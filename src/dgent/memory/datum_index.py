@@ -1,0 +1,134 @@
+"""What datums can be found by: the seam between a store in SQL and its indexes.
+
+An index has tables of its own in the database of the store, and is written in the transactions of the store: by put,
+delete, purge, and the sweep of what expired. So it never shows what is not committed, and never misses what is. It is
+derived from the live rows, so it can be dropped and is built again when it is next opened.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from sqlalchemy import bindparam, select
+
+from dgent.database.statement import Statement
+from dgent.database.table_set import TableSet
+from dgent.exceptions import InvalidInput, SchemaTooNew
+from dgent.memory.tables import FORMAT, Row, datums, heads, is_whole, metadata
+from dgent.memory.terms import MetadataIndex
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from dgent.datum import Datum
+
+d = datums.c
+BATCH: Final = 500
+PREFIX: Final = "format.index."
+
+
+class DatumIndex(Protocol):
+    """One thing that the datums of a store can be found by: see `register`.
+
+    Every program that writes a store has to keep its indexes, so one that does not know them all is refused.
+    """
+
+    @property
+    def name(self) -> str:
+        """What it is called in `search`."""
+
+    @property
+    def tables(self) -> TableSet:
+        """Its tables, and their format under the key `PREFIX` + `name`. The namespace leads every key."""
+
+    def add(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> None:
+        """Take in rows that are live from now on; of an id that was in, the row before was removed."""
+
+    def remove(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> None:
+        """Take out rows that are not live any more. One that is damaged (see `is_whole`) has to go, too."""
+
+    def search(self, connection: Connection, namespace: str, question: Any, limit: int) -> list[str]:
+        """Return ids that may answer a question, the best first; the store gives those that are live and confirmed.
+
+        Raises:
+            InvalidInput: it is no question of this index.
+        """
+
+    def confirms(self, question: Any, datum: Datum) -> bool:
+        """Tell whether a live datum that was found does answer it."""
+
+
+_NAMESPACES = Statement(select(heads.c.namespace), "")
+_LIVE = Statement(
+    select(datums)
+    .where(d.namespace == bindparam("ns"), d.id > bindparam("last"), d.live)
+    .order_by(d.id)
+    .limit(bindparam("most")),
+    "ns last most",
+)
+
+
+_registered: list[DatumIndex] = [MetadataIndex()]
+
+
+def register(index: DatumIndex) -> None:
+    """Keep an index from now on, in every store of this process in a database.
+
+    Call it before the first of them is opened; a module that calls it can be named in `KGENTS_MODULES` for `kg`.
+
+    Raises:
+        InvalidInput: another one has the name.
+    """
+    if any(each.name == index.name for each in _registered):
+        raise InvalidInput(f"there is an index {index.name!r} already: give this one another name")
+    _registered.append(index)
+
+
+def registered() -> list[DatumIndex]:
+    """Return the indexes that every store keeps, that of metadata first."""
+    return _registered
+
+
+def named(name: str) -> DatumIndex:
+    """Return the index of a name.
+
+    Raises:
+        InvalidInput: there is none.
+    """
+    for index in _registered:
+        if index.name == name:
+            return index
+    raise InvalidInput(f"there is no index {name!r}: there are {', '.join(index.name for index in _registered)}")
+
+
+def _tables_of_indexes(known: Mapping[str, str]) -> list[TableSet]:
+    """Return the tables of the indexes, which are filled when they are made; `known` are the formats in a database.
+
+    Raises:
+        SchemaTooNew: the database has an index that this process does not keep.
+    """
+    ours = {index.tables.key for index in _registered}
+    if unknown := sorted(key for key in known if key.startswith(PREFIX) and key not in ours):
+        names = ", ".join(key.removeprefix(PREFIX) for key in unknown)
+        raise SchemaTooNew(
+            f"the store is kept with the index {names}, which this program would leave behind: import the module that "
+            "registers it (KGENTS_MODULES for kg)"
+        )
+    return [replace(index.tables, fill=partial(rebuild, index=index)) for index in _registered]
+
+
+TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT, parts=_tables_of_indexes)
+"""Those of the versions, and of all indexes."""
+
+
+def rebuild(connection: Connection, index: DatumIndex) -> None:
+    """Fill an empty index from all live rows; a row that is damaged is left out, as pages leave it out."""
+    for (namespace,) in _NAMESPACES.rows(connection):
+        last = ""
+        while found := [Row(*row) for row in _LIVE.rows(connection, namespace, last, BATCH)]:
+            index.add(connection, namespace, [row for row in found if is_whole(row)])
+            last = found[-1].id
