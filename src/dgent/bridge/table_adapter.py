@@ -58,6 +58,7 @@ class TableAdapter:
 
     Attributes:
         namespace: what the table goes by in changes, `table/<its name>`.
+        database: where it lies; None for sessions that a host application makes.
 
     Raises:
         InvalidInput: the model is no mapped class, or the runner runs no SQL.
@@ -83,6 +84,7 @@ class TableAdapter:
         self.table = self.layout.name
         self.namespace = f"table/{self.table}"
         self.on_change = on_change
+        self.database = _database_of(runner)
         self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
         lasts = not isinstance(runner, Database) or runner.durable
         self.capabilities = Capabilities(
@@ -317,3 +319,9 @@ class TableAdapter:
         return CapabilityMissing(
             f"{self.layout.name} keeps one version of each row: put into agent memory what needs a history"
         )
+
+
+def _database_of(runner: object) -> Database | None:
+    if isinstance(runner, Transaction):
+        return runner.database
+    return runner if isinstance(runner, Database) else None

@@ -89,15 +89,16 @@ class Runner(Protocol):
 
 
 class Transaction:
-    """One open transaction, as a runner. `session` sees what units of work wrote, and the reverse."""
+    """One open transaction of a database, as a runner. `session` sees what units of work wrote, and the reverse."""
 
-    def __init__(self, session: BlockSession, what: str, run_in: RunIn) -> None:
+    def __init__(self, database: Database, session: BlockSession, run_in: RunIn) -> None:
+        self.database = database
         self.session = session
         self._block = session.block
         self._run_in = run_in
         self.owner = asyncio.current_task()
         self.open = True
-        self._what = what
+        self._what = database.what
         self._callbacks: list[Callable[[], None]] = []
         self._lock = asyncio.Lock()  # one connection runs one statement at a time
 
@@ -279,7 +280,7 @@ class Database(ABC):
             return
         with translated(self.what, only_sql=True):
             async with self._session() as session:
-                inner = Transaction(session, self.what, self._run_in)
+                inner = Transaction(self, session, self._run_in)
                 token = _current.set((self, inner))
                 try:
                     try:
