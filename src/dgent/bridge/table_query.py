@@ -27,7 +27,7 @@ from sqlalchemy import (
 from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
-from dgent.database.careful import Source, is_undecodable, page_of
+from dgent.database.careful import Source, is_undecodable, page_of, part_of
 from dgent.database.constructs import bytewise, unindexed
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, InvalidCursor
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.fields import Field
     from dgent.datum import Datum
+    from dgent.query import Damaged
 
 NARROW: Final = 1000
 """An id range with fewer rows than this is read whole and sorted; a wider one is walked in the order of time."""
@@ -155,18 +156,31 @@ def query(connection: Connection, layout: Layout, query: Query) -> Page:
     except (Corrupt, sqlite3.OperationalError) as error:
         if not isinstance(error, Corrupt) and not is_undecodable(error):
             raise
-    each = Source(
-        plan.rows,
-        lambda rows: layout.each_of(rows, connection.dialect),
-        lambda pair: _position(layout, pair[1]),
-    )
 
     def wanted(pair: _Pair) -> bool:
         return plan.exact or query.matches(pair[0])
 
-    part = page_of(connection, each, at, query.limit, wanted, f"table {layout.name}")
+    part = page_of(connection, _source(plan), at, query.limit, wanted, f"table {layout.name}")
     cursor = None if part.last is None else _cursor(connection, layout, query, *part.last)
     return Page([datum for datum, _ in part.found], cursor, part.damaged)
+
+
+def damaged(
+    connection: Connection, layout: Layout, at: list[Any] | None, limit: int
+) -> tuple[tuple[Damaged, ...], list[Any] | None]:
+    """Return what is damaged among the next rows, the oldest first, and where the ones behind them begin."""
+    plan = _Plan(connection, layout, Query(order="oldest"))
+    part = part_of(connection, _source(plan), at, limit, lambda _: True, f"table {layout.name}")
+    return part.damaged, None if part.last is None else _position(layout, part.last[1])
+
+
+def _source(plan: _Plan) -> Source[_Pair, list[Any]]:
+    layout = plan.layout
+    return Source(
+        plan.rows,
+        lambda rows: layout.each_of(rows, plan.connection.dialect),
+        lambda pair: _position(layout, pair[1]),
+    )
 
 
 def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:

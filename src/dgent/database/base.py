@@ -255,6 +255,11 @@ class Database(ABC):
         return self.what
 
     @property
+    def is_made(self) -> bool:
+        """Whether there is something that can be read, without making it."""
+        return True
+
+    @property
     def forked(self) -> bool:
         """Whether this is a child process of the one that opened the database."""
         return self._forks != _forks

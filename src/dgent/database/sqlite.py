@@ -247,6 +247,11 @@ class SQLiteDatabase(Database):
                     self._read_only = ReadOnlyFile(self.path, self.settings, why, self.url)
         return "" if self._read_only is None else self._read_only.why
 
+    @property
+    def is_made(self) -> bool:
+        """Whether the file is there; to read one that is not would make it."""
+        return self._writer.is_open or self.path.exists()
+
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         """Run a unit of work past the engine, on the session's connection: in one hop, or in none if it is short."""
         connection, driver = await cast("OrmSession", session).held()
