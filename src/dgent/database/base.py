@@ -24,6 +24,7 @@ from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+    from pathlib import Path
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -243,6 +244,17 @@ class Database(ABC):
         It may be for nothing, and it may come late by `look_every`, but it comes: also for what other processes commit,
         and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
         (see `constructs.announcing`).
+        """
+
+    @abstractmethod
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the database as it is at one moment, while it is in use, and return the path of the file.
+
+        The file is its owner's (0600), and is there when it is whole; none is replaced. A cancel leaves none.
+
+        Raises:
+            InvalidInput: something is there already. CapabilityMissing: a server copies itself: the message says how.
+            DiskFull, ReadOnly: the copy cannot be made.
         """
 
     async def ahead(self) -> float:
