@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
+from dgent.backoff import Backoff
 from dgent.causal.head import START, Head, check_still
 from dgent.causal.writer_log import topic
 from dgent.exceptions import BackendUnavailable, ChainBroken, DgentError, StorageTimeout
@@ -138,19 +138,19 @@ class _Reader:
         return await self._patiently(read) if news else []
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
                 found = await read()
             except (BackendUnavailable, StorageTimeout) as error:
                 if not self._answered:
                     raise
-                _log.warning("following %r waits %.1f s: %s", self._place.stream, pause, error)
+                pause = backoff.pause()
+                _log.warning("following %r waits %.2f s: %s", self._place.stream, pause, error)
             else:
                 self._answered = True
                 return found
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # no secret
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
 
 
 def _look_each(connection: Connection, places: list[Place]) -> list[Positions | Exception]:
