@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy import inspect
 from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from dgent import StorageProvider
@@ -48,6 +49,22 @@ async def test_stores_of_one_database_are_committed_together_or_not_at_all(datab
         ]
         assert found == [0 if fails else 1] * 5
     assert await memory.count() == 0
+
+
+async def test_memory_that_was_never_used_makes_its_tables_in_the_transaction(database: Database) -> None:
+    memory = SqlBackend(database)
+    with suppress(ZeroDivisionError):
+        async with database.transaction() as transaction:
+            await memory.joined(transaction).put(Datum.create(b"lost", id="d"))
+            _ = 1 // 0
+    assert not await database.read(lambda connection: inspect(connection).has_table("dgent_datums"))
+    async with database.transaction() as transaction:
+        inside = memory.joined(transaction)
+        await inside.put(Datum.create(b"kept", id="d"))
+        assert (await inside.within("other").count(), await inside.count()) == (0, 1)
+    found = await memory.get("d")
+    assert found is not None
+    assert (found.content, found.seq) == (b"kept", 1)
 
 
 async def test_the_memory_of_a_storage_joins_under_another_namespace(tmp_path: Path) -> None:

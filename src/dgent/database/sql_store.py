@@ -120,16 +120,20 @@ class SqlStore:
         return await self._runner.read(self.table_set.is_absent, short=True)
 
     async def _read(self, work: Work[T], *, short: bool = False) -> T:
-        return await (await self.runner()).read(work, short=short)
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        return await runner.read(work, short=short)
 
     async def _read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
-        return await (await self.runner()).read_each(work, item, lane)
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        return await runner.read_each(work, item, lane)
 
     async def _write(self, work: Work[T]) -> T:
-        return await (await self.runner()).write(work)
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        return await runner.write(work)
 
     async def _write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
-        return await (await self.runner()).write_each(work, item, lane)
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        return await runner.write_each(work, item, lane)
 
     def _after_commit(self, callback: Callable[[], None]) -> None:
         self._runner.after_commit(callback)

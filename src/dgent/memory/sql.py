@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import copy
 import time
 from dataclasses import replace
@@ -19,14 +18,14 @@ from dgent.checks import (
     check_version,
     checked_ids,
 )
+from dgent.database.sql_store import SqlStore
 from dgent.datum import Datum, Limits
 from dgent.exceptions import DgentError, StorageError
-from dgent.loop import running_loop
 from dgent.memory import sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.sql_fresh import Writer
 from dgent.memory.sql_write import Delete, Operation, Outcome, Put, is_parent
-from dgent.memory.tables import TABLES, metadata
+from dgent.memory.tables import TABLES
 from dgent.memory.terms import covers
 from dgent.protocol import TTL, Capabilities, Datums, Names, Revisions, StoreStats
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.database import Database, Runner
+    from dgent.database import Database
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -66,10 +65,10 @@ class _Able:
             return _ALL
 
 
-class SqlBackend:
+class SqlBackend(SqlStore):
     """A `Backend` in the tables of `dgent.memory.tables`, which it makes on first use.
 
-    `runner` is the database, or a transaction of it: see `joined`. What each verb does is said in `DgentProtocol`.
+    What each verb does is said in `DgentProtocol`.
 
     Args:
         clock: what time it is, in Unix seconds, for tests. It decides what has expired where the database is a file;
@@ -89,15 +88,13 @@ class SqlBackend:
         clock: Callable[[], float] | None = None,
         on_change: OnChange | None = None,
     ) -> None:
+        super().__init__(database, TABLES)
         self.namespace = check_namespace(namespace)
-        self.database = database
         if not database.durable:
             self.capabilities = replace(self.capabilities, durable=False, shared=False)
         self.limits = limits or database.settings.limits
         self.clock = clock or time.time
         self.on_change = on_change
-        self._runner: Runner = database
-        self._ready = _Ready()
         writer = partial(Writer, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
         self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
 
@@ -106,31 +103,6 @@ class SqlBackend:
         other = copy.copy(self)
         other.namespace = check_namespace(namespace)
         return other
-
-    def joined(self, transaction: Runner) -> Self:
-        """Return the same store as part of an open transaction."""
-        other = copy.copy(self)
-        other._runner = transaction  # a copy of this class
-        return other
-
-    async def prepare(self) -> str:
-        """Make the tables if they are not there, and return the id of the store.
-
-        Raises:
-            SchemaOutdated: it can only be read, and they are not there.
-            ReadOnly, AccessRefused: they are not there, and this role or this server cannot make them.
-        """
-        if self._ready.store_id is None:
-            async with self._ready.lock():
-                if self._ready.store_id is None:
-                    self._ready.store_id = await self._create_or_find()
-                    await self.database.look([table.name for table in metadata.sorted_tables])
-        return self._ready.store_id
-
-    async def _create_or_find(self) -> str:
-        if self.database.read_only:
-            return await self.database.read(TABLES.check)
-        return await self.database.write(TABLES.prepare)
 
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         """Store a datum and return it with the version and seq that it got."""
@@ -154,7 +126,7 @@ class SqlBackend:
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
         asked = checked_ids(ids)
-        return await self._read_short(len(asked) <= SHORT, sql_read.get_many, asked, self.clock())
+        return await self._read(self._here(sql_read.get_many, asked, self.clock()), short=len(asked) <= SHORT)
 
     async def delete(self, id: str, *, expect: int | None = None) -> bool:
         """Append a tombstone; tell whether there was a live datum."""
@@ -172,7 +144,7 @@ class SqlBackend:
 
     async def count(self, *, prefix: str | None = None) -> int:
         """Return how many live datums there are."""
-        return await self._read(sql_read.count, Query(prefix=prefix).prefix, self.clock())
+        return await self._read(self._here(sql_read.count, Query(prefix=prefix).prefix, self.clock()))
 
     async def list(
         self,
@@ -190,35 +162,36 @@ class SqlBackend:
         """Return a page of the live datums that match."""
         self.limits.page(checked_query(query).limit)
         short = query.limit <= SHORT and covers(query)
-        return await self._read_short(short, sql_read.query, query, self.clock())
+        return await self._read(self._here(sql_read.query, query, self.clock()), short=short)
 
     async def causal_chain(self, id: str) -> Datums:
         """Return the live datum and its live ancestors, oldest first."""
         check_id(id)
-        return await self._read(sql_read.causal_chain, id, self.clock(), self.limits.max_chain)
+        return await self._read(self._here(sql_read.causal_chain, id, self.clock(), self.limits.max_chain))
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
         check_id(id)
-        return await self._read_short(True, is_parent, id)
+        return await self._read(self._here(is_parent, id), short=True)
 
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         """Return the stored versions of an id, oldest first: the last `limit` of those below version `before`."""
         check_id(id)
         self.limits.page(limit)
-        return await self._read(sql_read.history, id, limit, check_version(before, "before"))
+        return await self._read(self._here(sql_read.history, id, limit, check_version(before, "before")))
 
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
         """Return a page of what was live at a moment, in the order of the ids."""
         self.limits.page(limit)
-        return await self._read(sql_read.as_of, check_time(time, "time"), Query(prefix=prefix).prefix, limit, cursor)
+        work = self._here(sql_read.as_of, check_time(time, "time"), Query(prefix=prefix).prefix, limit, cursor)
+        return await self._read(work)
 
     async def purge(self, id: str) -> int:
         """Erase every version of an id for good and return how many there were."""
         check_id(id)
-        went = await self._write(sql_erase.purge, [id])
+        went = await self._write(self._here(sql_erase.purge, [id]))
         if went:
             self._announce([Change("purge", self.namespace, id)])
         return went
@@ -227,15 +200,13 @@ class SqlBackend:
         """Erase expired datums and old versions, and return how many versions went."""
         keep = None if keep_versions is None else check_limit(keep_versions, "keep_versions")
         horizon = None if older_than is None else check_time(older_than, "older_than")
-        return await self._write(sql_erase.compact, self.clock, keep, horizon)
+        return await self._write(self._here(sql_erase.compact, self.clock, keep, horizon))
 
     async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
         self.limits.page(limit)
-        if self._ready.store_id is None:
-            await self.prepare()
         wanted = None if prefix is None else check_namespace(prefix)
-        return await self._runner.read(lambda connection: sql_read.namespaces(connection, wanted, limit))
+        return await self._read(lambda connection: sql_read.namespaces(connection, wanted, limit))
 
     async def is_available(self) -> bool:
         """Tell whether the store answers a real probe now."""
@@ -243,11 +214,11 @@ class SqlBackend:
 
     async def head(self) -> int:
         """Return the highest seq of the namespace; 0 where nothing was ever put."""
-        return await self._read_short(True, sql_read.head)
+        return await self._read(self._here(sql_read.head), short=True)
 
     async def stats(self) -> StoreStats:
         """Return what the namespace holds."""
-        return await self._read(sql_read.stats, self.clock())
+        return await self._read(self._here(sql_read.stats, self.clock()))
 
     async def status(self) -> Mapping[str, object]:
         """Return the name, where it lies, whether it answers, and what it can do."""
@@ -278,37 +249,17 @@ class SqlBackend:
             self._announce(_changes(self.namespace, operations, outcomes))
         return outcomes
 
-    async def _read(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read(lambda connection: work(connection, self.namespace, *values, **named))
+    def _here(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> Callable[[Connection], T]:
+        """Return work as it is done in this namespace."""
+        return lambda connection: work(connection, self.namespace, *values, **named)
 
-    async def _read_short(self, short: bool, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read(
-            lambda connection: work(connection, self.namespace, *values, **named), short=short
-        )
-
-    async def _write(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.write(lambda connection: work(connection, self.namespace, *values, **named))
+    async def _look(self) -> None:
+        """Learn whether they may be written."""
+        await self.database.look([table.name for table in self.table_set.metadata.sorted_tables])
 
     def _announce(self, changes: _Changes) -> None:
         if self.on_change is not None and changes:
-            self._runner.after_commit(lambda: announce(self.on_change, changes))
-
-
-class _Ready:
-    """Whether the tables are there; shared by every view of one store."""
-
-    def __init__(self) -> None:
-        self.store_id: str | None = None
-        self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
-
-    def lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(running_loop(), asyncio.Lock())
+            self._after_commit(lambda: announce(self.on_change, changes))
 
 
 def _stored(outcome: Outcome) -> Datum:
