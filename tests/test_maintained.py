@@ -135,6 +135,8 @@ async def test_a_check_names_what_is_damaged_and_goes_on(storage: StorageProvide
         storage.database,
         "UPDATE dgent_datums SET created_at = 7 WHERE namespace = 'agents/ada' AND id = 'many-0003'",
         "UPDATE dgent_datums SET metadata = '{}' WHERE namespace = 'default' AND id = 'root' AND version = 1",
+        "DELETE FROM dgent_heads WHERE namespace = 'agents/ada'",
+        "UPDATE dgent_heads SET seq = 1 WHERE namespace = 'default'",
         "UPDATE dgent_log SET payload = content_hash WHERE seq = 2",
         "DELETE FROM _agent_store_log",
         "INSERT INTO _agent_store_log (stream, writer, seq, content_hash, payload) "
@@ -143,6 +145,8 @@ async def test_a_check_names_what_is_damaged_and_goes_on(storage: StorageProvide
     assert await checked(storage) == [
         ("dgent_datums", "agents/ada", "many-0003", 1),
         ("dgent_datums", "default", "root", 1),
+        ("dgent_heads", "agents/ada", "", 0),
+        ("dgent_heads", "default", "", 0),
         ("dgent_log", "ada in audit", "", 2),
         ("_agent_store_log", "ada in audit", "", 1),
     ]

@@ -8,7 +8,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import Integer, bindparam, delete, func, literal_column, select, tuple_, update
+from sqlalchemy import Integer, bindparam, delete, func, literal_column, or_, select, tuple_, update
 
 from dgent.checks import check_id, check_namespace
 from dgent.database.careful import Part, Source, as_text, lenient_text, part_of
@@ -58,6 +58,13 @@ _SUPERSEDE = Statement(
     "ns of_id of_version",
 )
 _INSERT, _INSERT_TERMS = BulkInsert(datums), BulkInsert(terms)
+_last = select(d.namespace, func.max(d.seq).label("seq")).group_by(d.namespace).subquery("last")
+_BEHIND = Statement(
+    select(_last.c.namespace, _last.c.seq)
+    .select_from(_last.outerjoin(heads, h.namespace == _last.c.namespace))
+    .where(or_(h.seq.is_(None), h.seq < _last.c.seq))
+    .order_by(_last.c.namespace)
+)
 _ERASE = Statement(delete(datums).where(d.namespace == bindparam("ns")), "ns")
 _ERASE_TERMS = Statement(delete(terms).where(t.namespace == bindparam("ns")), "ns")
 
@@ -76,7 +83,7 @@ class MaintainedMemory(Keeper):
         return {"namespaces": int(namespaces), "stored": int(stored)}
 
     async def check(self) -> AsyncIterator[Damage]:
-        """Read every version, and name those whose digest is not that of what is stored."""
+        """Read every version, and name those whose digest is not theirs, and heads that stand before what there is."""
         for namespace in await self._read(_namespaces):
             if not isinstance(namespace, str):
                 yield Damage(datums.name, as_text(namespace), "", 0, "its namespace is no text")
@@ -89,6 +96,8 @@ class MaintainedMemory(Keeper):
                 if part.last is None:
                     break
                 at = part.last
+        for namespace, seq in await self._read(_behind):
+            yield Damage(heads.name, as_text(namespace), "", 0, f"it is not there, or stands before the seq {seq}")
 
     async def export(self, owner: str | None = None) -> AsyncIterator[Record]:
         """Give every version of every namespace, or of one, in the order of the commits; first where each stands.
@@ -158,6 +167,11 @@ class _Stand(NamedTuple):
 def _namespaces(connection: Connection) -> list[Any]:
     with lenient_text(connection):
         return [name for (name,) in _NAMESPACES.rows(connection)]
+
+
+def _behind(connection: Connection) -> list[Any]:
+    with lenient_text(connection):
+        return _BEHIND.rows(connection)
 
 
 def _checked(namespace: str, at: Row | None) -> Callable[[Connection], Part[Row]]:
