@@ -12,8 +12,9 @@ from sqlalchemy import Connection, inspect, text
 
 from dgent import Datum, Query, StorageProvider
 from dgent.causal import MaintainedLog, SigningKey
+from dgent.database.maintained import BATCH
 from dgent.exceptions import ChainBroken, Conflict, Corrupt, InvalidFile
-from dgent.memory.maintained import PAGE, MaintainedMemory
+from dgent.memory.maintained import MaintainedMemory
 from dgent.memory.sql import SqlBackend
 from dgent.models.brain import Crystal
 
@@ -70,10 +71,12 @@ async def checked(storage: StorageProvider) -> list[tuple[str, str, str, int]]:
 async def fill(storage: StorageProvider) -> None:
     """Put versions, tombstones, causes, tags and times to live into two namespaces."""
     for memory in (storage.memory, storage.memory.within("agents/ada")):
-        await memory.put_many(Datum.create(data=n, id=f"many-{n:04}") for n in range(PAGE + 7))
+        await memory.put_many(Datum.create(data=n, id=f"many-{n:04}") for n in range(BATCH + 7))
         await memory.put(Datum.create("one", id="root", tags=["maps", "old"]))
         await memory.put(Datum.create("two", id="root", tags=["maps"]))
         await memory.put(Datum.create("child", id="child", causal_parent="root", created_at=1.5), ttl=3600)
+        await memory.put_many(Datum.create(bytes(2**20), id=f"large-{n}") for n in range(9))
+        await memory.delete_many(f"large-{n}" for n in range(9))
         await memory.put(Datum.create("gone", id="gone"))
         await memory.delete("gone")
 
@@ -174,6 +177,12 @@ async def test_memory_comes_back_as_it_was_with_all_versions(
         assert await answers(here) == await answers(there)
         assert (await here.put(Datum.create("next", id="gone"))).seq == (await there.head()) + 1
     assert await checked(elsewhere) == []
+    async with await StorageProvider.create_minimal() as mixed:  # in whatever order, each namespace in its own
+        by_turns = sorted(records, key=lambda record: (record["seq"], record["namespace"]))
+        assert await MaintainedMemory(mixed.database).import_(each(by_turns)) == sum(
+            r["kind"] == "version" for r in records
+        )
+        assert await checked(mixed) == []
     assert await exported(target, "agents/ada") != await exported(source, "agents/ada")  # which has one more now
     with pytest.raises(Conflict, match="erase it first"):
         await target.import_(each(records))
@@ -190,7 +199,7 @@ async def test_one_namespace_is_exported_and_erased_alone(storage: StorageProvid
     ada = SqlBackend(storage.database, "agents/ada")
     assert (await ada.count(), await ada.query(Query(tags={"maps"}))) == (0, [])  # type: ignore[arg-type]
     assert await ada.history("root") == []
-    assert await SqlBackend(storage.database).count() == PAGE + 9
+    assert await SqlBackend(storage.database).count() == BATCH + 9
     assert (await ada.put(Datum.create("new"))).seq == head + 1  # whoever reads behind the head hears of it
     assert await MaintainedMemory(elsewhere.database).import_(each(records)) == len(records) - 1
 
@@ -224,13 +233,13 @@ async def test_what_is_damaged_is_not_exported_and_what_was_changed_not_imported
 
 
 async def test_logs_come_back_as_they_were(storage: StorageProvider, elsewhere: StorageProvider) -> None:
-    await storage.log.append_many("audit", "ada", [str(n).encode() for n in range(PAGE + 7)])
+    await storage.log.append_many("audit", "ada", [str(n).encode() for n in range(BATCH + 7)])
     await storage.log.within("agent-store/1").append_many("audit", "bob", [b"1", b"2"])
     await storage.generation("turns").set(41)
     checkpoint = await storage.log.sign("audit", "ada", KEY)
     source, target = MaintainedLog(storage.database), MaintainedLog(elsewhere.database)
     records = await exported(source)
-    assert await target.import_(each(records)) == PAGE + 7 + 2 + 1
+    assert await target.import_(each(records)) == BATCH + 7 + 2 + 1
     assert await target.import_(each(records)) == 0
     for log in (elsewhere.log, elsewhere.log.within("agent-store/1")):
         there = storage.log.within(log.format)

@@ -18,7 +18,7 @@ from dgent.causal.tables import TABLES, generations
 from dgent.causal.tables import checkpoints as checkpoint_table
 from dgent.causal.writer_log import WriterLog
 from dgent.checks import check_kind
-from dgent.database.maintained import Damage, Keeper, Record
+from dgent.database.maintained import Damage, Keeper, Record, batches
 from dgent.database.statement import Statement
 from dgent.exceptions import ChainBroken, Conflict, Corrupt, InvalidFile, MalformedRow
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from dgent.database import Database
 
-PAGE: Final = 500
 AT_ONCE: Final = 4000
 """Entries that are recomputed in one call."""
 _ALL: Final = 2**31 - 1
@@ -105,14 +104,7 @@ class MaintainedLog(Keeper):
             InvalidCheckpoint: a signature does not hold.
         """
         await self.prepare()
-        batch: list[Record] = []
-        brought = 0
-        async for record in records:
-            batch.append(record)
-            if len(batch) == PAGE:
-                brought += await self._write(partial(self._bring, records=batch))
-                batch = []
-        return brought + await self._write(partial(self._bring, records=batch))
+        return sum([await self._write(partial(self._bring, records=batch)) async for batch in batches(records)])
 
     async def erase(self, owner: str) -> int:
         """Erase the logs of a writer in every stream with their checkpoints, and return how many entries they had.
@@ -147,8 +139,9 @@ class MaintainedLog(Keeper):
     async def _entries(self, log: WriterLog, stream: str, writer: str) -> AsyncIterator[Record]:
         end = await self._read(partial(log.head, stream=stream, writer=writer), short=True)
         head = START
-        while head.seq < end.seq:
-            rows = await self._read(partial(log.page, stream=stream, writer=writer, head=head))
+        while head.seq < end.seq and (
+            rows := await self._read(partial(log.page, stream=stream, writer=writer, head=head))
+        ):
             head = log.verify_page(stream, writer, head, rows[: end.seq - head.seq])
             for row in rows:
                 if row[0] <= end.seq:

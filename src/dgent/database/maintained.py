@@ -5,7 +5,7 @@ Status, a check, a copy and an erasure go through a list of these: a store that 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
 
 from dgent.database.empty_tables import EmptyTables
 from dgent.database.sql_store import SqlStore
@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
     from dgent.database.base import Runner
+
+BATCH: Final = 500
+BATCH_BYTES: Final = 8 * 2**20
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object: something that a store holds, in a form that brings it back as it was."""
@@ -76,6 +79,25 @@ class Portable(Maintained, Protocol):
 
     async def erase(self, owner: str) -> int:
         """Erase all that an owner has for good, and return how much it was."""
+
+
+async def batches(records: AsyncIterable[Record]) -> AsyncIterator[list[Record]]:
+    """Give records some at a time, as many as fit well into one transaction."""
+    batch: list[Record] = []
+    size = 0
+    async for record in records:
+        batch.append(record)
+        size += _size(record)
+        if len(batch) == BATCH or size > BATCH_BYTES:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(record: object) -> int:
+    values = record.values() if isinstance(record, dict) else ()  # what is no record is refused when it is read
+    return sum(len(value) for value in values if isinstance(value, str))
 
 
 class Keeper(SqlStore):

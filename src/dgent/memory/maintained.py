@@ -12,7 +12,7 @@ from sqlalchemy import Integer, bindparam, delete, func, literal_column, or_, se
 
 from dgent.checks import check_id, check_namespace
 from dgent.database.careful import Part, Source, as_text, lenient_text, part_of
-from dgent.database.maintained import Damage, Keeper, Record
+from dgent.database.maintained import Damage, Keeper, Record, batches
 from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidFile
@@ -127,14 +127,7 @@ class MaintainedMemory(Keeper):
         """
         await self.prepare()
         begun: set[str] = set()
-        batch: list[Record] = []
-        brought = 0
-        async for record in records:
-            batch.append(record)
-            if len(batch) == PAGE:
-                brought += await self._bring(batch, begun)
-                batch = []
-        return brought + await self._bring(batch, begun)
+        return sum([await self._bring(batch, begun) async for batch in batches(records)])
 
     async def erase(self, owner: str) -> int:
         """Erase a namespace with all its versions, and return how many they were. No bus is told.
@@ -149,7 +142,11 @@ class MaintainedMemory(Keeper):
         runs = [(namespace, [*run]) for namespace, run in groupby(map(_parsed, records), lambda row: row.namespace)]
 
         def work(connection: Connection) -> int:
-            return sum(_insert(connection, namespace, rows, empty=namespace not in begun) for namespace, rows in runs)
+            brought, known = 0, {*begun}  # it may run again
+            for namespace, rows in runs:
+                brought += _insert(connection, namespace, rows, empty=namespace not in known)
+                known.add(namespace)
+            return brought
 
         brought = await self._write(work)
         begun |= {namespace for namespace, _ in runs}
