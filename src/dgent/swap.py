@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from dgent.backoff import Backoff
 from dgent.exceptions import StateConflict, VersionConflict
 
 if TYPE_CHECKING:
@@ -18,7 +18,8 @@ T = TypeVar("T")
 
 ATTEMPTS: Final = 64
 """How often a change is tried before it is given up."""
-_LONGEST_PAUSE: Final = 0.05  # seconds
+_FIRST_PAUSE: Final = 0.002  # seconds
+_LONGEST_PAUSE: Final = 0.05
 
 
 async def swap(
@@ -38,6 +39,7 @@ async def swap(
     Raises:
         StateConflict: others were first each time; it carries both versions.
     """
+    backoff = after_conflict()
     for attempt in range(1, attempts + 1):
         live = await store.get(id)
         fresh, result = await change(live)
@@ -50,10 +52,10 @@ async def swap(
                 raise StateConflict(id, conflict.expected, conflict.actual, attempts) from None
         else:
             return result
-        await pause(attempt)
+        await asyncio.sleep(backoff.pause())
     raise ValueError(f"attempts is {attempts}: try at least once")
 
 
-async def pause(attempt: int, longest: float = _LONGEST_PAUSE) -> None:
-    """Wait for a random time, longer at each attempt, so that writers who met do not meet again."""
-    await asyncio.sleep(random.uniform(0, min(0.001 * 2**attempt, longest)))  # noqa: S311  # spreads writers
+def after_conflict() -> Backoff:
+    """Return the pauses of writers who met, so that they do not meet again."""
+    return Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, least=0)

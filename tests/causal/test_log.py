@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from sqlalchemy import Connection
+
     from dgent.causal import Log
 
 
@@ -193,7 +195,12 @@ async def test_verify_reads_some_at_a_time(log: Log, monkeypatch: pytest.MonkeyP
 async def test_the_tables_are_made_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     prepare = TableSet.prepare
-    monkeypatch.setattr(TableSet, "prepare", lambda tables, connection: made.append(prepare(tables, connection)))
+
+    def counted(tables: TableSet, connection: Connection) -> str:
+        made.append(prepare(tables, connection))
+        return made[-1]
+
+    monkeypatch.setattr(TableSet, "prepare", counted)
     counter = AsyncGeneration(log.database, "g")
     await asyncio.gather(log.append("s", "w", b""), counter.bump(), log.within("agent-store/1").head("s", "w"))
     await log.streams()

@@ -181,6 +181,11 @@ def test_status_tells_where_the_data_lies(kg: Runner, clean_room: Path) -> None:
     assert found["data_dir"] == str(clean_room / "data" / "kgents")
     assert (found["schema"], found["schema_needed"]) == (None, "004")
     assert found["memory"]["namespace"] == "default"
+    assert found["holds"] == {
+        "memory": {"namespaces": 0, "stored": 0},
+        "log": {"logs": 0, "entries": 0, "checkpoints": 0, "generations": 0},
+        "tables": {},
+    }
     text = kg("status").text
     assert re.search(r"^schema +none: run `kg db upgrade` *$", text, re.MULTILINE)
     assert re.search(r"^ +read only +no *$", text, re.MULTILINE)

@@ -52,6 +52,9 @@ class FirstLetter:
             ids = [row.id for row in rows]
             connection.execute(delete(firsts).where(firsts.c.namespace == namespace, firsts.c.id.in_(ids)))
 
+    def erase(self, connection: Connection, namespace: str) -> None:
+        connection.execute(delete(firsts).where(firsts.c.namespace == namespace))
+
     def search(self, connection: Connection, namespace: str, question: Any, limit: int) -> list[str]:
         if not isinstance(question, str):
             raise InvalidInput("ask for a letter")

@@ -12,6 +12,7 @@ import pytest
 from tests.memory.switchable import Switchable
 from tests.memory.test_router import Place, datum
 
+from dgent.backoff import Backoff
 from dgent.database import open_database
 from dgent.delivery import Delivery, Progress, Queue, digest_of
 from dgent.delivery.entry import PAGE, group_of
@@ -359,9 +360,7 @@ def test_what_is_in_doubt_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sightings.unknown == {("n", id): ("delete",) for id in "bcd"}
 
 
-async def test_a_page_that_got_in_makes_the_next_probe_soon_again(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_page_that_got_in_makes_the_next_probe_soon_again(place: Place) -> None:
     """It flaps: each time it takes some, and goes away again before it has all."""
     async with place.router(spill=True) as router:
         chain = router._chain
@@ -369,14 +368,15 @@ async def test_a_page_that_got_in_makes_the_next_probe_soon_again(
         place.first.on = False
         with pytest.warns(DegradedWarning):
             await router.put_many([datum(f"k{n:04}") for n in range(COUNT)])
-        monkeypatch.setattr(chain_module, "SOONEST", 1000.0)
-        monkeypatch.setattr(chain_module, "LATEST", 32000.0)
-        chain._delay = 1000.0
+        chain._backoff = Backoff(1000.0, 32000.0)
         for _ in range(3):
             assert not (await router.recover()).complete
-        assert chain._delay == 8000.0
+        assert chain._backoff.bound == 8000.0
         for taken in (PAGE + 5, 5):  # a page and a part, and a part of one
-            chain._delay, left = 8000.0, taken
+            assert chain._backoff.bound in {8000.0, 2000.0}
+            while chain._backoff.bound < 8000.0:
+                chain._backoff.pause()
+            left = taken
 
             def flap(verb: str) -> None:
                 nonlocal left
@@ -387,7 +387,7 @@ async def test_a_page_that_got_in_makes_the_next_probe_soon_again(
             place.first.on, place.first.before = True, flap
             report = await router.recover()
             assert 0 < report.delivered < COUNT
-            assert chain._delay == 2000.0
+            assert chain._backoff.bound == 2000.0
         place.first.before, place.first.on = None, True
         assert (await router.recover()).complete
 

@@ -477,6 +477,7 @@ async def test_the_probe_backs_off(place: Place, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(chain_module.time, "monotonic", lambda: now)
     monkeypatch.setattr(chain_module, "SOONEST", 1.0)
     monkeypatch.setattr(chain_module, "LATEST", 4.0)
+    monkeypatch.setattr("dgent.backoff.random.uniform", lambda least, most: most)
     place.first.on = False
     probed = []
     async with place.router() as router:

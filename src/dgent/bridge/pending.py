@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from typing_extensions import override
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
-    from dgent.database import Transaction
+    from dgent.database import Runner
     from dgent.operations import TTL, Operation
     from dgent.store import Datums, Names, Outcomes, Revisions
 
@@ -28,12 +29,26 @@ class PendingMemory(StoreBase):
     """A `DgentProtocol` over what waits and, below it, over what is in the memory.
 
     A put is delivered after the commit, so it has no version yet and cannot expect one. History and seq are those of
-    what was delivered.
+    what was delivered. Unless it is joined to a transaction, each write waits in one of its own.
+
+    Attributes:
+        database: where the writes wait.
     """
 
-    def __init__(self, box: Outbox, transaction: Transaction) -> None:
-        self._box, self._memory, self._transaction = box, box.memory, transaction
+    def __init__(self, box: Outbox) -> None:
+        self._box, self._memory, self.database = box, box.memory, box.database
+        self._runner: Runner = box.database
         self.limits = getattr(box.memory, "limits", box.database.settings.limits)
+
+    async def prepare(self) -> None:
+        """Make the tables if they are not there."""
+        await self._box.prepare()
+
+    def joined(self, transaction: Runner) -> Self:
+        """Return the same memory as part of an open transaction."""
+        other = copy.copy(self)
+        other._runner = transaction  # a copy of this class
+        return other
 
     @property
     @override
@@ -176,7 +191,7 @@ class PendingMemory(StoreBase):
 
     async def _may_be_parent(self, id: str) -> bool:
         """Tell whether anything that waits or is live may name this id as its parent."""
-        if await self._box.is_waiting_parent(self._transaction, id):
+        if await self._box.is_waiting_parent(self._runner, id):
             return True
         asked: Any = getattr(self._memory, "is_parent", None)
         return asked is None or await asked(id)
@@ -195,10 +210,10 @@ class PendingMemory(StoreBase):
 
     async def _add(self, writes: _Writes) -> None:
         if writes:
-            await self._box.add(self._transaction, writes)
+            await self._box.add(self._runner, writes)
 
     async def _waiting(self, ids: _Ids) -> dict[str, Datum | None]:
-        return await self._box.latest(self._transaction, ids)
+        return await self._box.latest(self._runner, ids)
 
 
 _Damaged = list[Damaged]

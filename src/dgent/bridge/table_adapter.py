@@ -60,6 +60,7 @@ class TableAdapter(StoreBase):
 
     Attributes:
         namespace: what the table goes by in changes, `table/<its name>`.
+        database: where it lies; None for sessions that a host application makes.
 
     Raises:
         InvalidInput: the model is no mapped class, or the runner runs no SQL.
@@ -85,6 +86,7 @@ class TableAdapter(StoreBase):
         self.table = self.layout.name
         self.namespace = f"table/{self.table}"
         self.on_change = on_change
+        self.database = _database_of(runner)
         self.limits = limits or (runner.settings.limits if isinstance(runner, Database) else Limits())
         lasts = not isinstance(runner, Database) or runner.durable
         self._capabilities = Capabilities(
@@ -244,3 +246,9 @@ class TableAdapter(StoreBase):
     def _announce(self, changes: Sequence[Change]) -> None:
         if self.on_change is not None and changes:
             self._runner.after_commit(lambda: announce(self.on_change, changes))
+
+
+def _database_of(runner: object) -> Database | None:
+    if isinstance(runner, Transaction):
+        return runner.database
+    return runner if isinstance(runner, Database) else None

@@ -21,14 +21,14 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    tuple_,
 )
 
 from dgent.bridge.codec import is_text, unwrapped
 from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
-from dgent.database.careful import Source, is_undecodable, page_of
+from dgent.database.careful import Source, is_undecodable, page_of, part_of
 from dgent.database.constructs import bytewise, unindexed
+from dgent.database.keyset import BATCH, behind, first_of, in_order
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.query import Page, Query, open_cursor, prefix_end, seal_cursor
@@ -38,12 +38,10 @@ if TYPE_CHECKING:
 
     from dgent.bridge.fields import Field
     from dgent.datum import Datum
+    from dgent.query import Damaged
 
 NARROW: Final = 1000
 """An id range with fewer rows than this is read whole and sorted; a wider one is walked in the order of time."""
-
-BATCH: Final = 500
-"""Rows that are read at a time when they must be looked into."""
 
 _Pair: TypeAlias = "tuple[Datum, Sequence[Any]]"
 _SLACK: Final = timedelta(milliseconds=1)
@@ -155,37 +153,51 @@ def query(connection: Connection, layout: Layout, query: Query) -> Page:
     except (Corrupt, sqlite3.OperationalError) as error:
         if not isinstance(error, Corrupt) and not is_undecodable(error):
             raise
-    each = Source(
-        plan.rows,
-        lambda rows: layout.each_of(rows, connection.dialect),
-        lambda pair: _position(layout, pair[1]),
-    )
 
     def wanted(pair: _Pair) -> bool:
         return plan.exact or query.matches(pair[0])
 
-    part = page_of(connection, each, at, query.limit, wanted, f"table {layout.name}")
+    part = page_of(connection, _source(plan), at, query.limit, wanted, f"table {layout.name}")
     cursor = None if part.last is None else _cursor(connection, layout, query, *part.last)
     return Page([datum for datum, _ in part.found], cursor, part.damaged)
 
 
+def damaged(
+    connection: Connection, layout: Layout, at: list[Any] | None, limit: int
+) -> tuple[tuple[Damaged, ...], list[Any] | None]:
+    """Return what is damaged among the next rows, the oldest first, and where the ones behind them begin."""
+    plan = _Plan(connection, layout, Query(order="oldest"))
+    part = part_of(connection, _source(plan), at, limit, lambda _: True, f"table {layout.name}")
+    return part.damaged, None if part.last is None else _position(layout, part.last[1])
+
+
+def _source(plan: _Plan) -> Source[_Pair, list[Any]]:
+    layout = plan.layout
+    return Source(
+        plan.rows,
+        lambda rows: layout.each_of(rows, plan.connection.dialect),
+        lambda pair: _position(layout, pair[1]),
+    )
+
+
 def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
     connection, layout = plan.connection, plan.layout
+
+    def read(behind: list[Any] | None, most: int) -> list[_Pair]:
+        rows = plan.rows(behind, most)
+        return [*zip(layout.datums_of(rows, connection.dialect), rows, strict=True)]
+
+    def place(pair: _Pair) -> list[Any]:
+        return _position(layout, pair[1])
+
+    def matches(pair: _Pair) -> bool:
+        return query.matches(pair[0])
+
     batch = max(query.limit + 1, BATCH) if plan.loose else query.limit + 1
-    found: list[Datum] = []
-    moments: list[Any] = []
-    while True:
-        rows = plan.rows(at, batch)
-        for datum, row in zip(layout.datums_of(rows, connection.dialect), rows, strict=True):
-            if plan.exact or query.matches(datum):
-                found.append(datum)
-                moments.append(row)
-        if len(found) > query.limit:
-            last = query.limit - 1
-            return Page(found[: query.limit], _cursor(connection, layout, query, found[last], moments[last]))
-        if len(rows) < batch:
-            return Page(found)
-        at = _position(layout, rows[-1])
+    found = first_of(read, place, None if plan.exact else matches, at, query.limit, batch)
+    kept = found[: query.limit]
+    cursor = _cursor(connection, layout, query, *kept[-1]) if len(found) > query.limit else None
+    return Page([datum for datum, _ in kept], cursor)
 
 
 def _cursor(connection: Connection, layout: Layout, query: Query, datum: Datum, row: Any) -> str:
@@ -280,10 +292,9 @@ def _listing(layout: Layout, shape: _Shape) -> Statement:
         names += [] if null else [f"equal{at}"]
     if shape.resumed:
         here = [f"at{at}" for at in range(len(order))]
-        beyond = tuple_(*(bindparam(name, type_=key.type) for name, key in zip(here, order, strict=True)))
-        where.append(tuple_(*order) < beyond if shape.newest else tuple_(*order) > beyond)
+        where.append(behind(order, here, descending=shape.newest))
         names += here
-    listed = select(*layout.columns).where(*where).order_by(*(key.desc() for key in order) if shape.newest else order)
+    listed = select(*layout.columns).where(*where).order_by(*in_order(order, descending=shape.newest))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join([*names, "most"]))
 
 

@@ -18,10 +18,14 @@ _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class Tables:
-    """Adapters by model. A registered table has three names: `brain_crystals`, `Crystal`, `crystal`."""
+    """Adapters by model. A registered table has three names: `brain_crystals`, `Crystal`, `crystal`.
+
+    Attributes:
+        database: where they lie.
+    """
 
     def __init__(self, database: Database, on_change: OnChange | None = None) -> None:
-        self._database, self._on_change = database, on_change
+        self.database, self._on_change = database, on_change
         self._by_model: dict[type[Any], TableAdapter] = {}
         self._by_name: dict[str, TableAdapter] = {}
 
@@ -32,7 +36,7 @@ class Tables:
             InvalidInput: it is no mapped class.
         """
         if not isinstance(model, type) or model not in self._by_model:  # what is no class is refused below
-            self._by_model[model] = TableAdapter(model, self._database, on_change=self._on_change)
+            self._by_model[model] = TableAdapter(model, self.database, on_change=self._on_change)
         return self._by_model[model]
 
     def register(self, model: type[Any], **options: Any) -> TableAdapter:
@@ -42,7 +46,7 @@ class Tables:
             CapabilityMissing, InvalidRow: as for `TableAdapter`.
             InvalidInput: another registered model has one of its names.
         """
-        adapter = TableAdapter(model, self._database, **{"on_change": self._on_change, **options})
+        adapter = TableAdapter(model, self.database, **{"on_change": self._on_change, **options})
         names = names_of(model.__name__, adapter.table)
         for name in names:
             if (taken := self._by_name.get(name)) is not None and taken.model is not model:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeGuard, TypeVar
 
 from dgent.bridge.outbox import Outbox
 from dgent.bridge.pending import PendingMemory
 from dgent.bridge.tables import Tables
 from dgent.causal import AsyncGeneration, Log
+from dgent.checks import called
+from dgent.database import InDatabase
+from dgent.exceptions import CapabilityMissing
+from dgent.store import DgentProtocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -17,14 +21,14 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.bridge.table_adapter import TableAdapter
-    from dgent.database import Database, Runner, Transaction
-    from dgent.store import DgentProtocol
+    from dgent.database import Database, Joinable, Runner, Transaction
 
 
+View = TypeVar("View", bound=InDatabase)
 _log: Final = logging.getLogger("dgent.bridge")
 
 
-class Joinable(Protocol):
+class JoinableMemory(DgentProtocol, Protocol):
     """Agent memory that can be part of a transaction of its `database`."""
 
     database: Database
@@ -32,7 +36,7 @@ class Joinable(Protocol):
     async def prepare(self) -> object:
         """Make the tables if they are not there."""
 
-    def joined(self, transaction: Runner) -> DgentProtocol:
+    def joined(self, transaction: Runner, /) -> Self:
         """Return the same store as part of an open transaction."""
 
 
@@ -43,23 +47,48 @@ class UnitOfWork:
         session: for the ORM. memory: agent memory, under the namespace of the storage.
     """
 
-    def __init__(self, transaction: Transaction, memory: DgentProtocol, tables: Tables, log: Log) -> None:
+    def __init__(self, transaction: Transaction, memory: JoinableMemory, tables: Tables, log: Log) -> None:
         self.session: AsyncSession = transaction.session
-        self.memory = memory
         self._transaction, self._tables, self._log = transaction, tables, log
+        self.memory: DgentProtocol = self.join(memory)
+
+    def join(self, store: Joinable[View]) -> View:
+        """Return a store as part of this transaction: what it writes is committed with the rest, or not at all.
+
+        For whatever lies in the same database: memory under another namespace, `storage.memory.within(...)`, logs of
+        another format, a table, a store of one's own. Once the block has ended, what was joined raises StoreClosed.
+
+        Raises:
+            CapabilityMissing: the store lies elsewhere, or takes no part in transactions.
+        """
+        joined = getattr(store, "joined", None)  # who passes what is none may have no type checker
+        if joined is None:
+            raise CapabilityMissing(f"{called(store)} takes no part in a transaction: {_ELSEWHERE}")
+        view: View = joined(self._transaction)
+        if view.database is not self._transaction.database:
+            where = "sessions of its own" if view.database is None else view.database.what
+            mine = self._transaction.database.what
+            raise CapabilityMissing(f"{called(store)} lies in {where}, this transaction in {mine}: {_ELSEWHERE}")
+        return view
 
     @property
     def log(self) -> Log:
         """The logs inside of this transaction; the doorbell rings after the commit."""
-        return self._log.joined(self._transaction)
+        return self.join(self._log)
 
     def generation(self, key: str) -> AsyncGeneration:
         """Return a counter inside of this transaction."""
-        return AsyncGeneration(self._log.database, key).joined(self._transaction)
+        return self.join(AsyncGeneration(self._transaction.database, key))
 
     def table(self, model: type[Any]) -> TableAdapter:
         """Return a typed table as a `DgentProtocol` inside of this transaction."""
-        return self._tables.adapter(model).joined(self._transaction)
+        return self.join(self._tables.adapter(model))
+
+
+_ELSEWHERE: Final = (
+    "use a store in the database of the transaction, or write to this one after the block; what goes to the memory of "
+    "the storage, wherever that lies, is put through tx.memory"
+)
 
 
 @asynccontextmanager
@@ -81,14 +110,13 @@ async def unit_of_work(
     if _is_joinable(memory, database):
         await memory.prepare()
         async with database.transaction() as transaction:
-            yield UnitOfWork(transaction, memory.joined(transaction), registered, logs)
+            yield UnitOfWork(transaction, memory, registered, logs)
         return
     box = Outbox(database, memory)
     outermost = database.current() is None
     await box.prepare()
     async with database.transaction() as transaction:
-        pending = PendingMemory(box, transaction)
-        yield UnitOfWork(transaction, pending, registered, logs)
+        yield UnitOfWork(transaction, PendingMemory(box), registered, logs)
     if outermost:
         await _deliver(box)
 
@@ -101,6 +129,6 @@ async def _deliver(box: Outbox) -> None:
         _log.exception("a transaction is committed, and what it wrote to %s waits: see reconcile()", box.memory.name)
 
 
-def _is_joinable(memory: DgentProtocol, database: Database) -> TypeGuard[Joinable]:
+def _is_joinable(memory: DgentProtocol, database: Database) -> TypeGuard[JoinableMemory]:
     """Tell whether it can take part; not by `isinstance`, which takes longer than the whole of `prepare`."""
     return getattr(memory, "database", None) is database

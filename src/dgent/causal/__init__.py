@@ -10,6 +10,7 @@ from dgent.causal.generation import AsyncGeneration, Generation
 from dgent.causal.head import Head
 from dgent.causal.keys import SigningKey
 from dgent.causal.log import Log
+from dgent.causal.maintained import MaintainedLog
 from dgent.causal.writer_log import WriterLog
 from dgent.policy import BackendKind, Dialect, StorePolicy, Value
 
@@ -29,6 +30,7 @@ __all__ = [
     "Generation",
     "Head",
     "Log",
+    "MaintainedLog",
     "SigningKey",
     "StorePolicy",
     "Value",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
+from dgent.backoff import Backoff
 from dgent.causal.head import START, Head, check_still
 from dgent.causal.writer_log import topic
 from dgent.exceptions import BackendUnavailable, ChainBroken, DgentError, StorageTimeout
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from dgent.causal.chain import Entry
     from dgent.causal.doorbell import CommitEvent, Doorbell
-    from dgent.causal.ground import Ground
     from dgent.causal.writer_log import WriterLog
+    from dgent.database.sql_store import SqlStore
 
     Positions: TypeAlias = dict[str, Head]
 
@@ -41,7 +41,7 @@ class Place(NamedTuple):
     writer: str | None
 
 
-async def follow(ground: Ground, doorbell: Doorbell, place: Place, position: Positions) -> AsyncGenerator[Entry, None]:
+async def follow(store: SqlStore, doorbell: Doorbell, place: Place, position: Positions) -> AsyncGenerator[Entry, None]:
     """Yield the entries behind a position, which says for each writer what was seen, and then those that are appended.
 
     Each writer's come in order, each once. A database that goes out of reach is waited for, once it has answered. Every
@@ -53,8 +53,8 @@ async def follow(ground: Ground, doorbell: Doorbell, place: Place, position: Pos
         StoreClosed: the database was closed meanwhile.
     """
     bell = _Bell(place)
-    with doorbell.subscribe(bell.ring), ground.database.watch(topic(place.log.format, place.stream), bell.wake):
-        reader = _Reader(ground, place)
+    with doorbell.subscribe(bell.ring), store.database.watch(topic(place.log.format, place.stream), bell.wake):
+        reader = _Reader(store, place)
         position = await reader.found(position)
         while True:
             bell.clear()  # before the look: what rings from here on may not be in it
@@ -93,8 +93,8 @@ class _Bell:
 class _Reader:
     """Reads for one follower, and waits for a database that is out of reach."""
 
-    def __init__(self, ground: Ground, place: Place) -> None:
-        self._ground, self._place = ground, place
+    def __init__(self, store: SqlStore, place: Place) -> None:
+        self._store, self._place = store, place
         self._answered = False
 
     async def found(self, position: Positions) -> Positions:
@@ -106,7 +106,7 @@ class _Reader:
             return {writer: log.at(connection, stream, writer, seen.seq) for writer, seen in unknown.items()}
 
         async def read() -> Positions:
-            return await (await self._ground.runner()).read(work, short=True)
+            return await (await self._store.runner()).read(work, short=True)
 
         there = await self._patiently(read) if unknown else {}
         for writer, head in there.items():
@@ -117,7 +117,7 @@ class _Reader:
         """Return where the log of each writer ends. Followers that look at the same time share a call."""
 
         async def read() -> Positions:
-            return await (await self._ground.runner()).read_each(_look_each, self._place, "follow")
+            return await (await self._store.runner()).read_each(_look_each, self._place, "follow")
 
         return await self._patiently(read)
 
@@ -133,24 +133,24 @@ class _Reader:
             return found
 
         async def read() -> list[Entry]:
-            return await (await self._ground.runner()).read(work, short=True)
+            return await (await self._store.runner()).read(work, short=True)
 
         return await self._patiently(read) if news else []
 
     async def _patiently(self, read: Callable[[], Awaitable[T]]) -> T:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         while True:
             try:
                 found = await read()
             except (BackendUnavailable, StorageTimeout) as error:
                 if not self._answered:
                     raise
-                _log.warning("following %r waits %.1f s: %s", self._place.stream, pause, error)
+                pause = backoff.pause()
+                _log.warning("following %r waits %.2f s: %s", self._place.stream, pause, error)
             else:
                 self._answered = True
                 return found
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # no secret
-            pause = min(2 * pause, _LONGEST_PAUSE)
+            await asyncio.sleep(pause)
 
 
 def _look_each(connection: Connection, places: list[Place]) -> list[Positions | Exception]:

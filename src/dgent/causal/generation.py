@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.ground import Ground
-from dgent.causal.tables import generations
+from dgent.causal.tables import TABLES, generations
 from dgent.checks import check_id
+from dgent.database.sql_store import SqlStore
 from dgent.database.statement import Statement
 from dgent.exceptions import InvalidInput, MalformedRow, NonMonotonicGeneration, StoreError
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from dgent.database import Database, Runner
+    from dgent.database import Database
 
 _g = generations.c
 _LARGEST: Final = 2**63 - 1
@@ -92,7 +91,7 @@ class Generation:
         return value
 
 
-class AsyncGeneration:
+class AsyncGeneration(SqlStore):
     """One counter for a program with an event loop: in a database, or in one transaction of it. See `Generation`.
 
     Raises:
@@ -101,26 +100,20 @@ class AsyncGeneration:
 
     def __init__(self, database: Database, key: str) -> None:
         self._counter = Generation(key)
-        self._ground = Ground(database)
+        super().__init__(database, TABLES, may_be_absent=True)
 
     @property
     def key(self) -> str:
         """Its name."""
         return self._counter.key
 
-    def joined(self, transaction: Runner) -> Self:
-        """Return the same counter as part of an open transaction."""
-        other = copy.copy(self)
-        other._ground = self._ground.joined(transaction)  # a copy of this class
-        return other
-
     async def current(self) -> int:
         """Return the value."""
-        return await (await self._ground.runner()).read(self._counter.current, short=True)
+        return await self._read(self._counter.current, short=True)
 
     async def bump(self) -> int:
         """Add one and return the new value; the first is 1."""
-        return await (await self._ground.runner()).write(self._counter.bump)
+        return await self._write(self._counter.bump)
 
     async def set(self, value: int) -> int:
         """Move forward to a value, or stay, and return it.
@@ -128,4 +121,4 @@ class AsyncGeneration:
         Raises:
             NonMonotonicGeneration: it is beyond that value already. InvalidInput: the value is no number from 0.
         """
-        return await (await self._ground.runner()).write(lambda connection: self._counter.set(connection, value))
+        return await self._write(lambda connection: self._counter.set(connection, value))

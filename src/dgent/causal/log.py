@@ -5,32 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 from dgent.callbacks import call_all
 from dgent.causal.chain import FORMATS, OWN, Entries, Entry
 from dgent.causal.checkpoint import agree, check, check_both, check_signer, in_order, latest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.follow import Place, follow
-from dgent.causal.ground import Ground
 from dgent.causal.head import START, Head, Position, position
+from dgent.causal.tables import TABLES
 from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_payload, check_place
 from dgent.checks import as_list
 from dgent.database.base import FEW
+from dgent.database.sql_store import SqlStore
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from sqlalchemy import Connection
-
     from dgent.causal.checkpoint import Checkpoint
     from dgent.causal.fingerprint import Fingerprint
     from dgent.causal.keys import SigningKey
-    from dgent.database import Database, Runner
+    from dgent.database import Database
 
-P = ParamSpec("P")
-T = TypeVar("T")
 After: TypeAlias = "Mapping[str, Position] | Position | None"
 
 SHORT: Final = 200
@@ -40,7 +37,7 @@ AT_ONCE: Final = 4000
 """Entries that `verify` recomputes in one call: a few milliseconds."""
 
 
-class Log:
+class Log(SqlStore):
     """The logs of one format in a database, or in one transaction of it: see `joined`.
 
     Appends that wait at the same time go in one call. What was appended rings the doorbell once it is committed; an
@@ -48,9 +45,8 @@ class Log:
     """
 
     def __init__(self, database: Database, doorbell: Doorbell | None = None) -> None:
-        self.database = database
+        super().__init__(database, TABLES, may_be_absent=True)
         self.doorbell = doorbell or Doorbell()
-        self._ground = Ground(database)
         self._logs = {name: WriterLog(format, database.settings.limits) for name, format in FORMATS.items()}
         self._log = self._logs[OWN.name]
 
@@ -69,12 +65,6 @@ class Log:
             raise InvalidInput(f"no log has the format {format!r:.80}: use {' or '.join(self._logs)}")
         other = copy.copy(self)
         other._log = self._logs[format]  # a copy of this class
-        return other
-
-    def joined(self, transaction: Runner) -> Self:
-        """Return the same logs as part of an open transaction."""
-        other = copy.copy(self)
-        other._ground = self._ground.joined(transaction)  # a copy of this class
         return other
 
     async def append(self, stream: str, writer: str, payload: bytes) -> Entry:
@@ -97,25 +87,28 @@ class Log:
 
     async def head(self, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""
-        return await self._read(True, self._log.head, stream, writer)
+        return await self._read(lambda connection: self._log.head(connection, stream, writer), short=True)
 
     async def entries(self, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT) -> Entries:
         """Return the entries behind a position, in order; `damaged` names the others: see `WriterLog.entries`."""
         self._check_page(limit)
-        return await self._read(limit <= SHORT, self._log.entries, stream, writer, after=after, limit=limit)
+        return await self._read(
+            lambda connection: self._log.entries(connection, stream, writer, after=after, limit=limit),
+            short=limit <= SHORT,
+        )
 
     async def merged(self, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT) -> Entries:
         """Return entries of all writers behind a position: each writer's in order, the writers' by turns."""
         self._check_page(limit)
-        return await self._read(False, self._log.merged, stream, after=after, limit=limit)
+        return await self._read(lambda connection: self._log.merged(connection, stream, after=after, limit=limit))
 
     async def streams(self) -> list[str]:
         """Return the streams that have an entry, sorted."""
-        return await self._read(False, self._log.streams)
+        return await self._read(self._log.streams)
 
     async def writers(self, stream: str) -> list[str]:
         """Return the writers that have an entry in a stream, sorted."""
-        return await self._read(False, self._log.writers, stream)
+        return await self._read(lambda connection: self._log.writers(connection, stream))
 
     async def verify(
         self,
@@ -139,7 +132,7 @@ class Log:
         check_both(since, against, self._log, stream, writer, trusted)
         head = START
         if since is not None:
-            head = agree(await self._read(True, self._log.at, stream, writer, since.seq), since)
+            head = agree(await self._at(stream, writer, since.seq), since)
         if against is not None:
             head = agree(await self._verify(stream, writer, head, against.seq, progress), against)
         return await self._verify(stream, writer, head, None, progress)
@@ -168,20 +161,19 @@ class Log:
         whom = [key.fingerprint, *trusted]
         for each in older:
             check(each, self._log, stream, writer, whom)
-            agree(await self._read(True, self._log.at, stream, writer, each.seq), each)
+            agree(await self._at(stream, writer, each.seq), each)
         head = await self.verify(stream, writer, against=newest, since=since, trusted=whom, progress=progress)
         made = signed(self.format, stream, writer, head, key)
-        await (await self._ground.runner()).write(lambda connection: save(connection, made))
+        await self._write(lambda connection: save(connection, made))
         return made
 
     async def latest(self, stream: str, writer: str, signer: Fingerprint | None = None) -> Checkpoint | None:
         """Return the last checkpoint that is kept here, of one signer or of any; its signature is not checked."""
-        runner = await self._ground.runner()
-        return await runner.read(lambda connection: latest(self._log, connection, stream, writer, signer), short=True)
+        return await self._read(lambda connection: latest(self._log, connection, stream, writer, signer), short=True)
 
     async def signed_places(self) -> list[tuple[str, str]]:
         """Return the stream and the writer of each log that has a checkpoint here, whether anything is left of it."""
-        return await self._read(False, partial(places, self._log))
+        return await self._read(partial(places, self._log))
 
     def follow(self, stream: str, *, writer: str | None = None, after: After = None) -> AsyncGenerator[Entry, None]:
         """Iterate over the entries of a stream: those that are there, then those that come, without an end.
@@ -204,17 +196,20 @@ class Log:
             MalformedRow: what stands there is no entry.
             StoreClosed: the database was closed meanwhile.
         """
-        if self._ground.is_joined:
+        if self.is_joined:
             raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
         check_names(stream)
-        return follow(self._ground, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
+        return follow(self, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
+
+    async def _at(self, stream: str, writer: str, seq: int) -> Head:
+        return await self._read(lambda connection: self._log.at(connection, stream, writer, seq), short=True)
 
     async def _verify(
         self, stream: str, writer: str, head: Head, until: int | None, progress: Callable[[int], None] | None
     ) -> Head:
         while until is None or head.seq < until:
             bound = head.seq + AT_ONCE if until is None else min(until, head.seq + AT_ONCE)
-            found = await self._read(False, self._log.verify, stream, writer, since=head, until=bound)
+            found = await self._read(partial(self._log.verify, stream=stream, writer=writer, since=head, until=bound))
             if progress is not None and found != head:
                 progress(found.seq - head.seq)
             head = found
@@ -226,22 +221,15 @@ class Log:
         check_place(batch.stream, batch.writer)
         for payload in batch.payloads:
             check_payload(payload, self.database.settings.limits)
-        runner = await self._ground.runner()
         if len(batch.payloads) <= FEW:
-            entries = await runner.write_each(self._log.append_each, batch, ("log", self._log.format.name))
+            entries = await self._write_each(self._log.append_each, batch, ("log", self._log.format.name))
         else:
-            entries = await runner.write(lambda connection: self._log.append_many(connection, *batch))
-        runner.after_commit(lambda: self._ring(entries))
+            entries = await self._write(lambda connection: self._log.append_many(connection, *batch))
+        self._after_commit(lambda: self._ring(entries))
         return entries
 
     def _ring(self, entries: list[Entry]) -> None:
         call_all(partial(self.doorbell.ring, CommitEvent.of(entry)) for entry in entries)
-
-    async def _read(
-        self, short: bool, work: Callable[Concatenate[Connection, P], T], *values: P.args, **named: P.kwargs
-    ) -> T:
-        runner = await self._ground.runner()
-        return await runner.read(lambda connection: work(connection, *values, **named), short=short)
 
     def _check_page(self, limit: int) -> None:
         self.database.settings.limits.page(limit)

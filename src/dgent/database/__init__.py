@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dgent.database.base import Database, Runner, Transaction
+from dgent.database.sql_store import InDatabase, Joinable, SqlStore
 
 if TYPE_CHECKING:
     from dgent.settings import Settings
 
-__all__ = ["Database", "Runner", "Transaction", "open_database"]
+__all__ = ["Database", "InDatabase", "Joinable", "Runner", "SqlStore", "Transaction", "open_database"]
 
 
 def open_database(settings: Settings) -> Database:

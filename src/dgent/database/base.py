@@ -24,6 +24,7 @@ from dgent.settings import Settings, shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
+    from pathlib import Path
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -89,15 +90,16 @@ class Runner(Protocol):
 
 
 class Transaction:
-    """One open transaction, as a runner. `session` sees what units of work wrote, and the reverse."""
+    """One open transaction of a database, as a runner. `session` sees what units of work wrote, and the reverse."""
 
-    def __init__(self, session: BlockSession, what: str, run_in: RunIn) -> None:
+    def __init__(self, database: Database, session: BlockSession, run_in: RunIn) -> None:
+        self.database = database
         self.session = session
         self._block = session.block
         self._run_in = run_in
         self.owner = asyncio.current_task()
         self.open = True
-        self._what = what
+        self._what = database.what
         self._callbacks: list[Callable[[], None]] = []
         self._lock = asyncio.Lock()  # one connection runs one statement at a time
 
@@ -244,6 +246,17 @@ class Database(ABC):
         (see `constructs.announcing`).
         """
 
+    @abstractmethod
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the database as it is at one moment, while it is in use, and return the path of the file.
+
+        The file is its owner's (0600), and is there when it is whole; none is replaced. A cancel leaves none.
+
+        Raises:
+            InvalidInput: something is there already. CapabilityMissing: a server copies itself: the message says how.
+            DiskFull, ReadOnly: the copy cannot be made.
+        """
+
     async def ahead(self) -> float:
         """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
         return 0.0
@@ -252,6 +265,11 @@ class Database(ABC):
     def where(self) -> str:
         """What tells it apart from every other database; no password."""
         return self.what
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is something that can be read, without making it."""
+        return True
 
     @property
     def forked(self) -> bool:
@@ -279,7 +297,7 @@ class Database(ABC):
             return
         with translated(self.what, only_sql=True):
             async with self._session() as session:
-                inner = Transaction(session, self.what, self._run_in)
+                inner = Transaction(self, session, self._run_in)
                 token = _current.set((self, inner))
                 try:
                     try:

@@ -55,7 +55,16 @@ class Part(NamedTuple, Generic[T]):
 def page_of(
     connection: Connection, source: Source[T, P], start: P | None, limit: int, wanted: Callable[[T], bool], what: str
 ) -> Part[T]:
-    """Return a page behind a position, and warn of what is damaged on it. Damaged rows count as those that are wanted.
+    """Return a page as `part_of` does, and warn of what is damaged on it."""
+    part = part_of(connection, source, start, limit, wanted, what)
+    tell(part.damaged, what)
+    return part
+
+
+def part_of(
+    connection: Connection, source: Source[T, P], start: P | None, limit: int, wanted: Callable[[T], bool], what: str
+) -> Part[T]:
+    """Return a page behind a position. Damaged rows count as those that are wanted.
 
     There is at least one whole row before a page ends, or it is the last.
 
@@ -71,14 +80,14 @@ def page_of(
             kept = isinstance(each, Damaged) or wanted(each)
             if last is not None and len(found) + len(damaged) >= limit:
                 if kept:
-                    return _told(Part(found, tuple(damaged), last), what)
+                    return Part(found, tuple(damaged), last)
             elif isinstance(each, Damaged):
                 behind.append(each)
             else:
                 damaged += behind
                 behind, last = [], each
                 found += [each] if kept else []
-    return _told(Part(found, (*damaged, *behind), None), what)
+    return Part(found, (*damaged, *behind), None)
 
 
 def _stream(source: Source[T, P], at: P | None, batch: int, what: str) -> Iterator[T | Damaged]:
@@ -96,11 +105,6 @@ def _stream(source: Source[T, P], at: P | None, batch: int, what: str) -> Iterat
             batch = max(batch, _BATCH)
         else:
             batch = max(2 * batch, _BATCH)
-
-
-def _told(part: Part[T], what: str) -> Part[T]:
-    tell(part.damaged, what)
-    return part
 
 
 def tell(damaged: tuple[Damaged, ...], what: str) -> None:

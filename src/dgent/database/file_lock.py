@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-import random
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
 
+from dgent.backoff import Backoff
 from dgent.exceptions import Corrupt, StorageTimeout
 from dgent.settings import private_file
 
@@ -94,14 +94,13 @@ class FileLock:
             self._fd = -1
 
     def _wait(self) -> None:
-        deadline, pause = time.monotonic() + self._timeout, _SHORTEST
+        deadline, backoff = time.monotonic() + self._timeout, Backoff(_SHORTEST, _LONGEST)
         while not self.try_take():
             if time.monotonic() >= deadline:
                 raise StorageTimeout(
                     f"another process has held {self.path} for {self._timeout:g} s: end it, or raise busy_timeout"
                 )
-            time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311  # only spreads the waiters
-            pause = min(pause * 1.5, _LONGEST)
+            time.sleep(backoff.pause())
 
     def try_take(self) -> bool:
         """Take it if nobody has it; tell whether it was taken."""

@@ -19,11 +19,13 @@ from dgent.database.postgres_lanes import Lanes, Links
 from dgent.database.postgres_link import Link
 from dgent.database.postgres_url import read_url
 from dgent.database.postgres_watch import PostgresWatches
-from dgent.exceptions import DgentError, StoreClosed
+from dgent.exceptions import CapabilityMissing, DgentError, StoreClosed
 from dgent.loop import running_loop
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
+    from pathlib import Path
 
     from sqlalchemy import URL
 
@@ -104,6 +106,17 @@ class PostgresDatabase(Database):
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
         """Call back when a unit of work announced the topic, after each poll, and after a lost connection."""
         return self._here().watches.add(topic, wake)
+
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Refuse: the server has a tool of its own.
+
+        Raises:
+            CapabilityMissing: always; it names that tool.
+        """
+        raise CapabilityMissing(
+            f"{self.what} is copied by PostgreSQL's own tool: run `pg_dump --format=custom --file=FILE DATABASE`, "
+            "which takes one moment of it while it is in use, and restore it with pg_restore"
+        )
 
     async def ahead(self) -> float:
         """Return by how many seconds the clock of the server is ahead, give or take half of the way to it."""

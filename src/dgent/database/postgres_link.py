@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from sqlalchemy import event
 from sqlalchemy.util import await_only
 
+from dgent.backoff import Backoff
 from dgent.database.base import Optimistic
 from dgent.database.block import Block, BlockSession, undone
 from dgent.database.errors import RETRYABLE, sqlstate, translate
@@ -16,7 +17,6 @@ from dgent.database.kept_greenlet import Runner
 from dgent.database.postgres_engine import Opened, Strays, connect, cut_off
 from dgent.database.postgres_session import GRACE, begin, begin_reading
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
-from dgent.swap import pause
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""
+_FIRST_PAUSE: Final = 0.002
+_FIRST_LOOK: Final = 0.05
 _LONGEST_PAUSE: Final = 0.2
 _IN_RECOVERY: Final = "25006"
 _STALE_PLAN: Final = "0A000"
@@ -111,7 +113,7 @@ class Link:
             BackendUnavailable: the connection was lost, twice; nothing was written.
             OutcomeUnknown: the answer to COMMIT was lost, and the server cannot tell what became of it.
         """
-        lost = 0
+        lost, backoff = 0, Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, least=0)
         for attempt in range(1, TRIES + 1):
             opened = self._alive() or await self._open()
             try:
@@ -122,7 +124,7 @@ class Link:
                 again = gone or sqlstate(error) in {*RETRYABLE, _STALE_PLAN}
                 if not again or lost > 1 or attempt == TRIES:
                     self._raise(error)
-            await pause(attempt, _LONGEST_PAUSE)
+            await asyncio.sleep(backoff.pause())
         raise AssertionError
 
     async def session(self) -> BlockSession:
@@ -330,7 +332,7 @@ class Link:
             OutcomeUnknown: nobody can tell.
         """
         clock = asyncio.get_running_loop().time
-        deadline = clock() + self._timeout
+        deadline, backoff = clock() + self._timeout, Backoff(_FIRST_LOOK, _LONGEST_PAUSE)
         while clock() < deadline:
             try:
                 known = await self._ask(xid, life)
@@ -343,7 +345,7 @@ class Link:
                 known = None
             if known is not None:
                 return known
-            await asyncio.sleep(_LONGEST_PAUSE / 4)
+            await asyncio.sleep(backoff.pause())
         raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
 
     async def _ask(self, xid: str, life: str) -> bool | None:

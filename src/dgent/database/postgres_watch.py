@@ -10,6 +10,7 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
+from dgent.backoff import Backoff
 from dgent.database.constructs import CHANNEL
 from dgent.database.postgres_engine import cut_off
 from dgent.database.watch import Watches
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
     from dgent.database.postgres_engine import Strays
 
-_FIRST_PAUSE: Final = 0.1  # seconds before another connection; doubled each time, up to the time between two polls
-_MOST_DOUBLINGS: Final = 20
+_FIRST_PAUSE: Final = 0.1  # seconds before another connection, up to the time between two polls
 _log: Final = logging.getLogger("dgent.database")
 
 
@@ -60,16 +60,19 @@ class PostgresWatches(Watches):
             cut_off(self._driver)
 
     async def _listen(self, connect: Callable[[], Awaitable[Any]]) -> None:
-        failures = 0
+        backoff, told = Backoff(_FIRST_PAUSE, self._every), False
         while True:
             start = self._loop.time()
             try:
                 await self._listen_once(connect)
             except Exception as error:  # whatever it is, the poll goes on meanwhile
-                if not failures:
+                if not told:
+                    told = True
                     _log.warning("%s is polled: nothing can be heard of it (%s)", self._what, type(error).__name__)
-            failures = min(failures + 1, _MOST_DOUBLINGS) if self._loop.time() - start < self._every else 0
-            await asyncio.sleep(min(_FIRST_PAUSE * 2**failures, self._every))
+            if self._loop.time() - start >= self._every:
+                backoff.reset()
+                told = False
+            await asyncio.sleep(backoff.pause())
 
     async def _listen_once(self, connect: Callable[[], Awaitable[Any]]) -> None:
         """Listen until the connection is gone."""

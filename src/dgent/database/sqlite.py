@@ -23,6 +23,7 @@ Who holds what:
     in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
                      next transaction                                    see `sqlite_writer`
     reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
+    backing up       one of its own           not needed  not needed     it is given up, and nothing of it is left
     closing          the closer's, when the   held        writer's for   it goes on to its end
                      others have ended                    good
 
@@ -45,9 +46,10 @@ from sqlalchemy import text
 
 from dgent.database.base import A, Database, Each, T, Work, only, uninterrupted
 from dgent.database.errors import raise_ours, translated
+from dgent.database.sqlite_backup import back_up
 from dgent.database.sqlite_engine import is_in_transaction
 from dgent.database.sqlite_orm import Orm
-from dgent.database.sqlite_readers import Readers, connect_reader, open_readers
+from dgent.database.sqlite_readers import Readers, connect_reader, open_reader, open_readers
 from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only
 from dgent.database.sqlite_turn import Gate, Turn
 from dgent.database.sqlite_watch import SQLiteWatches
@@ -56,8 +58,10 @@ from dgent.database.statement import Statement
 from dgent.database.worker import Job, Worker, deliver
 from dgent.exceptions import Corrupt, NestedWrite, ReadOnly, StorageTimeout
 from dgent.loop import running_loop
+from dgent.settings import checked_path
 
 if TYPE_CHECKING:
+    import os
     import sqlite3
     from asyncio import Future
     from collections.abc import AsyncIterator, Callable, Hashable
@@ -93,6 +97,7 @@ class SQLiteDatabase(Database):
         self._orm: Orm | None = None
         self._gate = Gate()
         self._watches: dict[asyncio.AbstractEventLoop, SQLiteWatches] = {}
+        self._backups: set[Worker] = set()
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads: on the caller's thread if it is short, else in a snapshot on a reader thread."""
@@ -173,6 +178,27 @@ class SQLiteDatabase(Database):
             watches = self._watches.setdefault(loop, SQLiteWatches(self.look_every, self._data_version))
         return watches.add(topic, wake)
 
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the file as it is at one moment, on a thread and a connection of its own.
+
+        Until it has ended the `-wal` grows with what others write, and `close` waits for it.
+        """
+        target = checked_path(path, "no backup: it would be gone with the process")
+        unwanted = threading.Event()
+        if self._usable_readers() is None:
+            await self._start()
+        with self._lock:
+            self._check_usable()  # closed meanwhile
+            worker = open_reader(f"dgent-backup-{self.path.name}", self.path, self.settings, self._connect_reader)
+            self._backups.add(worker)
+        try:
+            await worker.do(partial(back_up, path=target, is_unwanted=unwanted.is_set))
+        finally:
+            unwanted.set()
+            await worker.stop()
+            self._backups.discard(worker)
+        return target
+
     def _data_version(self) -> int | None:
         """Return SQLite's count of the commits of other connections; None where it cannot be had at once."""
         with suppress(Exception):  # who watches reads then, and hears of it
@@ -198,6 +224,8 @@ class SQLiteDatabase(Database):
         with self._lock:
             readers, thread = self._readers, self._thread
             self._readers = self._thread = None
+        for backup in [*self._backups]:
+            await backup.stop()
         if readers is not None:
             await readers.close()
         if thread is not None:
@@ -246,6 +274,11 @@ class SQLiteDatabase(Database):
                 if why := why_read_only(self.path, self.url):
                     self._read_only = ReadOnlyFile(self.path, self.settings, why, self.url)
         return "" if self._read_only is None else self._read_only.why
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the file is there; to read one that is not would make it."""
+        return self._writer.is_open or self.path.exists()
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         """Run a unit of work past the engine, on the session's connection: in one hop, or in none if it is short."""

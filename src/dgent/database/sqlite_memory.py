@@ -18,6 +18,7 @@ import sqlite3
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
@@ -29,14 +30,18 @@ from dgent.database import sqlite_orm  # noqa: F401  # it registers the dialect
 from dgent.database.base import A, Database, Each, T, Work, only
 from dgent.database.block import Block, BlockSession, control_in, refused, undone
 from dgent.database.errors import translated
+from dgent.database.sqlite_backup import back_up
 from dgent.database.sqlite_connection import OwnedConnection
 from dgent.database.sqlite_engine import close, invalidate_half_done, is_in_transaction, wrap
 from dgent.database.sqlite_watch import SQLiteWatches
 from dgent.database.turns import Turns
 from dgent.exceptions import NestedWrite, StorageTimeout
+from dgent.settings import checked_path
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import AsyncIterator, Callable, Hashable
+    from pathlib import Path
 
     from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -132,6 +137,12 @@ class InMemoryDatabase(Database):
             self._watches = {other: watches for other, watches in self._watches.items() if not other.is_closed()}
             watches = self._watches.setdefault(loop, SQLiteWatches(self.look_every, self._version))
         return watches.add(topic, wake)
+
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the database; beside an open transaction, of what was there before."""
+        target = checked_path(path, "no backup: it would be gone with the process")
+        await self.read(partial(back_up, path=target))
+        return target
 
     async def close(self) -> None:
         """Wait for an open transaction, then forget everything.

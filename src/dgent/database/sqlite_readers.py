@@ -53,10 +53,13 @@ class Readers(NamedTuple):
 def open_readers(path: Path, settings: Settings, connect: Connect) -> Readers:
     """Return the readers of a file that exists."""
     inline = InlineReader(connect())
-    short, scans = (
-        Worker(f"dgent-{name}-{path.name}", *_reader(path, settings, connect), most=16) for name in ("read", "scan")
-    )
+    short, scans = (open_reader(f"dgent-{name}-{path.name}", path, settings, connect) for name in ("read", "scan"))
     return Readers(inline, Gathering(inline), short, scans)
+
+
+def open_reader(name: str, path: Path, settings: Settings, connect: Connect) -> Worker:
+    """Return a thread that reads on a connection of its own, each job in one snapshot."""
+    return Worker(name, *_reader(path, settings, connect), most=16)
 
 
 class InlineReader:

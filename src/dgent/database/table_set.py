@@ -107,6 +107,11 @@ class TableSet:
         what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
         return SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
 
+    def create_all(self, connection: Connection) -> None:
+        """Make the tables in an empty database, without a number: it is nobody's store."""
+        for each in (self, *self.parts({})):
+            each.metadata.create_all(connection)
+
     @property
     def names(self) -> list[str]:
         """The names of all tables, those of the parts included."""

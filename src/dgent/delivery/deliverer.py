@@ -25,6 +25,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
+from dgent.backoff import Backoff
 from dgent.datum import uuid7
 from dgent.delivery.queue import Queue, QueueUnreadable
 from dgent.delivery.report import Tally
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from dgent.store import Backend
 
 T = TypeVar("T")
-_PAUSE: Final = 0.02
+_FIRST_PAUSE: Final = 0.02
+_LONGEST_PAUSE: Final = 0.2
 
 
 class Deliverer:
@@ -50,6 +52,7 @@ class Deliverer:
         self.queue, self.target, self.clock = queue, target, clock
         self.name = uuid7()
         self._turns = Turns()
+        self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def page(self, tally: Tally) -> bool:
         """Deal with the next page; tell whether there was one.
@@ -61,8 +64,7 @@ class Deliverer:
             waiting = await self.ask(self.queue.page())
             moved = await self._put_damaged_aside(waiting.damaged, tally)
             blocked = await self._deal_with(waiting.entries, tally)
-        if blocked:
-            await asyncio.sleep(_PAUSE)  # somebody else delivers them, or has died over it
+        await self._wait(blocked=blocked)
         return bool(waiting.entries or moved)
 
     async def run(self, tally: Tally | None = None) -> Tally:
@@ -78,8 +80,14 @@ class Deliverer:
             while (await self.ask(self.queue.of(namespace, id))).entries:
                 async with self._turns.mine():
                     blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries, tally)
-                if blocked:
-                    await asyncio.sleep(_PAUSE)
+                await self._wait(blocked=blocked)
+
+    async def _wait(self, *, blocked: bool) -> None:
+        """Wait, if somebody else delivers some of the entries, or has died over it."""
+        if blocked:
+            await asyncio.sleep(self._backoff.pause())
+        else:
+            self._backoff.reset()
 
     async def _put_damaged_aside(self, entries: list[Entry], tally: Tally) -> int:
         if not entries:

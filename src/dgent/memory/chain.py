@@ -25,6 +25,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
+from dgent.backoff import Backoff
 from dgent.database.errors import OUTAGE
 from dgent.datum import as_datetime
 from dgent.delivery import Delivery, Known, Progress, Tally
@@ -104,7 +105,7 @@ class Chain:
         self._closed = False
         self._tally, self.delivered = Tally(), 0
         self._homeward = Background(self._come_home, self._broke_off)
-        self._probe_at, self._delay = 0.0, SOONEST
+        self._probe_at, self._backoff = 0.0, Backoff(SOONEST, LATEST)
 
     @property
     def serving(self) -> Backend:
@@ -345,7 +346,7 @@ class Chain:
 
         def progress(waiting: int) -> None:
             if tally.delivered:  # it takes what it is given while it is there
-                self._delay = SOONEST
+                self._backoff.reset()
             self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
 
         try:
@@ -353,7 +354,7 @@ class Chain:
             await self._deliver(tally, progress)
         except HINDERED as error:
             if tally.delivered:
-                self._delay = SOONEST
+                self._backoff.reset()
             self._failed(error)
             return report((await self.ways.counts())[0], self.down)
         await self.ways.tidy()
@@ -383,7 +384,7 @@ class Chain:
         was_down, self.down = self.down, ""
         self._enter("normal")
         self.heard = time.time()
-        self._delay = SOONEST
+        self._backoff.reset()
         if not self.ways.left:
             self.ways.tried.clear()
         if was_down:
@@ -409,5 +410,4 @@ class Chain:
 
     def _wait(self) -> None:
         """Put off the next probe, longer each time."""
-        self._probe_at = time.monotonic() + self._delay
-        self._delay = min(2 * self._delay, LATEST)
+        self._probe_at = time.monotonic() + self._backoff.pause()

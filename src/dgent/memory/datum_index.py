@@ -51,6 +51,9 @@ class DatumIndex(Protocol):
     def remove(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> None:
         """Take out rows that are not live any more. One that is damaged (see `is_whole`) has to go, too."""
 
+    def erase(self, connection: Connection, namespace: str) -> None:
+        """Take out everything of a namespace."""
+
     def search(self, connection: Connection, namespace: str, question: Any, limit: int) -> list[str]:
         """Return ids that may answer a question, the best first; the store gives those that are live and confirmed.
 

@@ -167,7 +167,7 @@ class DgentRouter(BackendBase):
         await self._chain.settled()
         return self.serving
 
-    def joined(self, transaction: Runner) -> Backend:
+    def joined(self, transaction: Runner) -> SqlBackend:
         """Return the same store as part of an open transaction of its database.
 
         Raises:

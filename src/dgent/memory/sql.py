@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-import copy
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
 
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
 from dgent.checks import check_id, check_namespace
+from dgent.database.sql_store import SqlStore
 from dgent.exceptions import DgentError
-from dgent.loop import running_loop
 from dgent.memory import datum_index, sql_erase, sql_read
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
@@ -30,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.database import Database, Runner
+    from dgent.database import Database
     from dgent.datum import Datum, Limits
     from dgent.operations import Operation
     from dgent.query import Page, Query
@@ -59,7 +57,7 @@ class _Able:
         return _READ_ONLY if store.database.durable else _VOLATILE
 
 
-class SqlBackend(BackendBase):
+class SqlBackend(SqlStore, BackendBase):
     """A `Backend` in the tables of `dgent.memory.tables`, which it makes on first use.
 
     Args:
@@ -80,40 +78,13 @@ class SqlBackend(BackendBase):
         clock: Callable[[], float] | None = None,
         on_change: OnChange | None = None,
     ) -> None:
+        super().__init__(database, TABLES)
         self.namespace = check_namespace(namespace)
-        self.database = database
         self.limits = limits or database.settings.limits
         self.clock = clock or time.time
         self.on_change = on_change
-        self._runner: Runner = database
-        self._ready = _Ready()
         writer = partial(Writer, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
         self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
-
-    def joined(self, transaction: Runner) -> Self:
-        """Return the same store as part of an open transaction."""
-        other = copy.copy(self)
-        other._runner = transaction  # a copy of this class
-        return other
-
-    async def prepare(self) -> str:
-        """Make the tables if they are not there, and return the id of the store.
-
-        Raises:
-            SchemaOutdated: it can only be read, and they are not there.
-            ReadOnly, AccessRefused: they are not there, and this role or this server cannot make them.
-        """
-        if self._ready.store_id is None:
-            async with self._ready.lock():
-                if self._ready.store_id is None:
-                    self._ready.store_id = await self._create_or_find()
-                    await self.database.look(TABLES.names)
-        return self._ready.store_id
-
-    async def _create_or_find(self) -> str:
-        if self.database.read_only:
-            return await self.database.read(TABLES.check)
-        return await self.database.write(TABLES.prepare)
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
@@ -132,16 +103,16 @@ class SqlBackend(BackendBase):
 
     @override
     async def _get_many(self, ids: Names) -> dict[str, Datum]:
-        return await self._read_short(len(ids) <= SHORT, sql_read.get_many, ids, self.clock())
+        return await self._read(self._here(sql_read.get_many, ids, self.clock()), short=len(ids) <= SHORT)
 
     @override
     async def _count(self, prefix: str | None) -> int:
-        return await self._read(sql_read.count, prefix, self.clock())
+        return await self._read(self._here(sql_read.count, prefix, self.clock()))
 
     @override
     async def _query(self, query: Query) -> Page:
         short = query.limit <= SHORT and covers(query)
-        return await self._read_short(short, sql_read.query, query, self.clock())
+        return await self._read(self._here(sql_read.query, query, self.clock()), short=short)
 
     async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
         """Return live datums that an index finds, the best first.
@@ -150,42 +121,40 @@ class SqlBackend(BackendBase):
             InvalidInput: there is no such index, or it does not take such a question.
         """
         found, most = datum_index.named(index), self.limits.page(limit)
-        ids = await self._read(lambda connection, namespace: found.search(connection, namespace, question, most))
+        ids = await self._read(lambda connection: found.search(connection, self.namespace, question, most))
         return [datum for datum in (await self.get_many(ids)).values() if found.confirms(question, datum)]
 
     @override
     async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(sql_read.causal_chain, id, self.clock(), self.limits.max_chain)
+        return await self._read(self._here(sql_read.causal_chain, id, self.clock(), self.limits.max_chain))
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
         check_id(id)
-        return await self._read_short(True, is_parent, id)
+        return await self._read(self._here(is_parent, id), short=True)
 
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
-        return await self._read(sql_read.history, id, limit, before)
+        return await self._read(self._here(sql_read.history, id, limit, before))
 
     @override
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        return await self._read(sql_read.as_of, time, prefix, limit, cursor)
+        return await self._read(self._here(sql_read.as_of, time, prefix, limit, cursor))
 
     @override
     async def _purge(self, id: str) -> int:
-        went = await self._write(sql_erase.purge, [id])
+        went = await self._write(self._here(sql_erase.purge, [id]))
         if went:
             self._announce([Change("purge", self.namespace, id)])
         return went
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
-        return await self._write(sql_erase.compact, self.clock, keep_versions, older_than)
+        return await self._write(self._here(sql_erase.compact, self.clock, keep_versions, older_than))
 
     @override
     async def _namespaces(self, prefix: str | None, limit: int) -> Names:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read(lambda connection: sql_read.namespaces(connection, prefix, limit))
+        return await self._read(lambda connection: sql_read.namespaces(connection, prefix, limit))
 
     @override
     async def is_available(self) -> bool:
@@ -193,11 +162,11 @@ class SqlBackend(BackendBase):
 
     async def head(self) -> int:
         """Return the highest seq of the namespace; 0 where nothing was ever put."""
-        return await self._read_short(True, sql_read.head)
+        return await self._read(self._here(sql_read.head), short=True)
 
     @override
     async def stats(self) -> StoreStats:
-        return await self._read(sql_read.stats, self.clock())
+        return await self._read(self._here(sql_read.stats, self.clock()))
 
     @override
     async def status(self) -> Mapping[str, object]:
@@ -218,37 +187,17 @@ class SqlBackend(BackendBase):
             return [sql_read.get(connection, self.namespace, id, version, self.clock())]
         return sql_read.get_each(connection, self.namespace, asked, self.clock())
 
-    async def _read(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read(lambda connection: work(connection, self.namespace, *values, **named))
+    def _here(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> Callable[[Connection], T]:
+        """Return work as it is done in this namespace."""
+        return lambda connection: work(connection, self.namespace, *values, **named)
 
-    async def _read_short(self, short: bool, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read(
-            lambda connection: work(connection, self.namespace, *values, **named), short=short
-        )
-
-    async def _write(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> T:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.write(lambda connection: work(connection, self.namespace, *values, **named))
+    async def _look(self) -> None:
+        """Learn whether they may be written."""
+        await self.database.look(self.table_set.names)
 
     def _announce(self, changes: list[Change]) -> None:
         if self.on_change is not None and changes:
-            self._runner.after_commit(lambda: announce(self.on_change, changes))
-
-
-class _Ready:
-    """Whether the tables are there; shared by every view of one store."""
-
-    def __init__(self) -> None:
-        self.store_id: str | None = None
-        self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
-
-    def lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(running_loop(), asyncio.Lock())
+            self._after_commit(lambda: announce(self.on_change, changes))
 
 
 def _changes(namespace: str, operations: Sequence[Operation], outcomes: Outcomes) -> list[Change]:

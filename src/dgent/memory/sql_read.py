@@ -23,12 +23,12 @@ from sqlalchemy import (
     literal_column,
     or_,
     select,
-    tuple_,
 )
 
 from dgent.checks import ID_LENGTH
 from dgent.database.careful import Source, is_undecodable, page_of
 from dgent.database.constructs import BYTEWISE, last_of_each, statement_time, unindexed
+from dgent.database.keyset import behind, first_of, in_order
 from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
@@ -47,9 +47,6 @@ _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 NARROW: Final = 1000
 """A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
-
-BATCH: Final = 500
-"""Rows that a query reads at a time when it must look into them."""
 
 
 def _end(prefix: str) -> str:
@@ -375,14 +372,11 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
 def _whole_page(
     namespace: str, query: Query, at: Position | None, rows: Callable[[Position | None, int], list[Any]]
 ) -> Page:
-    batch = query.limit + 1
-    found: list[Datum] = []
-    while True:
-        here = datums_of(namespace, rows(at, batch))
-        found += filter(query.looks_right, here) if query.looks_inside else here
-        if len(found) > query.limit or len(here) < batch:
-            return query.page(found)
-        at, batch = query.position(here[-1]), max(batch, BATCH)
+    def read(behind: Position | None, most: int) -> list[Datum]:
+        return datums_of(namespace, rows(behind, most))
+
+    wanted = query.looks_right if query.looks_inside else None
+    return query.page(first_of(read, query.position, wanted, at, query.limit, query.limit + 1))
 
 
 def _walk(connection: Connection, namespace: str, query: Query) -> str:
@@ -454,15 +448,8 @@ def _listing(shape: _Shape) -> Statement:
     names += sorted(shape.bounds)
     keys: list[Any] = [seq] if shape.order == "seq" else [created, id]
     if shape.resumed:
-        where.append(_beyond(keys, newest=shape.order == "newest"))
-        names += ["at"] if shape.order == "seq" else ["at", "at_id"]
-    if shape.order == "newest":
-        keys = [key.desc() for key in keys]
-    return Statement(source.where(*where).order_by(*keys).limit(bindparam("most", type_=Integer)), " ".join(names))
-
-
-def _beyond(keys: list[Any], *, newest: bool) -> ColumnElement[bool]:
-    if len(keys) == 1:
-        return keys[0] > bindparam("at", type_=keys[0].type)  # type: ignore[no-any-return]
-    at = tuple_(bindparam("at", type_=keys[0].type), bindparam("at_id", type_=BYTEWISE))
-    return tuple_(*keys) < at if newest else tuple_(*keys) > at
+        place = ["at"] if shape.order == "seq" else ["at", "at_id"]
+        where.append(behind(keys, place, descending=shape.order == "newest"))
+        names += place
+    listed = source.where(*where).order_by(*in_order(keys, descending=shape.order == "newest"))
+    return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join(names))

@@ -60,6 +60,7 @@ _FORGET_TERM = Statement(
     ),
     "ns of_term created of_id",
 )
+_FORGET_ALL = Statement(delete(terms).where(t.namespace == bindparam("ns")), "ns")
 _FORGET_IDS = Statement(delete(terms).where(t.namespace == bindparam("ns"), one_of(t.id, "ids")), "ns ids", lists="ids")
 
 
@@ -138,6 +139,10 @@ class MetadataIndex:
             _FORGET_TERM.run_many(connection, found)
         if damaged:
             _FORGET_IDS.run(connection, namespace, damaged)
+
+    def erase(self, connection: Connection, namespace: str) -> None:
+        """Take out everything of a namespace."""
+        _FORGET_ALL.run(connection, namespace)
 
     def search(self, connection: Connection, namespace: str, question: Query, limit: int) -> list[str]:
         """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first."""

@@ -6,6 +6,7 @@ writers always wait for each other in the same order.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -15,7 +16,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from dgent.checks import canonical_json
 from dgent.datum import as_datetime
 from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
-from dgent.swap import pause
+from dgent.swap import after_conflict
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -48,13 +49,14 @@ async def in_both(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitab
         Conflict: others were first each time, or what is there already stands against it.
     """
     attempts = ATTEMPTS if storage.database.current() is None else 1
+    backoff = after_conflict()
     for attempt in range(1, attempts + 1):
         try:
             return await _once(storage, work)
         except Conflict as error:
             if attempt == attempts or type(error) not in {Conflict, IntegrityViolation}:
                 raise
-        await pause(attempt)
+        await asyncio.sleep(backoff.pause())
     raise AssertionError("unreachable")
 
 

@@ -11,14 +11,15 @@ from sqlalchemy import URL
 
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
-from dgent.bridge import Outbox, TableAdapter, Tables, UnitOfWork, unit_of_work
-from dgent.causal import AsyncGeneration, Doorbell, Log
+from dgent.bridge import MaintainedTables, Outbox, TableAdapter, Tables, UnitOfWork, unit_of_work
+from dgent.causal import AsyncGeneration, Doorbell, Log, MaintainedLog
 from dgent.checks import called
 from dgent.crystal import Universe
 from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.loop import running_loop
 from dgent.memory.bus import DataBus
+from dgent.memory.maintained import MaintainedMemory
 from dgent.memory.router import DgentRouter
 from dgent.settings import Settings, look_at_directory
 from dgent.storage.relational import RelationalStore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
+    from dgent.database.maintained import Maintained
     from dgent.delivery import Delivery, Entry
 
 _NOWHERE: Final = Path("/dev/null/dgent")  # no folder can be made there: what wanted one would be refused
@@ -45,6 +47,7 @@ class StorageProvider:
         bus: tells of what was put, deleted, degraded and recovered, after the fact.
         log: chained logs, which nobody can edit unseen. doorbell: rings when one of them got an entry.
         universe: the crystals of agent memory: values under the schemas that `@schema` declared.
+        maintained: what lies in the database, each with its tables, how much there is, and a check.
     """
 
     def __init__(self, settings: Settings, database: Database, memory: DgentRouter, bus: DataBus) -> None:
@@ -59,6 +62,11 @@ class StorageProvider:
         self.doorbell = Doorbell()
         self.log = Log(database, self.doorbell)
         self.universe = Universe(self.memory)
+        self.maintained: list[Maintained] = [
+            MaintainedMemory(database),
+            MaintainedLog(database),
+            MaintainedTables(self.tables),
+        ]
         self._resolver = Resolver(self.memory, self.tables)
 
     @classmethod
@@ -187,14 +195,20 @@ class StorageProvider:
 
     async def status(self) -> Mapping[str, object]:
         """Return what a person wants to know of where the data lies and how it does; no secrets."""
+        schema: object
+        holds: dict[str, object] = {}
         try:
-            schema: object = await migrations.current(self.settings)
-        except DgentError as error:
+            schema = await migrations.current(self.settings)
+        except DgentError as error:  # then nobody else has to wait for it in vain
             schema = f"unknown: {error}"
+        else:
+            for store in self.maintained:
+                holds[store.name] = await _stats(store)
         return {
             "database": self.database.what,
             "schema": schema,
             "schema_needed": migrations.head(),
+            "holds": holds,
             "memory": await self.memory.status(),
         }
 
@@ -211,3 +225,10 @@ class StorageProvider:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+
+async def _stats(store: Maintained) -> object:
+    try:
+        return await store.stats()
+    except DgentError as error:
+        return f"unknown: {error}"
