@@ -44,13 +44,14 @@ faults: $(READY)  ## every law and promise at full size: kills, cut connections,
 bench: $(READY)  ## measure every operation against the bare driver, in one run (ARGS="--plot bench.png")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-check: $(READY)  ## lint, format, types, floors, and whether the generated docs are fresh
+check: $(READY)  ## lint, format, types, floors, what is declared, and whether the generated docs are fresh
 	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache > .import_linter.log || { cat .import_linter.log; exit 1; }
+	@$(BIN)/deptry --no-ansi . > .deptry.log 2>&1 || { cat .deptry.log; exit 1; }
 	@$(BIN)/python docs/generate.py --check
-	@echo "clean: ruff, mypy, import-linter, docs"
+	@echo "clean: ruff, mypy, import-linter, deptry, docs"
 
 format: $(READY)  ## let ruff format and mend what it can
 	@$(BIN)/ruff format --quiet .
@@ -63,5 +64,5 @@ wheel-test: $(READY)  ## build the wheel and use it in a folder with decoys
 	@$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 clean:  ## remove what was made, .venv included
-	@rm -rf $(VENV) $(DEMO_DIR) build dist .mypy_cache .ruff_cache .import_linter_cache .import_linter.log .hypothesis
+	@rm -rf $(VENV) $(DEMO_DIR) build dist .mypy_cache .ruff_cache .import_linter_cache .import_linter.log .deptry.log .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
