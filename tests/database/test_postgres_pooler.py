@@ -23,9 +23,10 @@ from dgent.exceptions import InvalidSettings, VersionConflict
 from dgent.memory import sql_read
 from dgent.models.brain import Crystal
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 PGBOUNCER = os.environ.get("KGENTS_TEST_PGBOUNCER") or shutil.which("pgbouncer")
-PATIENCE = 20.0
+PATIENCE = patience(20.0)
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import textwrap
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dgent.testing.base import patience
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
@@ -23,7 +25,7 @@ _forks.set_forkserver_preload(["dgent.memory.sqlite", "dgent.memory.jsonl", "dge
 
 _SLOW = re.compile(r"^Executing <.*> took [\d.]+ seconds\n", re.MULTILINE)  # says asyncio of a busy machine
 
-PATIENCE = 120.0
+PATIENCE = patience(120.0)
 """Seconds after which a process counts as hung; nothing here is near it."""
 
 
