@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
-from tests.conftest import free_port
+from tests.postgres import free_port
 
 from dgent import Datum, DgentRouter, StorageProvider
 from dgent.database.postgres_sync import create_sync_engine
