@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["dgent.memory.sqlite", "dgent.memory.jsonl", "dgent.migrations"])
+_forks.set_forkserver_preload(
+    ["dgent.memory.sqlite", "dgent.memory.jsonl", "dgent.storage", "dgent.causal", "dgent.testing", "asyncpg"]
+)
 
 _SLOW = re.compile(r"^Executing <.*> took [\d.]+ seconds\n", re.MULTILINE)  # says asyncio of a busy machine
 
