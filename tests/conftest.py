@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis.configuration import set_hypothesis_home_dir
 from tests.postgres import Databases, PostgresServer, settled
+from tests.slow_twins import is_slow_twin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,10 +30,21 @@ hypothesis.settings.register_profile("full", hypothesis.settings.get_profile("fa
 hypothesis.settings.load_profile("fast")  # `--hypothesis-profile full` wins: it is read after this file
 
 
+def is_full(config: pytest.Config) -> bool:
+    return bool(config.getoption("--hypothesis-profile") == "full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow twins to the long form."""
+    if not is_full(config):
+        config.hook.pytest_deselected(items=[item for item in items if is_slow_twin(item.nodeid)])
+        items[:] = [item for item in items if not is_slow_twin(item.nodeid)]
+
+
 @pytest.fixture(scope="session")
 def full_size(request: pytest.FixtureRequest) -> bool:
     """Whether this is the long form (`make faults`), in which a test repeats as often as its promise says."""
-    return bool(request.config.getoption("--hypothesis-profile") == "full")
+    return is_full(request.config)
 
 
 _numbers = count()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.slow_twins import SLOW_TWINS
 
 import dgent
 
@@ -53,6 +54,16 @@ def test_the_public_names_are_sorted_and_there() -> None:
     assert undocumented == []
     with pytest.raises(AttributeError):
         dgent.NoSuchName  # noqa: B018
+
+
+def test_the_slow_twins_that_are_left_to_the_long_form_exist() -> None:
+    tests = Path(__file__).parent
+    for pattern, reason in SLOW_TWINS.items():
+        file, _, function = pattern.replace(r"\.", ".").partition("::")
+        name = function.partition("\\[")[0]
+        assert name == r"\w+" or f"def {name}(" in (tests / file).read_text("utf-8"), pattern
+        assert (tests / file).is_file(), pattern
+        assert reason, pattern
 
 
 def test_an_import_loads_no_driver_no_command_line_and_no_test_tool() -> None:

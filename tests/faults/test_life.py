@@ -28,7 +28,7 @@ async def use(store, name):
 
 store = {"sqlite": SQLiteBackend, "jsonl": JSONLBackend}[sys.argv[1]](sys.argv[2])
 """
-END = 2.0  # seconds
+END = patience(2.0)  # seconds
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])

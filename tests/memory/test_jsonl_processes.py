@@ -98,7 +98,7 @@ async def test_d5_writers_in_three_processes_lose_nothing_while_one_compacts(pat
 
 async def test_an_acknowledged_put_survives_kill_9(path: Path, full_size: bool) -> None:
     acknowledged: set[str] = set()
-    for round in range(500 if full_size else 15):
+    for round in range(500 if full_size else 5):
         with python(PUT, path, f"r{round}", 10_000) as process:
             assert process.stdout is not None
             seen = [process.stdout.readline() for _ in range(1 + round * 7 % 40)]
