@@ -13,7 +13,7 @@ import hypothesis
 import pytest
 from hypothesis import HealthCheck
 from hypothesis.configuration import set_hypothesis_home_dir
-from tests.postgres import Databases, PostgresServer, settled
+from tests.postgres import Databases, MigratedDatabases, PostgresServer, settled
 from tests.slow_twins import is_slow_twin
 
 if TYPE_CHECKING:
@@ -121,8 +121,16 @@ def postgres_server(fresh_data: Path) -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def databases(postgres_admin_url: str) -> Iterator[Databases]:
-    """Return the databases of the tests of this process."""
+    """Return the empty databases of the tests of this process."""
     databases = Databases(postgres_admin_url)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_databases(postgres_admin_url: str) -> Iterator[MigratedDatabases]:
+    """Return those that have the typed tables."""
+    databases = MigratedDatabases(postgres_admin_url)
     yield databases
     databases.close()
 
@@ -130,6 +138,16 @@ def databases(postgres_admin_url: str) -> Iterator[Databases]:
 @pytest.fixture
 def postgres_url(databases: Databases) -> Iterator[str]:
     """Return the TCP URL of an empty database for one test, which must have closed what it opened when it ends."""
+    yield from lent(databases)
+
+
+@pytest.fixture
+def migrated_postgres_url(migrated_databases: MigratedDatabases) -> Iterator[str]:
+    """Return the same with the typed tables in it, for a test that is not about how they came there."""
+    yield from lent(migrated_databases)
+
+
+def lent(databases: Databases) -> Iterator[str]:
     url = databases.lend()
     try:
         yield url

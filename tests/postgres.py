@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import tempfile
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +20,14 @@ from psycopg import sql
 from sqlalchemy.engine import make_url
 from tests import server_clock
 
+from dgent import migrations
+from dgent.models import TABLES, Base
 from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+_numbers = count()
 _POLLING = 0.02
 _PATIENCE = patience(5.0)
 
@@ -116,17 +121,20 @@ class Databases:
     One that is not as new then, as its catalogs say, is dropped: `_REST` counts what a test can leave there.
     """
 
+    template = "template0"
+
     def __init__(self, url: str) -> None:
-        self._url, self._free, self._numbers = url, list[str](), count()
+        self._url, self._free = url, list[str]()
         self._admin = psycopg.connect(url, autocommit=True)
 
     def lend(self) -> str:
         """Return the URL of an empty database that nobody is connected to."""
-        if self._free:
-            return self._url_of(self._free.pop())
-        name = f"dgent_test_{os.getpid()}_{next(self._numbers)}"
-        self._admin.execute(_named("CREATE DATABASE {} TEMPLATE template0", name))
-        return self._url_of(name)
+        return self._url_of(self._free.pop() if self._free else self._made(self.template))
+
+    def _made(self, template: str) -> str:
+        name = f"dgent_test_{os.getpid()}_{next(_numbers)}"
+        self._admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*map(sql.Identifier, (name, template))))
+        return name
 
     def take_back(self, url: str) -> list[str]:
         """Empty or drop a database; return the last statements of the connections that the test left open."""
@@ -155,14 +163,44 @@ class Databases:
         try:
             self._admin.execute(_named("ALTER DATABASE {} RESET ALL", name))
             with psycopg.connect(self._url_of(name), autocommit=True) as connection:
-                connection.execute(_EMPTY)
-                rest = connection.execute(_REST).fetchone()
+                connection.execute("SET lock_timeout = '5s'")
+                as_new = self._empty(connection)
         except psycopg.Error:  # an older server, on which `public` is another's
             return False
-        return rest == (0,) and not settled(lambda: self._connections(name))
+        return as_new and not settled(lambda: self._connections(name))
+
+    def _empty(self, connection: psycopg.Connection) -> bool:
+        """Empty it, and tell whether it is as new."""
+        connection.execute(_EMPTY)
+        return connection.execute(_REST).fetchone() == (0,)
 
     def _drop(self, name: str) -> None:
         self._admin.execute(_named("DROP DATABASE {} WITH (FORCE)", name))
+
+
+class MigratedDatabases(Databases):
+    """Databases in which the typed tables are, at the last revision, and without a row."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.template = self._made("template0")
+        with ThreadPoolExecutor(1) as thread:  # which has no event loop
+            thread.submit(asyncio.run, migrations.upgrade(self._url_of(self.template))).result()
+        with psycopg.connect(self._url_of(self.template)) as connection:
+            self._as_made = connection.execute(_OBJECTS).fetchone()
+            self._last = connection.execute("SELECT max(oid)::bigint FROM pg_class").fetchone()
+
+    def close(self) -> None:
+        self._drop(self.template)
+        super().close()
+
+    def _empty(self, connection: psycopg.Connection) -> bool:
+        later = "SELECT oid::regclass FROM pg_class WHERE oid::bigint > %s AND relkind IN ('r', 'p')"
+        for (table,) in connection.execute(later, self._last).fetchall():
+            connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")  # type: ignore[arg-type]  # it is quoted
+        tables = [table.name for table in reversed(Base.metadata.sorted_tables) if table.name in TABLES]
+        connection.execute("".join(f"DELETE FROM {name};" for name in tables))  # type: ignore[arg-type]
+        return connection.execute(_OBJECTS).fetchone() == self._as_made
 
 
 def _named(statement: str, name: str) -> sql.Composed:
@@ -170,7 +208,6 @@ def _named(statement: str, name: str) -> sql.Composed:
 
 
 _EMPTY = """
-SET lock_timeout = '5s';
 DO $$
 DECLARE schema name;
 BEGIN
@@ -207,4 +244,16 @@ SELECT sum(n)::int FROM (
     UNION ALL SELECT count(*) FROM pg_database WHERE datname = current_database()
         AND (datacl IS NOT NULL OR datconnlimit <> -1 OR NOT datallowconn)
 ) AS rest
+"""
+
+# A copy of a database has the numbers of its objects, and who wrote each row of its catalogs, until that is changed.
+_OBJECTS = f"""
+SELECT ({_REST}), md5(string_agg(line, ';' ORDER BY line)) FROM (
+    SELECT concat_ws(' ', 'relation', oid, xmin) AS line FROM pg_class WHERE oid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'column', attrelid, attnum, xmin) FROM pg_attribute WHERE attrelid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'constraint', oid, xmin) FROM pg_constraint WHERE oid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'index', indexrelid, xmin) FROM pg_index WHERE indexrelid >= 16384
+    UNION ALL SELECT concat_ws(' ', 'trigger', oid, xmin) FROM pg_trigger
+    UNION ALL SELECT concat_ws(' ', 'schema', oid, xmin) FROM pg_namespace WHERE nspname !~ '^pg_t'
+) AS objects
 """
