@@ -222,7 +222,7 @@ async def test_a_lost_commit_is_resolved(postgres_url: str, delivered: bool, hel
 async def test_a_lost_commit_that_nobody_can_tell_of_is_unknown(postgres_url: str) -> None:
     await create(postgres_url)
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
-        database = opened(proxy.url, connect_timeout=0.5)
+        database = opened(proxy.url, connect_timeout=patience(0.5))
         await database.write(lambda connection: add.run(connection, "a", 1))
         proxy.cut_when(b"COMMIT\0", delivered=True)
 
@@ -240,7 +240,7 @@ async def test_a_lost_commit_that_nobody_can_tell_of_is_unknown(postgres_url: st
 async def test_a_silent_server_hangs_nobody(postgres_url: str) -> None:
     await create(postgres_url)
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
-        database = opened(proxy.url, connect_timeout=0.3, command_timeout=0.3)
+        database = opened(proxy.url, connect_timeout=patience(0.3), command_timeout=patience(0.3))
         await database.write(lambda connection: add.run(connection, "a", 1))
         assert await held(database) == ["a"]
         proxy.fall_silent()
@@ -264,7 +264,7 @@ async def test_a_silent_server_hangs_nobody(postgres_url: str) -> None:
 async def test_a_caller_need_not_wait_for_a_silent_server(postgres_url: str) -> None:
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
         proxy.fall_silent()
-        database = opened(proxy.url, connect_timeout=0.5)
+        database = opened(proxy.url, connect_timeout=patience(0.5))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await held(database)
