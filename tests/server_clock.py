@@ -22,12 +22,15 @@ CREATE FUNCTION public.statement_timestamp() RETURNS timestamptz LANGUAGE sql ST
     AS 'SELECT to_timestamp(now) FROM public.the_time'
 """
 
+_connections: dict[str, psycopg.Connection] = {}  # by the URL of the database, until the test is over
+
 
 @dataclass(frozen=True)
 class ServerClock:
     """Makes the server of a database show a time, to connections that are opened from the first time on.
 
-    PostgreSQL looks into `pg_catalog` first unless the path names it; here it is named last.
+    PostgreSQL looks into `pg_catalog` first unless the path names it; here it is named last. All clocks of one database
+    share a connection, which `release` closes.
     """
 
     url: str
@@ -40,9 +43,18 @@ class ServerClock:
 
     def __call__(self, now: float) -> None:
         """Show this time."""
-        with psycopg.connect(self.url, autocommit=True) as connection:
-            if connection.execute("SELECT to_regclass('public.the_time')").fetchone() == (None,):
-                name = sql.Identifier(connection.info.dbname)
-                connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = public, pg_catalog").format(name))
-                connection.execute(_SET_UP)
-            connection.execute("UPDATE public.the_time SET now = %s", [now])
+        self._connection().execute("UPDATE public.the_time SET now = %s", [now])
+
+    def _connection(self) -> psycopg.Connection:
+        if (open := _connections.get(self.url)) is None:
+            open = _connections[self.url] = psycopg.connect(self.url, autocommit=True)
+            name = sql.Identifier(open.info.dbname)
+            open.execute(sql.SQL("ALTER DATABASE {} SET search_path = public, pg_catalog").format(name))
+            open.execute(_SET_UP)
+        return open
+
+
+def release(url: str) -> None:
+    """Close the connection to a database that is about to go; there may be none."""
+    if (open := _connections.pop(url, None)) is not None:
+        open.close()

@@ -88,7 +88,7 @@ async def engine(request: pytest.FixtureRequest, sqlite_path: Path) -> AsyncIter
         engine = create_async_engine(f"sqlite+aiosqlite:///{sqlite_path}", poolclass=StaticPool)
         event.listen(engine.sync_engine, "connect", lambda dbapi, _: dbapi.execute("PRAGMA foreign_keys=ON"))
     else:
-        url = make_url(request.getfixturevalue("postgres_url")).set(drivername="postgresql+asyncpg")
+        url = make_url(request.getfixturevalue("migrated_postgres_url")).set(drivername="postgresql+asyncpg")
         engine = create_async_engine(url, poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.run_sync(Base.metadata.create_all)

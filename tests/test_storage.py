@@ -27,6 +27,7 @@ from dgent.exceptions import (
 from dgent.memory.jsonl import JSONLBackend
 from dgent.models.brain import Crystal
 from dgent.models.self_grow import GrowthProposal
+from dgent.testing.base import patience
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -178,7 +179,7 @@ async def test_strict_refuses_a_fallback(tmp_path: Path) -> None:
             data_dir=tmp_path,
             database_url="postgresql://user:secret@127.0.0.1:1/none",
             strict=True,
-            connect_timeout=2.0,
+            connect_timeout=patience(2.0),
         )
     assert "secret" not in str(refused.value)
 

@@ -34,8 +34,10 @@ async def opened(url: str) -> AsyncIterator[Database]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
-    """Return the URL of an empty database."""
-    return f"sqlite:///{sqlite_path}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    """Return the URL of a database without a row."""
+    if request.param == "sqlite":
+        return f"sqlite:///{sqlite_path}"
+    return str(request.getfixturevalue("migrated_postgres_url"))
 
 
 @pytest_asyncio.fixture

@@ -15,6 +15,7 @@ from dgent.exceptions import IntegrityViolation, VersionConflict
 from dgent.memory.change import Change
 from dgent.memory.sql import SqlBackend
 from dgent.models import Crystal
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from dgent.database import Database
@@ -96,7 +97,7 @@ async def test_the_storages_bus_tells_of_rows_and_of_datums_apart(tmp_path: Any)
             await tx.table(Crystal).put(row("a"))
         await storage.table(Crystal).put(row("b"))
         await storage.tables.register(Crystal, hidden=["datum_id"]).delete("b")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(patience(20)):
             while len(rows) < 3 or not datums:
                 await asyncio.sleep(0.001)
         assert rows == [*puts(("a", 1), ("b", 1)), Change("delete", NAMESPACE, "b")]

@@ -13,6 +13,7 @@ from tests.faults.pausing import Pause, statements
 from dgent.bridge import TableAdapter
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
+from dgent.testing.base import patience
 
 from .conftest import opened
 from .wide import Note, Wide
@@ -20,7 +21,7 @@ from .wide import Note, Wide
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-HANG = 120.0
+HANG = patience(120.0)
 
 Verb = "Callable[[TableAdapter], Awaitable[Any]]"
 

@@ -17,6 +17,7 @@ from dgent.datum import Datum
 from dgent.exceptions import IntegrityViolation, NestedWrite, StoreClosed, VersionConflict
 from dgent.memory.sql import SqlBackend
 from dgent.models import CitizenConversation, ConversationTurn, Crystal, CrystalTag
+from dgent.testing.base import patience
 
 from .conftest import opened, settings_of
 
@@ -75,9 +76,9 @@ async def test_p2_a_failed_transaction_leaves_no_trace(database: Database, memor
 
 async def test_p2_a_cancelled_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
     await _both(database, memory)  # the first one also opens connections
-    for patience in range(0, 60, 3):
+    for steps in range(0, 60, 3):
         task = asyncio.create_task(_both(database, memory))
-        for _ in range(patience):
+        for _ in range(steps):
             await asyncio.sleep(0)
         task.cancel()
         with suppress(asyncio.CancelledError):
@@ -88,7 +89,7 @@ async def test_p2_a_cancelled_transaction_leaves_no_trace(database: Database, me
 
 
 async def test_p2_nested_use_is_a_savepoint_and_does_not_deadlock(database: Database, memory: SqlBackend) -> None:
-    async with asyncio.timeout(20), unit_of_work(database, memory) as outer:
+    async with asyncio.timeout(patience(20)), unit_of_work(database, memory) as outer:
         await outer.memory.put(Datum.create(b"1", id="outer"))
         with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
             async with unit_of_work(database, memory) as inner:

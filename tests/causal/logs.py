@@ -14,12 +14,13 @@ from sqlalchemy.engine import make_url
 from dgent.causal import Doorbell, Entry, Log
 from dgent.database import open_database
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable
     from multiprocessing.connection import Connection
 
-HANG = 30.0
+HANG = patience(30.0)
 """Seconds after which something counts as hung; nothing here is near it."""
 
 

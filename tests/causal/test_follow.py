@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
     from pathlib import Path
 
-    from tests.conftest import PostgresServer
+    from tests.postgres import PostgresServer
 
 FREQUENT, NEVER = 0.05, 3600.0
 

@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 from dgent.causal import Fingerprint, SigningKey
 from dgent.causal.keys import generate, is_signed, load, load_public, public_path
 from dgent.exceptions import InvalidInput, InvalidKey, ReadOnly
+from dgent.testing.base import patience
 
 HEX = "0123456789abcdef"
 
@@ -266,7 +267,7 @@ def test_without_cryptography_an_error_says_what_to_install(tmp_path: Path) -> N
         "    except Exception as error:\n        print(type(error).__name__, error)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "key")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=patience(60), check=True)
     assert (
         done.stdout.splitlines()
         == ["CapabilityMissing checkpoints need cryptography: run `pip install dgent[signing]`"] * 3

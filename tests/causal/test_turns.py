@@ -31,6 +31,7 @@ from dgent.exceptions import (
     NonMonotonicGeneration,
     StoreError,
 )
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -123,7 +124,7 @@ def test_w2_threads_take_turns(engine: Engine, format: Format, plan: list[list[S
     def one(number: int) -> Done:
         done: Done = []
         with engine.connect() as connection:
-            start.wait(30)
+            start.wait(patience(30))
             for at, step in enumerate(plan[number]):
                 try:
                     with connection.begin():

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dgent.testing.base import patience
+
 if TYPE_CHECKING:
     from tests.cli.running import Runner
 
@@ -18,7 +20,7 @@ REAL = sorted(Path(__file__).resolve().parents[3].glob("shared/data/locomo/*.jso
 
 def demo(*arguments: object, code: int = 0) -> str:
     command = [sys.executable, "-m", "dgent.cli.demo", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience(120))
     assert done.returncode == code, done.stderr
     return done.stdout or done.stderr
 

@@ -25,6 +25,7 @@ from dgent.cli.exits import ExitCode, exit_code
 from dgent.exceptions import StorageError
 from dgent.memory.manifest import ManifestFile
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,7 +248,7 @@ def test_a_reader_that_leaves_ends_it_quietly(kg: Runner, monkeypatch: pytest.Mo
     running.stdout.close()
     with running.stderr:
         assert running.stderr.read() == b""
-    assert running.wait(30) == 141
+    assert running.wait(patience(30)) == 141
 
 
 @pytest.mark.parametrize("how", [(), ("--json",)])
@@ -260,20 +261,20 @@ def test_a_reader_that_was_never_there_ends_it_quietly(kg: Runner, how: tuple[st
     assert running.stderr is not None
     with running.stderr:
         assert running.stderr.read() == b""
-    assert running.wait(60) == 141
+    assert running.wait(patience(60)) == 141
 
 
 def test_a_pipe_gets_every_byte(kg: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONUNBUFFERED", "1")
     kg("memory", "put", "-", "--id", "large", stdin=b"x" * 2**20)
-    assert len(spawned("memory", "get", "large", "--content").communicate(timeout=60)[0]) == 2**20
+    assert len(spawned("memory", "get", "large", "--content").communicate(timeout=patience(60))[0]) == 2**20
 
 
 def test_a_full_output_is_an_error(kg: Runner) -> None:
     kg("memory", "put", "x", "--id", "a")
     with Path("/dev/full").open("wb") as full:
         running = spawned("memory", "get", "a", stdout=full)
-        assert b"No space left" in running.communicate(timeout=30)[1]
+        assert b"No space left" in running.communicate(timeout=patience(30))[1]
     assert running.returncode == 1
 
 

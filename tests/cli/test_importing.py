@@ -22,6 +22,7 @@ from dgent.models import Citizen, CitizenConversation, ConversationTurn, Crystal
 from dgent.services import Brain, Town
 from dgent.services.conversation_file import Conversation, parse_conversation, read_conversation
 from dgent.services.importing import Counts, import_conversation, session_id, topic, turn_id
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -230,7 +231,7 @@ async def test_an_import_that_was_killed_goes_on_where_it_stopped(sessions: int)
     with running.stdout as told:
         acknowledged = [told.readline() for _ in range(1 + sessions)]
         os.kill(running.pid, signal.SIGKILL)
-    running.wait(30)
+    running.wait(patience(30))
     assert len(acknowledged) == 1 + sessions
     read = read_conversation(SAMPLE)
     async with await StorageProvider.from_config() as storage:

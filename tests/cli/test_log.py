@@ -13,6 +13,7 @@ import pytest
 from tests.cli.running import spawned
 
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from tests.cli.running import Runner
@@ -119,7 +120,7 @@ def test_a_follower_shows_what_is_there_and_what_comes(filled: Runner) -> None:
         filled("log", "append", "talk", "late", "--writer", "carol")
         assert json.loads(process.stdout.readline())["text"] == "late"
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        assert process.wait(patience(30)) == 130
     finally:
         if process.poll() is None:
             process.kill()

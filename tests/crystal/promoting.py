@@ -29,6 +29,7 @@ import models.base
 from dgent.crystal import Ref, Schema
 from dgent.models import Base
 from dgent.models.base import _fill_defaults
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -188,7 +189,9 @@ def run(folder: Path, *arguments: str, **environment: str) -> str:
     """Run a module of Python in a checkout and return what it printed; it must succeed."""
     given = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "MYPYPATH": str(ROOT / "src"), **environment}
     command = [sys.executable, "-m", *arguments]
-    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=given, capture_output=True, text=True, timeout=patience(300), check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 

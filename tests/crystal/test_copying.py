@@ -49,7 +49,9 @@ async def opened(url: str) -> AsyncIterator[StorageProvider]:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
-    return f"sqlite:///{sqlite_path}" if request.param == "sqlite" else str(request.getfixturevalue("postgres_url"))
+    if request.param == "sqlite":
+        return f"sqlite:///{sqlite_path}"
+    return str(request.getfixturevalue("migrated_postgres_url"))
 
 
 def sqlite(path: Path) -> str:

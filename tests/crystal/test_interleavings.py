@@ -22,11 +22,12 @@ from dgent.crystal.upgrade import upgrade
 from dgent.datum import Datum
 from dgent.models import Base
 from dgent.models.base import JSONDict, JSONList, UTCDateTime, utcnow
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-HANG = 120.0
+HANG = patience(120.0)
 
 
 class PlainMark(Base):

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from dgent.testing.base import patience
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +46,7 @@ class Checkout:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=patience(120),
             check=False,
         )
         assert done.returncode == code, done.stdout + done.stderr

@@ -22,14 +22,22 @@ MANY = 300
 OLD = MANY * 4 // 5
 
 
-def upgrade(pipe: Connection, number: int, kind: str, place: str, batch: int) -> None:
-    """Upgrade all, say the progress of each batch, and in the end how many were written."""
+def upgrade(pipe: Connection, number: int, kind: str, place: str, batch: int, told: bool = False) -> None:
+    """Upgrade all, say the progress of each batch, and in the end how many were written.
+
+    Where it is `told`, it waits after each batch for a word to go on.
+    """
+
+    def progress(done: object) -> None:
+        pipe.send(done)
+        if told:
+            pipe.recv()
 
     async def main() -> None:
         async with opened(kind, place) as store:
             await store.count()
             ready(pipe)
-            report = await Universe(store, schemas=KNOWN).upgrade(MARK, batch=batch + number, progress=pipe.send)
+            report = await Universe(store, schemas=KNOWN).upgrade(MARK, batch=batch + number, progress=progress)
             pipe.send(("upgraded", report.upgraded))
 
     asyncio.run(main())
@@ -61,12 +69,13 @@ async def test_a_killed_upgrade_goes_on_where_it_ended(kind: str, place: str, fu
     async with opened(kind, place) as store:
         await filled(store, MANY)
     for _ in range(50 if full_size else 5):
-        child = Child(upgrade, 0, kind, place, 5)
+        child = Child(upgrade, 0, kind, place, 5, True)
         together([child])
         looks = MANY // 5  # batches of the first pass, in which nothing is written
         for _ in range(looks + chance.randint(0, 8)):
             if isinstance(child.answer(), tuple):
                 break
+            child.answers.send("go")  # and with the last one it is on its way when it is killed
         time.sleep(chance.random() * 0.005)
         child.kill()
         async with opened(kind, place) as store:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.database.entries import HANG, create, nothing_lent, opened
 
+from dgent.testing.base import patience
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
@@ -19,7 +21,7 @@ async def postgres(postgres_url: str) -> AsyncIterator[PostgresDatabase]:
     """Return a database that must have all its connections back when the test ends."""
     await create(postgres_url)
     async with asyncio.timeout(HANG):
-        database = opened(postgres_url, connect_timeout=2)
+        database = opened(postgres_url, connect_timeout=patience(2))
         yield database
         assert nothing_lent(database), "a connection is still checked out"
         await database.close()

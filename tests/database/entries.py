@@ -11,13 +11,14 @@ from dgent.database import open_database
 from dgent.database.statement import Statement
 from dgent.exceptions import Conflict
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.database.postgres import PostgresDatabase
 
-HANG = 20.0
+HANG = patience(20.0)
 """Seconds after which something counts as hung; nothing here is near it."""
 
 table = Table("entry", MetaData(), Column("id", Text, primary_key=True), Column("value", Integer, nullable=False))

@@ -34,6 +34,7 @@ from dgent.exceptions import (
     StorageTimeout,
 )
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 SECRET = "s3cr3t-h0rse"
 _numbers = itertools.count()
@@ -97,7 +98,7 @@ MISTAKES = {
 
 async def opened(url: str | URL, folder: Path, **more: Any) -> None:
     """Open everything that a program may begin with; each must refuse alike, and nothing else may serve."""
-    settings = Settings.load(database_url=url, data_dir=folder, connect_timeout=3, **more)
+    settings = Settings.load(database_url=url, data_dir=folder, connect_timeout=patience(3), **more)
     router = DgentRouter(settings)
     try:
         await router.open()
@@ -110,11 +111,11 @@ async def refused(url: str | URL, folder: Path, kind: type[DgentError], *words: 
     """Check that opening this is refused so, by the router, the storage and the migrations, without a fallback."""
 
     async def stored() -> None:
-        settings = Settings.load(database_url=url, data_dir=folder, connect_timeout=3)
+        settings = Settings.load(database_url=url, data_dir=folder, connect_timeout=patience(3))
         await (await StorageProvider.from_config(settings)).close()
 
     async def migrated() -> None:
-        await migrations.upgrade(Settings.load(database_url=url, data_dir=folder, connect_timeout=3))
+        await migrations.upgrade(Settings.load(database_url=url, data_dir=folder, connect_timeout=patience(3)))
 
     attempts = (lambda: opened(url, folder), lambda: opened(url, folder, spill=True), stored, migrated)
     for attempt in attempts:

@@ -223,19 +223,20 @@ async def test_a_transaction_shows_one_truth_to_the_session_and_to_units(postgre
 
 async def test_a_deadlock_is_retried_until_both_are_in(postgres: PostgresDatabase) -> None:
     await postgres.write(lambda connection: [add.run(connection, id, 0) for id in "ab"])
-    started: list[str] = []
+    holding: list[str] = []
 
     def crosswise(first: str, second: str) -> Callable[[Connection], None]:
         def unit(connection: Connection) -> None:
-            started.append(first)
             bump.run(connection, first)
-            connection.exec_driver_sql("SELECT pg_sleep(0.2)")
+            holding.append(first)
+            while second not in holding:  # until each waits for what the other holds
+                connection.exec_driver_sql("SELECT pg_sleep(0.01)")
             bump.run(connection, second)
 
         return unit
 
     await asyncio.gather(postgres.write(crosswise("a", "b")), postgres.write(crosswise("b", "a")))
-    assert len(started) > 2, "there was no deadlock"
+    assert len(holding) == 3, "there was no deadlock"
     assert await postgres.read(lambda connection: [get.row(connection, id) for id in "ab"]) == [(2,), (2,)]
 
 

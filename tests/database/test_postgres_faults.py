@@ -29,9 +29,10 @@ from dgent.exceptions import (
     OutcomeUnknown,
     StorageTimeout,
 )
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from sqlalchemy import Connection
 
@@ -54,12 +55,13 @@ async def test_a_read_outlives_the_death_of_its_connections(postgres: PostgresDa
 async def test_nothing_acknowledged_is_lost_when_connections_die_while_writing(
     postgres: PostgresDatabase, postgres_url: str
 ) -> None:
-    async def storm() -> None:
+    async def storm(told: dict[str, str]) -> None:
         for _ in range(25):
             await _kill_connections(postgres_url)
             await asyncio.sleep(0.03)
+        await _more_in(told, ENOUGH)
 
-    told = await _write_through(postgres, storm())
+    told = await _write_through(postgres, storm)
     _check_story(told, await rows_of(postgres_url))
     await postgres.write_each(put_each, ("after", 1), 0)
 
@@ -67,15 +69,15 @@ async def test_nothing_acknowledged_is_lost_when_connections_die_while_writing(
 async def test_nothing_acknowledged_is_lost_when_the_server_crashes(postgres_server: Any) -> None:
     url = postgres_server.url()
     await create(url)
-    database = opened(url, connect_timeout=3)
+    database = opened(url, connect_timeout=patience(3))
 
-    async def crash() -> None:
-        await asyncio.sleep(0.3)
+    async def crash(told: dict[str, str]) -> None:
+        await _more_in(told, ENOUGH)
         await asyncio.to_thread(postgres_server.stop, "immediate")
         await asyncio.to_thread(postgres_server.start)
-        await asyncio.sleep(0.3)
+        await _more_in(told, ENOUGH)
 
-    told = await _write_through(database, crash())
+    told = await _write_through(database, crash)
     _check_story(told, await rows_of(url))
     await database.write_each(put_each, ("after", 1), 0)
     await database.close()
@@ -84,7 +86,7 @@ async def test_nothing_acknowledged_is_lost_when_the_server_crashes(postgres_ser
 async def test_after_a_crash_the_id_of_a_lost_transaction_proves_nothing(postgres_server: Any) -> None:
     url = postgres_server.url()
     await create(url)
-    database = opened(url, connect_timeout=3)
+    database = opened(url, connect_timeout=patience(3))
     await database.write(lambda connection: add.run(connection, "a", 1))
     link = database._home.writers.take_now()  # type: ignore[union-attr]
     assert link is not None
@@ -120,7 +122,28 @@ async def _kill_connections(url: str) -> None:
     await connection.close()
 
 
-async def _write_through(database: PostgresDatabase, trouble: Any) -> dict[str, str]:
+ENOUGH = 20
+"""So many writes before and after trouble show something."""
+
+
+async def _more_in(told: dict[str, str], many: int) -> None:
+    """Wait until so many more writes were acknowledged, however busy the machine is."""
+    before = _ins(told)
+    try:
+        async with asyncio.timeout(HANG):
+            while _ins(told) < before + many:
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"{_ins(told) - before} of {many} writes were acknowledged in {HANG} s") from None
+
+
+def _ins(told: dict[str, str]) -> int:
+    return sum(answer == "in" for answer in told.values())
+
+
+async def _write_through(
+    database: PostgresDatabase, trouble: Callable[[dict[str, str]], Awaitable[None]]
+) -> dict[str, str]:
     """Write from many tasks while there is trouble; return what each id was told."""
     told: dict[str, str] = {}
     over = asyncio.Event()
@@ -145,16 +168,16 @@ async def _write_through(database: PostgresDatabase, trouble: Any) -> dict[str, 
             except OutcomeUnknown:
                 told[id] = "unknown"
 
-    async with asyncio.timeout(HANG), asyncio.TaskGroup() as group:
+    async with asyncio.timeout(3 * HANG), asyncio.TaskGroup() as group:
         for writer in range(8):
             group.create_task(one(writer))
-        await trouble
+        await trouble(told)
         over.set()
     return told
 
 
 def _check_story(told: dict[str, str], found: list[str]) -> None:
-    assert sum(answer == "in" for answer in told.values()) > 20
+    assert _ins(told) >= ENOUGH
     assert not {id for id, answer in told.items() if answer == "in"} - set(found), "acknowledged, and lost"
     assert not {id for id, answer in told.items() if answer == "out"} & set(found), "refused, and in"
     assert not set(found) - set(told), "nobody wrote this"
@@ -174,7 +197,7 @@ async def test_a_lost_commit_is_resolved(postgres_url: str, delivered: bool, hel
         return run
 
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
-        database = opened(proxy.url, connect_timeout=3)
+        database = opened(proxy.url, connect_timeout=patience(3))
         await database.write(unit("before"))
         proxy.cut_when(b"COMMIT\0", delivered=delivered, held=held)
         await database.write(unit("unit"))
@@ -199,7 +222,7 @@ async def test_a_lost_commit_is_resolved(postgres_url: str, delivered: bool, hel
 async def test_a_lost_commit_that_nobody_can_tell_of_is_unknown(postgres_url: str) -> None:
     await create(postgres_url)
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
-        database = opened(proxy.url, connect_timeout=0.5)
+        database = opened(proxy.url, connect_timeout=patience(0.5))
         await database.write(lambda connection: add.run(connection, "a", 1))
         proxy.cut_when(b"COMMIT\0", delivered=True)
 
@@ -217,7 +240,7 @@ async def test_a_lost_commit_that_nobody_can_tell_of_is_unknown(postgres_url: st
 async def test_a_silent_server_hangs_nobody(postgres_url: str) -> None:
     await create(postgres_url)
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
-        database = opened(proxy.url, connect_timeout=0.3, command_timeout=0.3)
+        database = opened(proxy.url, connect_timeout=patience(0.3), command_timeout=patience(0.3))
         await database.write(lambda connection: add.run(connection, "a", 1))
         assert await held(database) == ["a"]
         proxy.fall_silent()
@@ -241,7 +264,7 @@ async def test_a_silent_server_hangs_nobody(postgres_url: str) -> None:
 async def test_a_caller_need_not_wait_for_a_silent_server(postgres_url: str) -> None:
     async with asyncio.timeout(HANG), Proxy(postgres_url) as proxy:
         proxy.fall_silent()
-        database = opened(proxy.url, connect_timeout=0.5)
+        database = opened(proxy.url, connect_timeout=patience(0.5))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await held(database)

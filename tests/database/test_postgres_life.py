@@ -38,6 +38,7 @@ from dgent.exceptions import (
     StorageTimeout,
     StoreClosed,
 )
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from dgent.database.postgres import PostgresDatabase
@@ -267,7 +268,7 @@ async def test_no_error_shows_the_password(postgres_server: Any) -> None:
         f"postgresql://postgres@127.0.0.1:{server.port}/postgres?options=-cno.n=1%20-cnone=1&password={secret}": "none",
     }
     for url, reason in urls.items():
-        database = opened(url, connect_timeout=2)
+        database = opened(url, connect_timeout=patience(2))
         assert not await database.is_available()
         for attempt in (held(database), database.write(remove.run), _enter(database)):
             with pytest.raises((AccessRefused, BackendUnavailable, InvalidSettings), match=reason) as caught:
@@ -276,7 +277,9 @@ async def test_no_error_shows_the_password(postgres_server: Any) -> None:
         assert secret not in repr(database) + database.what
         await database.close()
 
-    database = opened(f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/other?connect_timeout=3&sslmode=prefer")
+    database = opened(
+        f"postgresql://postgres:{secret}@127.0.0.1:{server.port}/other?connect_timeout={HANG:.0f}&sslmode=prefer"
+    )
     for work in (ids.rows, lambda connection: connection.exec_driver_sql("SELECT 1/0")):
         with pytest.raises(DgentError) as caught:
             await database.read(work)

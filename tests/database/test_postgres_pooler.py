@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.engine import make_url
-from tests.conftest import free_port
+from tests.postgres import free_port
 
 from dgent import Datum, DgentRouter, StorageProvider
 from dgent.database.postgres_sync import create_sync_engine
@@ -23,9 +23,10 @@ from dgent.exceptions import InvalidSettings, VersionConflict
 from dgent.memory import sql_read
 from dgent.models.brain import Crystal
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 PGBOUNCER = os.environ.get("KGENTS_TEST_PGBOUNCER") or shutil.which("pgbouncer")
-PATIENCE = 20.0
+PATIENCE = patience(20.0)
 
 
 @pytest.fixture

@@ -12,13 +12,14 @@ import asyncpg
 import pytest
 from sqlalchemy import insert
 from sqlalchemy.engine import URL, make_url
-from tests.conftest import PostgresServer, free_port
+from tests.postgres import PostgresServer, free_port
 
 from dgent import Datum, StorageProvider, migrations
 from dgent.exceptions import AccessRefused, DgentError, ReadOnly
 from dgent.memory.postgres import PostgresBackend
 from dgent.models.brain import Crystal
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 ROLE = "may_only_read"
 
@@ -35,7 +36,7 @@ class Standby:
         source = ("-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres")
         self._run("pg_basebackup", *source, "-D", str(self.data), "-R", "-X", "stream", "--checkpoint=fast")
         shutil.rmtree(self.data / "standby", ignore_errors=True)  # pg_basebackup copies the folder that it writes to
-        options = f"-h 127.0.0.1 -p {self.port} -k {self.data} -c max_connections=300"
+        options = f"-h 127.0.0.1 -p {self.port} -k {self.data}"
         self._run("pg_ctl", "-w", "-D", str(self.data), "-o", options, "-l", str(self.data / "log"), "start")
 
     def promote(self) -> None:
@@ -48,7 +49,9 @@ class Standby:
         cluster = self._cluster
         if not (cluster.bin_path / command).exists():
             pytest.skip(f"the server of the tests comes without {command}")
-        self._exec(command, arguments, bin_path=cluster.bin_path, user=cluster.system_user, cwd="/", timeout=60)
+        self._exec(
+            command, arguments, bin_path=cluster.bin_path, user=cluster.system_user, cwd="/", timeout=patience(60)
+        )
 
 
 async def fill(url: URL | str, folder: Path) -> None:

@@ -18,6 +18,7 @@ from dgent.exceptions import InvalidSettings, StorageTimeout
 from dgent.memory import sql_read
 from dgent.models.brain import Crystal
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 HOSTILE = ["plain", "With Space", 'quo"te', "semi;colon--", "a'b", "$do$", "back\\slash", "é" * 31, "select", "x" * 63]
 
@@ -106,7 +107,7 @@ def test_processes_that_open_a_new_schema_at_once_all_open_it(postgres_url: str,
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(60)
+        worker.join(patience(60))
     assert [worker.exitcode for worker in workers] == [0, 0, 0]
 
 

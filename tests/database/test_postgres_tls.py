@@ -19,6 +19,7 @@ from dgent.database import postgres_engine
 from dgent.database.postgres import PostgresDatabase
 from dgent.exceptions import BackendUnavailable, InvalidSettings
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 SSL_REQUEST = bytes.fromhex("0000000804d2162f")
 
@@ -29,7 +30,7 @@ def with_options(url: str, **options: str) -> str:
 
 async def answer(url: str, **settings: float) -> object:
     """Return what the server says of the connection over this URL."""
-    database: PostgresDatabase = opened(url, connect_timeout=5, **settings)
+    database: PostgresDatabase = opened(url, connect_timeout=patience(5), **settings)
     try:
         return await database.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
     finally:

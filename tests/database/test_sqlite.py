@@ -34,11 +34,12 @@ from dgent.exceptions import (
 )
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-HANG = 20.0
+HANG = patience(20.0)
 """Seconds after which something counts as hung; nothing here is near it."""
 
 
@@ -58,7 +59,7 @@ def sql(statement: str, **values: Any) -> Callable[[Connection], Any]:
 
 @pytest.fixture
 async def store(sqlite_path: Path) -> AsyncIterator[SQLiteBackend]:
-    async with sqlite(sqlite_path, busy_timeout=2) as store:
+    async with sqlite(sqlite_path, busy_timeout=patience(2)) as store:
         await store.prepare()
         await store.database.write(sql("CREATE TABLE parent (id INTEGER PRIMARY KEY)"))
         await store.database.write(sql("CREATE TABLE child (id INTEGER PRIMARY KEY, parent INTEGER REFERENCES parent)"))
@@ -225,7 +226,7 @@ class TestTransaction:
     @pytest.mark.parametrize("by_itself", [False, True], ids=["its turn was lent", "it began by itself"])
     def test_one_whose_event_loop_died_gives_the_turn_back(self, sqlite_path: Path, by_itself: bool) -> None:
         """Mutant: without taking the connection from it every later write met a locked database."""
-        store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=5))
+        store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=HANG))
         held: list[Any] = []
 
         async def begin() -> None:
@@ -259,7 +260,7 @@ class TestTransaction:
     ) -> None:
         """It is undone when its time is up, though it cannot be told; what it does later is an error."""
         monkeypatch.setattr("dgent.database.sqlite._GRACE", 0.0)
-        store = SQLiteBackend(sqlite_path, settings=Settings.load(transaction_timeout=0.05, busy_timeout=5))
+        store = SQLiteBackend(sqlite_path, settings=Settings.load(transaction_timeout=0.05, busy_timeout=HANG))
         standing, go_on = threading.Event(), threading.Event()
         errors: list[BaseException] = []
 

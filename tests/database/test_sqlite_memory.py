@@ -30,6 +30,7 @@ from dgent.exceptions import (
 )
 from dgent.models.brain import Crystal
 from dgent.services import Brain
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -232,7 +233,7 @@ async def test_who_watches_hears_of_a_commit(database: Database) -> None:
     heard = asyncio.Event()
     with database.watch("topic", heard.set):
         await database.write(add(1))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patience(10)):
             await heard.wait()
 
 

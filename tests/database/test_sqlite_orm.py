@@ -18,6 +18,7 @@ from dgent.datum import Datum
 from dgent.exceptions import StorageError, StorageTimeout
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from dgent.database import Transaction
 
-HANG = 20.0
+HANG = patience(20.0)
 COUNTING = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {}) SELECT max(i) FROM n"
 
 
@@ -63,7 +64,7 @@ async def listening(tx: Transaction) -> list[str]:
 
 @pytest.fixture
 async def store(sqlite_path: Path) -> AsyncIterator[SQLiteBackend]:
-    async with sqlite(sqlite_path, busy_timeout=2) as store:
+    async with sqlite(sqlite_path, busy_timeout=patience(2)) as store:
         await store.prepare()
         await warm(store)
         yield store
@@ -182,21 +183,21 @@ class TestTurns:
         assert await store.database.read(lambda c: c.execute(text("SELECT n FROM pair")).all()) == []
 
     async def test_transactions_one_after_the_other_keep_nobody_waiting(self, store: SQLiteBackend) -> None:
-        stop = asyncio.Event()
+        stop, ended = asyncio.Event(), [0] * 3
 
-        async def again_and_again() -> int:
-            n = 0
+        async def again_and_again(which: int) -> None:
             while not stop.is_set():
                 await in_transaction(store, "again")
-                n += 1
-            return n
+                ended[which] += 1
 
-        busy = [asyncio.create_task(again_and_again()) for _ in range(3)]
+        busy = [asyncio.create_task(again_and_again(which)) for which in range(3)]
         async with asyncio.timeout(HANG):
             for n in range(20):
                 await store.put(put(f"k{n}"))
+            while not all(ended):
+                await asyncio.sleep(0)
             stop.set()
-            assert min(await asyncio.gather(*busy)) > 0
+            await asyncio.gather(*busy)
         assert await ids(store) == {"again", *(f"k{n}" for n in range(20))}
 
     async def test_another_programs_lock_is_waited_for_on_the_writers_thread(self, sqlite_path: Path) -> None:
@@ -232,7 +233,7 @@ class TestTurns:
     ) -> None:
         """Whatever it does later is an error, in its session too. Mutant: it wrote into somebody else's transaction."""
         monkeypatch.setattr("dgent.database.sqlite._GRACE", 0.0)
-        store = SQLiteBackend(sqlite_path, settings=Settings.load(transaction_timeout=0.05, busy_timeout=5))
+        store = SQLiteBackend(sqlite_path, settings=Settings.load(transaction_timeout=0.05, busy_timeout=HANG))
         standing, go_on = threading.Event(), threading.Event()
         errors: list[BaseException] = []
 
@@ -261,7 +262,7 @@ class TestTurns:
         thread = threading.Thread(target=asyncio.run, args=(stand_still(),))
         thread.start()
         assert standing.wait(HANG)
-        store.database.settings = Settings.load(busy_timeout=5)  # the one that is under way keeps its own time
+        store.database.settings = Settings.load(busy_timeout=HANG)  # the one that is under way keeps its own time
         asyncio.run(meanwhile())
         assert len(errors) == 1
 
@@ -273,7 +274,7 @@ class TestTurns:
         asyncio.run(check())
 
     def test_two_event_loops_take_turns(self, sqlite_path: Path) -> None:
-        store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=5))
+        store = SQLiteBackend(sqlite_path, settings=Settings.load(busy_timeout=HANG))
 
         def count(connection: Connection) -> Any:
             return connection.execute(text("SELECT n FROM pair")).scalar_one()

@@ -37,6 +37,7 @@ from dgent.database.constructs import BYTEWISE, bytewise, one_of, transaction_lo
 from dgent.database.sqlite_engine import create_sync_engine
 from dgent.database.statement import BulkInsert, Statement
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -159,7 +160,7 @@ async def test_a_cancelled_fetch_leaves_no_cursor_behind(sqlite_path: Path, fetc
     file open, for as long as anybody keeps the traceback.
     """
     kept = []
-    async with opened(sqlite_path, busy_timeout=1) as store:
+    async with opened(sqlite_path, busy_timeout=patience(1)) as store:
         await store.prepare()
         await store.database.write(metadata.create_all)
         rows = [(f"{n}", n, None, None) for n in range(50)]

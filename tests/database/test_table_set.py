@@ -27,6 +27,7 @@ from dgent.memory.datum_index import TABLES as MEMORY_TABLES
 from dgent.memory.sql import SqlBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +121,7 @@ async def test_what_waited_in_each_format_that_landed_is_delivered_in_its_order(
 async def run_script(url: str, script: str) -> None:
     import asyncpg
 
-    connection = await asyncpg.connect(url, timeout=30)
+    connection = await asyncpg.connect(url, timeout=patience(30))
     try:
         await connection.execute(script)
     finally:

@@ -17,6 +17,7 @@ import pytest
 
 from dgent import exceptions
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def test_the_contract_page_proves_its_backend(tmp_path: Path) -> None:
     (tmp_path / "test_my_backend.py").write_text(block.code, "utf-8")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "d10 or d11 or d8 or history"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=patience(120), check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert " passed" in done.stdout
 

@@ -14,16 +14,20 @@ import textwrap
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from dgent.testing.base import patience
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from multiprocessing.connection import Connection
 
 _forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["dgent.memory.sqlite", "dgent.memory.jsonl", "dgent.migrations"])
+_forks.set_forkserver_preload(
+    ["dgent.memory.sqlite", "dgent.memory.jsonl", "dgent.storage", "dgent.causal", "dgent.testing", "asyncpg"]
+)
 
 _SLOW = re.compile(r"^Executing <.*> took [\d.]+ seconds\n", re.MULTILINE)  # says asyncio of a busy machine
 
-PATIENCE = 120.0
+PATIENCE = patience(120.0)
 """Seconds after which a process counts as hung; nothing here is near it."""
 
 

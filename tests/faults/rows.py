@@ -9,6 +9,8 @@ from typing import Any, Final, NamedTuple
 import psycopg
 from sqlalchemy.engine import make_url
 
+from dgent.testing.base import patience
+
 NAN, INFINITE = float("nan"), float("inf")
 TABLES: Final = ("datums", "terms")
 NO_TEXT: Final = b"k\xff"
@@ -61,7 +63,7 @@ def execute(url: str, sql: str, *values: Any) -> list[Any]:
         with psycopg.connect(url.replace("+asyncpg", "")) as server:
             cursor = server.execute(sql.replace("?", "%s"), values)
             return cursor.fetchall() if cursor.description else []
-    with closing(sqlite3.connect(make_url(url).database or "", timeout=30)) as file, file:
+    with closing(sqlite3.connect(make_url(url).database or "", timeout=patience(30))) as file, file:
         return file.execute(sql, values).fetchall()
 
 

@@ -15,13 +15,14 @@ from dgent import migrations
 from dgent.datum import Datum
 from dgent.exceptions import StorageError
 from dgent.memory.sqlite import SQLiteBackend
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.store import Backend
 
-HANG = 20.0
+HANG = patience(20.0)
 """Seconds after which something counts as hung; nothing here is near it."""
 
 
@@ -171,7 +172,7 @@ async def test_a_transaction_is_whole_or_not_at_all(sqlite_path: Path, full_size
     Mutants: the turn given back only when the body was reached (hangs); the session not closed (`is locked`); a turn
     that nobody waits for any more is served all the same (hangs).
     """
-    async with sqlite(sqlite_path, busy_timeout=5) as store:
+    async with sqlite(sqlite_path, busy_timeout=HANG) as store:
         await store.prepare()
         await store.database.write(lambda c: c.execute(text("CREATE TABLE pair (n INTEGER, side TEXT)")) and None)
         await in_transaction(store, -1)

@@ -19,6 +19,7 @@ from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageError
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.tables import FORMAT
 from dgent.query import Page
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -227,7 +228,7 @@ async def test_a_file_exchanged_under_an_open_store_is_corrupt(
 
 async def noticed(store: SQLiteBackend) -> None:
     """Wait until reads notice: they look at the name of the file from time to time, each write looks."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + patience(10)
     while time.monotonic() < deadline:
         try:
             await store.get("k1")

@@ -85,14 +85,20 @@ async def test_an_older_version_is_no_answer_where_the_last_is_damaged(store: Sq
     assert await store.get("k7") == datum(7)
 
 
-async def test_every_page_gives_the_others_and_names_the_damaged_one(store: SqlBackend, url: str) -> None:
-    """Each column in turn, with any value: pages of every size, in every order, by every index. Nothing twice."""
+async def test_every_page_gives_the_others_and_names_the_damaged_one(
+    store: SqlBackend, url: str, full_size: bool
+) -> None:
+    """Each column in turn, with any value: pages of every size, in every order, by every index. Nothing twice.
+
+    PostgreSQL is asked for pages of one size: the cursor at a damaged row, of every column, is what its SQL decides.
+    """
+    sizes = (1, 3, 100) if full_size or url.startswith("sqlite") else (3,)
     keep(url)
     others = {f"k{n}" for n in range(10)} - {BAD}
     for what in changes(url):
         change(url, BAD, what)
         for order in ORDERS:
-            for limit in (1, 3, 100):
+            for limit in sizes:
                 for filters in ({}, {"prefix": "k"}, {"tags": {"t"}}, {"author": "system"}):
                     asked: Any = filters
                     found, named = await walked(

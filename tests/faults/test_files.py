@@ -27,9 +27,10 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt, OutcomeUnknown
 from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
+from dgent.testing.base import patience
 
 HALF = 60
-PATIENCE = 20.0
+PATIENCE = patience(20.0)
 
 
 def datum(id: str) -> Datum:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.faults.processes import output, python
 
+from dgent.testing.base import patience
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,7 +28,7 @@ async def use(store, name):
 
 store = {"sqlite": SQLiteBackend, "jsonl": JSONLBackend}[sys.argv[1]](sys.argv[2])
 """
-END = 2.0  # seconds
+END = patience(2.0)  # seconds
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
@@ -66,7 +68,7 @@ try:
 except SystemExit as end:
     print(end.code)
 """
-    assert output(source, kind, tmp_path / "store", timeout=30) == "7"
+    assert output(source, kind, tmp_path / "store", timeout=patience(30)) == "7"
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
@@ -111,4 +113,4 @@ async def count():
 
 print(asyncio.run(count()))
 """
-    assert output(source, kind, tmp_path / "store", timeout=60) == ("6" if kind == "sqlite" else "3")
+    assert output(source, kind, tmp_path / "store", timeout=patience(60)) == ("6" if kind == "sqlite" else "3")

@@ -18,6 +18,7 @@ from dgent.exceptions import InvalidInput
 from dgent.memory.bus import DataBus, Dropped, Event, Failover
 from dgent.memory.change import Change
 from dgent.memory.volatile import MemoryBackend
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -33,7 +34,7 @@ async def bus() -> AsyncIterator[DataBus]:
 
 
 async def until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + patience(5)
     while not true():
         assert time.monotonic() < deadline, "still not so"
         await asyncio.sleep(0.001)
@@ -188,11 +189,11 @@ async def test_each_subscriber_is_called_on_its_own_loop(bus: DataBus) -> None:
 
         with bus.subscribe(take):
             ready.set()
-            await asyncio.wait_for(done.wait(), 5)
+            await asyncio.wait_for(done.wait(), patience(5))
 
     thread = threading.Thread(target=asyncio.run, args=(elsewhere(),), name="other")
     thread.start()
-    await asyncio.to_thread(ready.wait, 5)
+    await asyncio.to_thread(ready.wait, patience(5))
     bus.subscribe(lambda event: here.append(threading.current_thread().name))
     bus.publish(puts(1)[0])
     await until(lambda: here)
@@ -276,7 +277,7 @@ async def test_cancelling_a_listener_ends_its_loop(bus: DataBus) -> None:
     bus.publish(puts(1)[0])
     await asyncio.sleep(0)
     listener.cancel()
-    assert await asyncio.wait_for(task, 5) in ([], puts(1))
+    assert await asyncio.wait_for(task, patience(5)) in ([], puts(1))
     assert not bus._listeners
 
 

@@ -18,6 +18,7 @@ from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.query import Query
 from dgent.testing import ManualClock
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from dgent.store import Backend
 
-HANG = 300.0
+HANG = patience(300.0)
 NEVER = 10**6
 _numbers = count()
 

@@ -14,6 +14,7 @@ import pytest
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
 from dgent.memory.jsonl import JSONLBackend
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -55,7 +56,7 @@ def python(source: str, *args: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def finished(process: subprocess.Popen[str], timeout: float = 60) -> str:
+def finished(process: subprocess.Popen[str], timeout: float = patience(60)) -> str:
     out, err = process.communicate(timeout=timeout)
     assert process.returncode == 0, err
     return out
@@ -97,7 +98,7 @@ async def test_d5_writers_in_three_processes_lose_nothing_while_one_compacts(pat
 
 async def test_an_acknowledged_put_survives_kill_9(path: Path, full_size: bool) -> None:
     acknowledged: set[str] = set()
-    for round in range(500 if full_size else 15):
+    for round in range(500 if full_size else 5):
         with python(PUT, path, f"r{round}", 10_000) as process:
             assert process.stdout is not None
             seen = [process.stdout.readline() for _ in range(1 + round * 7 % 40)]
@@ -193,7 +194,7 @@ def test_a_second_event_loop_works_and_an_unclosed_store_does_not_hold_up_the_en
         """,
         path,
     )
-    assert finished(process, timeout=20).strip() == "3"
+    assert finished(process, timeout=patience(20)).strip() == "3"
 
 
 def test_threads_with_loops_of_their_own_share_a_store(path: Path) -> None:

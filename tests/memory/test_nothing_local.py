@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-HANG = 60
+from dgent.testing.base import patience
+
+HANG = patience(60)
 
 PROGRAM = """
 import asyncio, ctypes, sys, warnings

@@ -39,6 +39,7 @@ from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.settings import Settings
 from dgent.testing import DgentContract
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -698,7 +699,9 @@ async def test_memory_alone_touches_no_disk(place: Place) -> None:
 async def test_a_server_that_crashes_and_comes_back_loses_nothing(
     tmp_path: Path, postgres_server: Any, place: Place
 ) -> None:
-    settings = Settings.load(data_dir=tmp_path, database_url=postgres_server.url(), spill=True, connect_timeout=2.0)
+    settings = Settings.load(
+        data_dir=tmp_path, database_url=postgres_server.url(), spill=True, connect_timeout=patience(2.0)
+    )
     listener = place.bus.listen(kinds=["degrade", "recover"])
     async with DgentRouter(settings, bus=place.bus) as router:
         assert router.name == "postgres"
@@ -751,7 +754,7 @@ async def test_a_server_out_of_reach_is_noticed_and_found_again_without_a_restar
 async def delivered(router: DgentRouter) -> int:
     """Return to a server that is there, but may be slow to answer; tell how much was delivered to it."""
     count = 0
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(patience(60)):
         while not (report := await router.recover()).complete:
             count += report.delivered
             await asyncio.sleep(0.1)

@@ -17,11 +17,12 @@ from dgent.exceptions import VersionConflict
 from dgent.memory.postgres import PostgresBackend
 from dgent.memory.sql_fresh import TOLERANCE
 from dgent.testing import ManualClock
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-HANG = 30.0
+HANG = patience(30.0)
 
 
 @asynccontextmanager

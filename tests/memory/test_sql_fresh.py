@@ -19,6 +19,7 @@ from dgent.memory.postgres import PostgresBackend
 from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.settings import Settings
+from dgent.testing.base import patience
 from dgent.testing.clock import ManualClock
 
 if TYPE_CHECKING:
@@ -26,14 +27,14 @@ if TYPE_CHECKING:
 
     from dgent.memory.change import Change
 
-HANG = 20.0
+HANG = patience(20.0)
 _WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @asynccontextmanager
 async def opened(url: str, namespace: str = "n", **rest: Any) -> AsyncIterator[PostgresBackend]:
     """Open a store that knows where the head of its namespace is."""
-    settings = Settings.load(connect_timeout=2, **rest.pop("settings", {}))
+    settings = Settings.load(connect_timeout=patience(2), **rest.pop("settings", {}))
     ServerClock(url).follow(rest.get("clock"))
     store = PostgresBackend(url, namespace, settings=settings, **rest)
     try:

@@ -58,6 +58,16 @@ def schema(url: str) -> dict[str, dict[str, Any]]:
     return look(url, lambda connection: _schema(connection, None))
 
 
+def without_a_value(before: dict[str, dict[str, Any]], after: dict[str, dict[str, Any]]) -> list[str]:
+    """Return the columns that tables gained which old rows, and programs of the version before, give no value."""
+    return [
+        f"{table}.{name}"
+        for table in sorted(before.keys() & after.keys())
+        for name, (_, nullable, default) in after[table]["columns"].items()
+        if name not in before[table]["columns"] and not nullable and default is None
+    ]
+
+
 def schema_of_models(url: str) -> dict[str, dict[str, Any]]:
     """Return what a database of the same kind says of the tables of the models, made from them directly."""
     if url.startswith("sqlite"):

@@ -15,6 +15,7 @@ from tests.migrations.looking import execute, rows, schema, schema_of_models
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, Corrupt, MigrationError, ReadOnly
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = "2026-01-31T08:15:00.000000Z"
@@ -43,7 +44,9 @@ def upgrade():
 def alembic(folder: Path, url: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
     given = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KGENTS_DATABASE_URL": url, **environment}
     command = [sys.executable, "-m", "alembic", *arguments]
-    done = subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, cwd=folder, env=given, capture_output=True, text=True, timeout=patience(60), check=False
+    )
     return done.returncode, done.stdout, done.stderr
 
 
@@ -247,7 +250,7 @@ async def test_a_full_disk_leaves_the_previous_schema(sqlite_path: Path) -> None
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert done.stdout.strip() == "DiskFull", done.stderr

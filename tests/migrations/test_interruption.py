@@ -19,6 +19,7 @@ from tests.migrations.looking import execute, look, rows, schema, schema_of_mode
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, StorageTimeout
 from dgent.settings import Settings
+from dgent.testing.base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,7 +80,7 @@ def child(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate("go\n", timeout=60)
+    out, err = process.communicate("go\n", timeout=patience(60))
     return process.returncode, out.strip(), err
 
 
@@ -203,7 +204,7 @@ async def test_the_wait_for_another_upgrade_is_bounded(url: str) -> None:
 
     def hold(connection: Connection) -> None:
         holding.set()
-        done.wait(30)
+        done.wait(patience(30))
 
     def elsewhere() -> None:  # a migration of another process has the lock of the database, not that of this process
         migrations._BACKENDS[settings.url.get_backend_name()].write(settings, hold)
@@ -211,7 +212,7 @@ async def test_the_wait_for_another_upgrade_is_bounded(url: str) -> None:
     thread = threading.Thread(target=elsewhere)
     thread.start()
     try:
-        assert holding.wait(30)
+        assert holding.wait(patience(30))
         with pytest.raises(StorageTimeout):
             await migrations.upgrade(settings)
     finally:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from tests.migrations.looking import execute, look, rows, schema, schema_of_models
+from tests.migrations.looking import execute, look, rows, schema, schema_of_models, without_a_value
 
 from dgent import migrations
 from dgent.exceptions import (
@@ -60,6 +61,23 @@ async def test_b3_schema_equals_the_models_from_every_revision_and_from_empty(ur
     assert await migrations.current(url) == "004"
     assert schema(url) == schema_of_models(url)
     assert differences(url) == []
+
+
+async def test_a_column_that_a_table_gains_is_nullable_or_has_a_default(url: str) -> None:
+    """On a table with rows it could not be added otherwise, and a program that does not know it could write no more."""
+    before: dict[str, dict[str, Any]] = {}
+    for revision in REVISIONS:
+        await migrations.upgrade(url, revision)
+        after = schema(url)
+        assert without_a_value(before, after) == [], f"revision {revision}"
+        before = after
+
+
+def test_a_column_that_nobody_gives_a_value_is_found() -> None:
+    before = {"old": {"columns": {"id": ("TEXT", False, None)}}}
+    gained = {"may": ("TEXT", True, None), "has": ("TEXT", False, "'x'"), "must": ("TEXT", False, None)}
+    after = {"old": {"columns": before["old"]["columns"] | gained}, "new": {"columns": gained}}
+    assert without_a_value(before, after) == ["old.must"]
 
 
 async def test_b3_upgrading_twice_changes_nothing(url: str, sqlite_path: Path) -> None:

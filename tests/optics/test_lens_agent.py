@@ -20,7 +20,7 @@ from dgent.memory.jsonl import JSONLBackend
 from dgent.memory.sqlite import SQLiteBackend
 from dgent.memory.volatile import MemoryBackend
 from dgent.optics import MISSING, Lens, LensAgent, as_json, at, each, filtered, identity, instance, key, path
-from dgent.testing.base import examples
+from dgent.testing.base import examples, patience
 from dgent.testing.clock import ManualClock
 
 from .conftest import CONTENT, ID, memory, table
@@ -314,5 +314,5 @@ async def run_all(kind: str, place: Path, times: int) -> None:
         for focus in ("n", "n", "m", "m")
     ]
     for process in processes:
-        _, errors = await asyncio.to_thread(process.communicate, timeout=120)
+        _, errors = await asyncio.to_thread(process.communicate, timeout=patience(120))
         assert process.returncode == 0, errors

@@ -16,10 +16,10 @@ T = TypeVar("T")
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
-    """The URL of an empty database, of each kind in turn."""
+    """The URL of a database without a row, of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{sqlite_path}"
-    found: str = request.getfixturevalue("postgres_url")
+    found: str = request.getfixturevalue("migrated_postgres_url")
     return found
 
 

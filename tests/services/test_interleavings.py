@@ -13,13 +13,14 @@ from tests.faults.pausing import Pause, statements
 from dgent.datum import Datum
 from dgent.exceptions import Conflict
 from dgent.services import Brain, Gardener
+from dgent.testing.base import patience
 
 from .conftest import opened
 
 if TYPE_CHECKING:
     from dgent.storage import StorageProvider
 
-HANG = 120.0
+HANG = patience(120.0)
 STATEMENTS = 12
 """Of one healing, those that come after another writer's among them; a stop that is not reached changes nothing."""
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from dgent.testing.base import patience
+
 ROOT = Path(__file__).resolve().parents[2]
 DECOY = "raise RuntimeError('a decoy was imported')\n"
 PROGRAM = """
@@ -44,7 +46,7 @@ asyncio.run(main())
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=patience(120), check=False)
     assert built.returncode == 0, built.stderr
     (found,) = folder.glob("*.whl")
     return found
@@ -87,7 +89,7 @@ def test_the_wheel_migrates_in_a_folder_with_decoys(site: Path, stranger: Path, 
     environment = {**os.environ, "PYTHONPATH": str(site), "KGENTS_DATA_DIR": str(tmp_path / "data")}
     command = [sys.executable, "-W", "error", "program.py"]
     done = subprocess.run(
-        command, cwd=stranger, env=environment, capture_output=True, text=True, timeout=60, check=False
+        command, cwd=stranger, env=environment, capture_output=True, text=True, timeout=patience(60), check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

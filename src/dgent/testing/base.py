@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -30,7 +31,16 @@ if TYPE_CHECKING:
 
 START: Final = 1_700_000_000.0
 HOSTILE: Final = "ab%_\\[]*'\"AéÉ\u0301/. \x7f\ud7ff\ue000\U0001f600\U0010ffff"
+_FACTOR: Final = float(os.environ.get("KGENTS_TEST_TIMEOUT_FACTOR", "1"))
 _numbers = count(1)
+
+
+def patience(seconds: float) -> float:
+    """Return after how many seconds a test says that something hangs: what is given, times the factor of the machine.
+
+    The factor is that of the variable KGENTS_TEST_TIMEOUT_FACTOR, 1 unless it is set: a busy machine needs more.
+    """
+    return seconds * _FACTOR
 
 
 def examples(divisor: int = 1) -> settings:
@@ -155,7 +165,7 @@ class ContractBase(ABC):
     async def _leaves_nothing_running(self, _able: None) -> AsyncIterator[None]:
         tasks, threads = asyncio.all_tasks(), set(threading.enumerate())
         yield
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + patience(5)
         while (left := _running(tasks, threads)) and time.monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(0.01)  # a thread that ends sets no event
         assert not left, f"still running after close: {left}"

@@ -1,0 +1,26 @@
+"""Slow tests whose twin shows the same law: `make faults` runs both, `make test` the twin."""
+
+from __future__ import annotations
+
+import re
+
+SLOW_TWINS = {
+    r"bridge/test_block\.py::\w+\[postgres-elsewhere-": (
+        "the end of a block does not depend on both the database and the place of memory: "
+        "[postgres-same database] and [sqlite-elsewhere] show the law for each"
+    ),
+    r"crystal/test_road\.py::\w+\[postgres": (
+        "thirty processes; what they do to PostgreSQL is in crystal/test_copying.py and migrations/"
+    ),
+    r"crystal/test_copying\.py::test_a_promotion_that_is_killed_goes_on\[postgres": (
+        "a kill on PostgreSQL is in crystal/test_upgrade_processes.py, a backfill beside writers in this file"
+    ),
+}
+"""What the id of a test has in it, and why its twin is enough."""
+
+_ANY = re.compile("|".join(SLOW_TWINS))
+
+
+def is_slow_twin(id: str) -> bool:
+    """Tell whether a test is left to `make faults`."""
+    return _ANY.search(id) is not None
