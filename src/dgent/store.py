@@ -117,8 +117,11 @@ class DgentProtocol(StateBackend, Protocol):
             CapabilityMissing: the store cannot do what `expect` or `ttl` asks for.
         """
 
-    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
-        """Store many datums in one transaction, in order, all or none, and return them as `put` does."""
+    async def put_many(self, datums: Iterable[Datum], *, expect: int | None = None, ttl: TTL = None) -> Datums:
+        """Store many datums in one transaction, in order, all or none, and return them as `put` does.
+
+        `expect` is the version that must be live of each of them, most often 0: none of the ids is there yet.
+        """
 
     async def apply(self, operations: Iterable[Operation]) -> Outcomes:
         """Put and delete in one transaction, in order, all or none, and return what each led to.

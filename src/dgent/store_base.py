@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-from dgent.checks import as_list, check_id, check_limit, check_namespace, check_time, check_ttl, check_version
+from dgent.checks import (
+    as_list,
+    check_expect,
+    check_id,
+    check_limit,
+    check_namespace,
+    check_time,
+    check_ttl,
+    check_version,
+)
 from dgent.exceptions import StorageError
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
 from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
@@ -88,9 +97,9 @@ class StoreBase(DgentProtocol, ABC):
         return _stored(outcome)
 
     @override
-    async def put_many(self, datums: Iterable[Datum], *, ttl: TTL = None) -> Datums:
-        seconds = check_ttl(ttl)
-        outcomes = await self._apply([Put(datum, None, seconds) for datum in as_list(datums, "datums")])
+    async def put_many(self, datums: Iterable[Datum], *, expect: int | None = None, ttl: TTL = None) -> Datums:
+        version, seconds = check_expect(expect), check_ttl(ttl)
+        outcomes = await self._apply([Put(datum, version, seconds) for datum in as_list(datums, "datums")])
         return [_stored(outcome) for outcome in outcomes]
 
     @override

@@ -193,6 +193,19 @@ class WritingLaws(ContractBase):
             await store.apply([Delete("a", put.version + 2), Delete("b", 1)])
             assert await store.count() == 0
 
+    @pytest.mark.requires("versioned")
+    async def test_batches_of_new_ids_only(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            put = await store.put_many([self.make_datum(id, 1) for id in "ab"], expect=0)
+            with pytest.raises(VersionConflict) as caught:
+                await store.put_many([self.make_datum(id, 2) for id in "cb"], expect=0)
+            assert (caught.value.id, caught.value.actual) == ("b", put[1].version)
+            assert await store.get_many(["a", "b", "c"]) == {"a": put[0], "b": put[1]}
+            await store.delete("b")
+            await store.put_many([self.make_datum(id, 2) for id in "cb"], expect=0)
+            with pytest.raises(InvalidInput):
+                await store.put_many([], expect=-1)
+
     @pytest.mark.requires("causal")
     async def test_batches_that_fail_leave_nothing_in_those_written_beside_them(self, place: Any) -> None:
         async with self.opened(place) as store:
