@@ -281,6 +281,21 @@ async def test_a_copy_is_noticed_for_all_that_another_program_does_but_checkpoin
             assert path.read_bytes() == backup.read_bytes()
 
 
+@pytest.mark.parametrize("closes", [False, True], ids=["who stays", "who closes"])
+async def test_a_copy_after_a_checkpoint_of_another_of_ours_is_noticed(tmp_path: Path, *, closes: bool) -> None:
+    """Mutant: what is known of checkpoints is what was known here, not what the other noted."""
+    path, backup = tmp_path / "membrane.db", tmp_path / "backup"
+    async with sqlite(path) as store, sqlite(path) as another:
+        await store.put(datum("first"))
+        subprocess.run(["cp", path, backup], check=True)
+        await another.put(large("second"))
+        if closes:
+            await another.close()
+        copied_over(path, backup)
+        with pytest.raises(Corrupt, match="was written while it was open, not by D-gent"):
+            await store.put(datum("new"))
+
+
 async def test_a_copy_after_a_crash_is_noticed_though_the_index_is_a_new_one(tmp_path: Path) -> None:
     """SQLite makes the index anew from the log. Mutant: what is noted of the index is not noted anew at a start."""
     path, backup = tmp_path / "membrane.db", tmp_path / "backup"
@@ -333,6 +348,24 @@ async def test_who_opens_after_a_checkpoint_of_another_program_stops_nobody(
                 ids.append(f"again{round}")
                 await before.put(datum(ids[-1]))
     await holds(path, ids, 6)
+
+
+async def test_closing_after_a_checkpoint_of_another_program_leaves_nothing_to_read_whole(
+    tmp_path: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Mutant: whatever another program wrote into the file is no reason to checkpoint over it."""
+    checked: list[Path] = []
+    monkeypatch.setattr(sqlite_engine, "check_whole", checked.append)
+    path = tmp_path / "membrane.db"
+    async with sqlite(path) as store:
+        await store.put(datum("first"))
+        with program(where, path) as run:
+            run(THEIRS)
+            run("PRAGMA wal_checkpoint(PASSIVE)")
+            run(WRITE)
+    assert not path.with_name(f"{path.name}-wal").exists()
+    await holds(path, ["first"], 1)
+    assert checked == []
 
 
 def put_often(pipe: Connection, number: int, path: Path, times: int) -> None:
