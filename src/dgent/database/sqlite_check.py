@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sqlite3
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from dgent.exceptions import Corrupt
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _AHEAD: Final = """
@@ -18,9 +20,21 @@ _AHEAD: Final = """
 """A namespace that holds what its head does not know of yet."""
 
 
-def observer(path: Path) -> sqlite3.Connection:
+def _observer(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write; while it is the last one to close, SQLite does not checkpoint."""
     return sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+
+
+@contextmanager
+def held_open(path: Path) -> Iterator[None]:
+    """Have the file, its `-wal` and its `-shm` open for the length of a block, as far as they can be read."""
+    connection = _observer(path)
+    try:
+        with suppress(sqlite3.Error):
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        yield
+    finally:
+        connection.close()
 
 
 def check_whole(path: Path) -> None:
@@ -29,7 +43,7 @@ def check_whole(path: Path) -> None:
     Raises:
         Corrupt: they do not fit. sqlite3.Error: the file cannot be read.
     """
-    connection = observer(path)
+    connection = _observer(path)
     try:
         whole = _is_whole(connection)
     finally:

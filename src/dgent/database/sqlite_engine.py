@@ -12,7 +12,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_eng
 
 from dgent.database.errors import in_doubt
 from dgent.database.file_lock import FileLock
-from dgent.database.sqlite_check import check_whole, observer
+from dgent.database.sqlite_check import check_whole, held_open
 from dgent.database.sqlite_files import Files
 from dgent.database.statement import OWN_TURNS
 from dgent.exceptions import BackendUnavailable, Corrupt, DgentError, ReadOnly, StorageTimeout
@@ -220,19 +220,15 @@ def commit(run: Callable[[], object], files: Files) -> None:
 
 def close_last(files: Files, close: Callable[[], object]) -> None:
     """Close what may be the last connection, which checkpoints; but not over what somebody else wrote into the file."""
-    keeper = observer(files.path) if files.overwritten else None
-    try:
-        if keeper is not None:
-            with suppress(sqlite3.Error):
-                keeper.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    overwritten = files.overwritten
+    with held_open(files.path) if overwritten else nullcontext():
         files.begin()
-        close()
-        if keeper is None:
-            files.note()
-    finally:
-        files.end()
-        if keeper is not None:
-            keeper.close()
+        try:
+            close()
+            if not overwritten:
+                files.note()
+        finally:
+            files.end()
 
 
 def _check_last_page(connection: sqlite3.Connection, path: Path) -> None:

@@ -5,7 +5,8 @@ into one that nobody can find any more. So before each transaction and before ea
 at: no file may have been exchanged, and the file itself, in which only a checkpoint writes, is as the last checkpoint
 left it. What that was stands in the lock's file, for other processes and for the next start:
 
-    dgent 2 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>, <generation>
+    dgent 3 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>, <generation>
+            and how far checkpoints had come, in five numbers or none: `sqlite_wal_index`
 
 `pending`: since that checkpoint something was committed, so the file is nothing without its `-wal`. `in doubt`: the
 fsync of a commit failed, and the log was not put into the file since. `generation`: a random number, a new one each
@@ -14,8 +15,10 @@ file, so what is noted since then is no checkpoint of a process of ours to him.
 
 A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
 have been copied to another machine. Then, and only then, the whole is checked (`sqlite_check`). While the file is open
-that is so only if somebody died in his commit, for which each commit leaves a mark behind the note until it is settled;
-else it was not ours who wrote. Whoever opens a file with that mark keeps the generation: the others go on with it.
+that is so only if somebody died in his commit, for which each commit leaves a mark behind the note until it is settled.
+Else it was not ours who wrote: another program that checkpointed, where checkpoints have come further since the note,
+or one that copied something over the file. Whoever opens a file with that mark, or after such a checkpoint, keeps the
+generation: the others go on with it.
 
 Everything here is used under the lock between processes, by whoever has this process's turn, but for `look`, which any
 reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
@@ -29,7 +32,8 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from dgent.database.sqlite_check import check_whole
+from dgent.database.sqlite_check import check_whole, held_open
+from dgent.database.sqlite_wal_index import Progress, WalIndex
 from dgent.exceptions import Corrupt, OutcomeUnknown
 from dgent.settings import private_file
 
@@ -38,7 +42,7 @@ if TYPE_CHECKING:
 
     from dgent.database.file_lock import FileLock
 
-_MARK: Final = "dgent 2"
+_MARK: Final = "dgent 3"
 _TICK: Final = 50_000_000  # nanoseconds
 _O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux has it
 _BUSY: Final = b"*"
@@ -56,20 +60,23 @@ class Note(NamedTuple):
     pending: bool
     in_doubt: bool
     generation: int
+    progress: Progress | None
 
     def dump(self) -> bytes:
         """Return it as a line."""
-        numbers = *self.main, self.log, int(self.pending), int(self.in_doubt), self.generation
+        numbers = *self.main, self.log, int(self.pending), int(self.in_doubt), self.generation, *(self.progress or ())
         return f"{_MARK} {' '.join(map(str, numbers))}\n".encode()
 
     @classmethod
     def load(cls, line: bytes) -> Note | None:
         """Return what `dump` wrote; None for everything else, as after a power loss."""
-        with suppress(ValueError):
+        with suppress(ValueError, TypeError):
             mark, format, *numbers = line[: line.index(b"\n")].decode().split()
             if f"{mark} {format}" == _MARK:
-                device, inode, size, changed, log, pending, in_doubt, generation = map(int, numbers)
-                return cls((device, inode, size, changed), log, bool(pending), bool(in_doubt), generation)
+                device, inode, size, changed, log, pending, in_doubt, generation, *progress = map(int, numbers)
+                main = device, inode, size, changed
+                come = Progress(*progress) if progress else None
+                return cls(main, log, bool(pending), bool(in_doubt), generation, come)
         return None
 
 
@@ -88,6 +95,9 @@ class Files:
         self._log_changed = 0
         self._pending = False
         self._generation = 0
+        self._wal_index = WalIndex(path)
+        self._progress: Progress | None = None  # no later than `_main`: what is not in it yet may be in the file
+        self._just_opened = False
         self._note: Note | None = None
         self.in_doubt = False
         self._here: int | str = self._name
@@ -132,9 +142,9 @@ class Files:
         """Take down what lies there, which `belong_together` does not know and which is whole; made if it is not there.
 
         Under the lock. Whoever has what was there before open does not go on with it, but where somebody died in a
-        commit.
+        commit, or another program's checkpoint made of it what it is.
         """
-        if not self._holder_died:
+        if not self._holder_died and not self._was_checkpointed:
             self._generation = secrets.randbits(48)
         if _main(self._name) is None:
             private_file(self.path)
@@ -142,8 +152,19 @@ class Files:
         self._write()
         self.end()
 
+    @property
+    def _was_checkpointed(self) -> bool:
+        """Whether another program's checkpoint made of the file what it is since the note, as its index tells."""
+        note, main = self._note, _main(self._name)
+        if note is None or main is None or main[:2] != note.main[:2] or not _stat(self._index_name)[0]:
+            return False
+        with held_open(self.path):
+            return self._wal_index.checkpointed_since(note.progress) is not None
+
     def adopt(self) -> None:
         """Take what lies there for what was just opened."""
+        self._progress = self._wal_index.read()
+        self._just_opened = True
         self._main = _main(self._name)
         self._log, size, self._log_changed = _stat(self._log_name)
         self._index = _stat(self._index_name)[0]
@@ -181,6 +202,8 @@ class Files:
         main = _main(self._name)
         if main != self._main:
             self._admit(main)
+        elif self._just_opened:
+            self._renew()
         if not self._names_hold():
             raise self.exchanged()
 
@@ -206,14 +229,19 @@ class Files:
             raise self.exchanged()
         if _stat(self._log_name)[0] != self._log or _stat(self._index_name)[0] != self._index:
             raise self.exchanged()
-        if main == self._main:
-            return False
-        return not self._is_ours(main)
+        return main != self._main and not self._is_ours(main, Note.load(self.lock.read()))
 
-    def _is_ours(self, main: Main) -> bool:
+    def _is_ours(self, main: Main | None, note: Note | None) -> bool:
         """Tell whether a process of ours that opened the same file noted that it wrote this into it."""
-        note = Note.load(self.lock.read())
         return note is not None and note.main == main and note.generation == self._generation
+
+    def _checkpointed_since(self, note: Note | None) -> Progress | None:
+        """Return how far checkpoints have come, if another program's made of the file what it is since the note."""
+        if note is None or note == self._note:
+            return self._wal_index.checkpointed_since(self._progress)
+        if note.generation != self._generation:
+            return None
+        return self._wal_index.checkpointed_since(note.progress or self._progress)
 
     @property
     def log_is_gone(self) -> bool:
@@ -237,7 +265,8 @@ class Files:
         main = _main(self._name)
         if main is None or self._main is None or main[:2] != self._main[:2] or main == self._main:
             return False  # another file: SQLite itself does not checkpoint into that
-        return not self._is_ours(main)
+        note = Note.load(self.lock.read())
+        return not self._is_ours(main, note) and self._checkpointed_since(note) is None
 
     def begin(self) -> None:
         """Leave a mark, by which others see that whoever commits or checkpoints now died in it."""
@@ -253,8 +282,10 @@ class Files:
         Raises:
             OutcomeUnknown: it went into files that others do not find.
         """
-        if self._pending and _main(self._here) == self._main and self._names_hold():
+        noted = self._pending or _stat(self._log_name)[2] == self._log_changed
+        if noted and _main(self._here) == self._main and self._names_hold():
             return
+        progress = self._wal_index.read()
         main = _main(self._name)
         log, _, changed = _stat(self._log_name)
         if main is None or self._main is None or main[:2] != self._main[:2] or log != self._log:
@@ -263,6 +294,8 @@ class Files:
                 "back, and look for the write"
             )
         self._pending = main == self._main and (self._pending or changed != self._log_changed)
+        if progress is not None:
+            self._progress, self._pending = progress, not progress.is_complete
         self._main, self._log_changed = main, changed
         self._write()
 
@@ -273,37 +306,64 @@ class Files:
 
     def note(self) -> None:
         """Take down what lies there now, after a checkpoint, a close, or a commit that failed."""
+        progress = self._wal_index.read()
         main, (_, size, self._log_changed) = _main(self._name), _stat(self._log_name)
         if main is None or self._main is None or main[:2] != self._main[:2]:
             return
+        note = Note.load(self.lock.read())
+        if note is not None and self._is_ours(main, note):  # another of ours may have committed since
+            self._pending, self._progress = self._pending or note.pending, note.progress
         self._pending = self._pending and main == self._main and bool(size)
+        if main != self._main and progress is not None:
+            self._progress = progress
+        elif not _stat(self._index_name)[0]:  # whoever opens it next makes another
+            self._progress = None
         self._main = main
         self._write()
 
     def _write(self) -> None:
         assert self._main is not None  # noqa: S101  # both who call have seen to it
-        note = Note(self._main, self._log, self._pending, self.in_doubt, self._generation)
+        note = Note(self._main, self._log, self._pending, self.in_doubt, self._generation, self._progress)
         if note != self._note:
             self.lock.write(note.dump())
             self._note = note
 
+    def _renew(self) -> None:
+        """Note how far checkpoints had come when it was opened: the index may be another than that of the note."""
+        self._just_opened = False
+        note = Note.load(self.lock.read())
+        if note is not None and self._is_ours(self._main, note):
+            self._note = note._replace(progress=self._progress)
+            self.lock.write(self._note.dump())
+
     def _admit(self, main: Main | None) -> None:
-        """Accept what another process of ours wrote into the file: its checkpoint."""
+        """Accept what a checkpoint wrote into the file: one of another process of ours, or of another program."""
         if main is None or self._main is None or main[:2] != self._main[:2]:
             raise self.exchanged()
         left = self.lock.read()
         note = Note.load(left)
-        same = note is None or note.generation == self._generation
-        if same and note is not None and note.main == main:
+        if note is not None and self._is_ours(main, note):
             self._main, self._note, self._pending = main, note, note.pending
-            return
-        if not same or not left.endswith(_BUSY):
+            self._progress = note.progress or self._progress
+        elif left.endswith(_BUSY) and (note is None or note.generation == self._generation):
+            check_whole(self.path)  # somebody died in his commit
+            self._main, self._pending = main, False
+            self._write()
+        elif (progress := self._checkpointed_since(note)) is not None:
+            self._take(progress)
+        else:
             raise Corrupt(
-                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it or "
-                "another program checkpoints it: close it and open it again, when it is read whole"
+                f"{self.path} was written while it was open, not by D-gent, as when a backup is copied over it or, "
+                "where no /proc shows it, another program checkpoints it: close it and open it again, when it is read "
+                "whole"
             )
-        check_whole(self.path)  # somebody died in his commit
-        self._main, self._pending = main, False
+
+    def _take(self, progress: Progress) -> None:
+        """Take the file as it is after another program's checkpoint, which may still go on."""
+        main = _main(self._name)
+        if main is None or self._main is None or main[:2] != self._main[:2]:
+            raise self.exchanged()
+        self._main, self._progress, self._pending = main, progress, not progress.is_complete
         self._write()
 
     def exchanged(self) -> Corrupt:
