@@ -1,4 +1,4 @@
-# One door to everything that this repository does. `make` alone lists the doors.
+# Everything that this repository does. `make` alone lists the targets.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -18,7 +18,7 @@ WORKERS   ?= 2
 .DELETE_ON_ERROR:
 .PHONY: help install demo test faults bench check format docs wheel-test clean
 
-help:  ## list the doors
+help:  ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The stamp is made last and depends on what decides about versions: an interrupted installation starts anew.

@@ -13,11 +13,11 @@ from blake3 import blake3
 from sqlalchemy import Connection
 
 from benchmarks.measure import Case
-from dgent.causal import Log, WriterLog
-from dgent.causal.tables import TABLES
-from dgent.database import open_database
-from dgent.database.sqlite_engine import create_sync_engine
+from dgent.causal import AsyncLog, WriterLog
+from dgent.causal.log_tables import TABLES
 from dgent.settings import Settings
+from dgent.sql import open_database
+from dgent.sql.sqlite.engine import create_sync_engine
 
 APPENDS, MANY, BATCHES, LONG = 300, 1000, 8, 20_000
 INSERT = "INSERT INTO dgent_log VALUES (?, ?, ?, ?, ?, ?)"
@@ -78,7 +78,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     floor.fill()
     log = WriterLog()
     await database.write(lambda connection: log.append_many(connection, "long", PLACE[1], [b"x" * size] * LONG))
-    for case in _asynchronous(Log(database), floor, size):
+    for case in _asynchronous(AsyncLog(database), floor, size):
         yield case
     await database.close()
     with _inline(folder / "ours.db", settings) as do:
@@ -87,7 +87,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     floor.db.close()
 
 
-def _asynchronous(log: Log, floor: Floor, size: int) -> Iterator[Case]:
+def _asynchronous(log: AsyncLog, floor: Floor, size: int) -> Iterator[Case]:
     payload = b"x" * size
 
     async def append() -> int:

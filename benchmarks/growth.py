@@ -7,7 +7,7 @@ from pathlib import Path
 
 from benchmarks.measure import Case
 from dgent.datum import Datum
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 
 FEW, MANY = 10_000, 1_000_000
 BATCH = 10_000

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.measure import Case, spread
 from dgent.datum import Datum
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 
 STORE = "langgraph.store.sqlite.aio"
 _next = itertools.count()

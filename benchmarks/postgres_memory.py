@@ -14,8 +14,8 @@ import asyncpg
 
 from benchmarks.measure import Case, spread
 from dgent.datum import Datum
-from dgent.memory.postgres import PostgresBackend
-from dgent.memory.tables import digest
+from dgent.memory.sql.datum_tables import digest
+from dgent.memory.sql.postgres_backend import PostgresBackend
 
 COLUMNS = "namespace, id, version, seq, live, created_at, stored_at, parent, metadata, content, digest"
 INSERT = f"INSERT INTO dgent_datums ({COLUMNS}) VALUES ($1, $2, 1, $3, true, $4, $5, $6, $7, $8, $9)"

@@ -11,9 +11,9 @@ from typing import Any
 
 from benchmarks.measure import Case, spread
 from dgent.datum import Datum
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.tables import digest
-from dgent.memory.terms import terms_for, terms_of
+from dgent.memory.metadata_index import terms_for, terms_of
+from dgent.memory.sql.datum_tables import digest
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
 
 INSERT = "INSERT INTO dgent_datums VALUES (?, ?, 1, ?, 1, ?, ?, NULL, ?, ?, ?, ?)"

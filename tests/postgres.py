@@ -22,7 +22,7 @@ from tests import server_clock
 
 from dgent import migrations
 from dgent.models import TABLES, Base
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable

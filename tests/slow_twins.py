@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 SLOW_TWINS = {
-    r"bridge/test_block\.py::\w+\[postgres-elsewhere-": (
+    r"bridge/test_transaction_block\.py::\w+\[postgres-elsewhere-": (
         "the end of a block does not depend on both the database and the place of memory: "
         "[postgres-same database] and [sqlite-elsewhere] show the law for each"
     ),
-    r"crystal/test_road\.py::\w+\[postgres": (
+    r"crystal/test_promotion_end_to_end\.py::\w+\[postgres": (
         "thirty processes; what they do to PostgreSQL is in crystal/test_copying.py and migrations/"
     ),
     r"crystal/test_copying\.py::test_a_promotion_that_is_killed_goes_on\[postgres": (

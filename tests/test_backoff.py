@@ -7,7 +7,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.backoff import Backoff
+from dgent.runtime.backoff import Backoff
 
 seconds = st.floats(1e-6, 1e6)
 parts = st.floats(0, 1)

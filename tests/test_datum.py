@@ -13,9 +13,9 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from dgent.checks import ID_LENGTH, MAX_DEPTH, canonical_metadata, check_id, check_namespace
 from dgent.datum import Datum, Limits, as_datetime, content_address, load_datum, stamped, uuid7
 from dgent.exceptions import InvalidDatum, InvalidNamespace, LimitExceeded
+from dgent.validation import ID_LENGTH, MAX_DEPTH, canonical_metadata, check_id, check_namespace
 
 many = settings(max_examples=settings().max_examples * 5)  # pure functions are cheap to try
 

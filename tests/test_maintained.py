@@ -12,18 +12,18 @@ from sqlalchemy import Connection, inspect, text
 
 from dgent import Datum, Query, StorageProvider
 from dgent.causal import MaintainedLog, SigningKey
-from dgent.database.maintained import BATCH
 from dgent.exceptions import ChainBroken, Conflict, Corrupt, InvalidFile
-from dgent.memory.maintained import MaintainedMemory
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
+from dgent.memory.sql.maintenance import MaintainedMemory
 from dgent.models.brain import Crystal
+from dgent.sql.maintained import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
     from pathlib import Path
 
-    from dgent.database import Database
-    from dgent.database.maintained import Portable, Record
+    from dgent.sql import Database
+    from dgent.sql.maintained import Portable, Record
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
 

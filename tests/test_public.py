@@ -80,7 +80,7 @@ BANNED = {
 
 
 def test_no_code_from_data() -> None:
-    excused = {"crystal/promotion/style.py": {"subprocess.run"}}  # ruff, which has no API
+    excused = {"crystal/promotion/ruff_format.py": {"subprocess.run"}}  # ruff, which has no API
     found = {name(path): BANNED & set(calls(path)) for path in MODULES}
     assert {file: banned for file, banned in found.items() if banned} == excused
 
@@ -89,8 +89,8 @@ def test_only_the_settings_read_the_environment() -> None:
     assert matches(r"os\.environ|os\.getenv|getenv\(|platformdirs|Path\.home", "settings", "testing", "cli") == {}
 
 
-def test_only_the_database_floor_asks_for_the_dialect() -> None:
-    assert matches(r"dialect(?:\.name)?\s*[!=]=", "database") == {}
+def test_only_the_sql_package_asks_for_the_dialect() -> None:
+    assert matches(r"dialect(?:\.name)?\s*[!=]=", "sql") == {}
 
 
 def test_a_module_says_what_it_is() -> None:

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from dgent.checks import check_limit
 from dgent.datum import Datum, stamped
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery
 from dgent.query import (
@@ -27,6 +26,7 @@ from dgent.query import (
     prefix_end,
     seal_cursor,
 )
+from dgent.validation import check_limit
 
 many = settings(max_examples=settings().max_examples * 5)  # pure functions are cheap to try
 

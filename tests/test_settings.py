@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from dgent.exceptions import InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
-from dgent.settings import Settings, parse_url, private_directory, private_file, shown
+from dgent.runtime.private_files import private_directory, private_file
+from dgent.settings import Settings, parse_url, shown
 from dgent.settings.trust import Trust
 
 SECRET = "hunter2-geheim"

@@ -24,10 +24,10 @@ from dgent.exceptions import (
     StoreClosed,
     TableNotFound,
 )
-from dgent.memory.jsonl import JSONLBackend
+from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.models.brain import Crystal
 from dgent.models.self_grow import GrowthProposal
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -34,12 +34,12 @@ if TYPE_CHECKING:
     from dgent.bridge import TableAdapter
     from dgent.causal import CommitEvent, Doorbell, Generation, WriterLog
     from dgent.crystal import Crystal, DataMixin, Ref, Schema, Universe, get_universe, schema, set_universe
-    from dgent.memory.bus import DataBus
-    from dgent.memory.jsonl import JSONLBackend
-    from dgent.memory.postgres import PostgresBackend
-    from dgent.memory.router import DgentRouter
-    from dgent.memory.sqlite import SQLiteBackend
-    from dgent.memory.volatile import MemoryBackend
+    from dgent.memory.event_bus import DataBus
+    from dgent.memory.failover.router import DgentRouter
+    from dgent.memory.inmemory.backend import MemoryBackend
+    from dgent.memory.jsonl.backend import JSONLBackend
+    from dgent.memory.sql.postgres_backend import PostgresBackend
+    from dgent.memory.sql.sqlite_backend import SQLiteBackend
     from dgent.optics import Lens, LensAgent, Prism, Traversal
     from dgent.settings import Settings
     from dgent.storage import StorageProvider
@@ -106,9 +106,9 @@ _LATER = {
     "CommitEvent": "dgent.causal",
     "Crystal": "dgent.crystal",
     "DataAgent": "dgent.agents",
-    "DataBus": "dgent.memory.bus",
+    "DataBus": "dgent.memory.event_bus",
     "DataMixin": "dgent.crystal",
-    "DgentRouter": "dgent.memory.router",
+    "DgentRouter": "dgent.memory.failover.router",
     "Doorbell": "dgent.causal",
     "Flux": "dgent.agents",
     "FluxAgent": "dgent.agents",
@@ -116,14 +116,14 @@ _LATER = {
     "FunctorRegistry": "dgent.agents",
     "Generation": "dgent.causal",
     "Id": "dgent.agents",
-    "JSONLBackend": "dgent.memory.jsonl",
+    "JSONLBackend": "dgent.memory.jsonl.backend",
     "Lens": "dgent.optics",
     "LensAgent": "dgent.optics",
-    "MemoryBackend": "dgent.memory.volatile",
-    "PostgresBackend": "dgent.memory.postgres",
+    "MemoryBackend": "dgent.memory.inmemory.backend",
+    "PostgresBackend": "dgent.memory.sql.postgres_backend",
     "Prism": "dgent.optics",
     "Ref": "dgent.crystal",
-    "SQLiteBackend": "dgent.memory.sqlite",
+    "SQLiteBackend": "dgent.memory.sql.sqlite_backend",
     "Schema": "dgent.crystal",
     "Settings": "dgent.settings",
     "StateFunctor": "dgent.agents",

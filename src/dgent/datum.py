@@ -15,7 +15,8 @@ from typing import Any, Final
 import orjson
 from blake3 import blake3
 
-from dgent.checks import (
+from dgent.exceptions import InvalidDatum, LimitExceeded
+from dgent.validation import (
     canonical_json,
     canonical_metadata,
     check_content,
@@ -24,7 +25,6 @@ from dgent.checks import (
     check_mapping,
     check_time,
 )
-from dgent.exceptions import InvalidDatum, LimitExceeded
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 

@@ -23,15 +23,6 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, NullPool, inspect, select, text
 
-from dgent.database.constructs import transaction_lock
-from dgent.database.errors import sqlstate, translate
-from dgent.database.locks import Lock
-from dgent.database.postgres_engine import creator, new_engine
-from dgent.database.postgres_session import local_settings
-from dgent.database.postgres_url import read_url
-from dgent.database.sqlite_engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
-from dgent.database.sqlite_memory import connect_memory
-from dgent.database.sqlite_readonly import ReadOnlyFile, why_read_only
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
@@ -44,6 +35,15 @@ from dgent.exceptions import (
 )
 from dgent.models import TABLES
 from dgent.settings import Settings, shown
+from dgent.sql.advisory_locks import AdvisoryLock
+from dgent.sql.constructs import transaction_lock
+from dgent.sql.errors import sqlstate, translate
+from dgent.sql.postgres.engine import creator, new_engine
+from dgent.sql.postgres.session_settings import local_settings
+from dgent.sql.postgres.url_options import read_url
+from dgent.sql.sqlite.engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
+from dgent.sql.sqlite.in_memory import connect_memory
+from dgent.sql.sqlite.read_only import ReadOnlyFile, why_read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Coroutine, Iterator
@@ -63,7 +63,7 @@ Target: TypeAlias = "Settings | URL | str | None"
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class RevisionStep:
     """One revision: its id, the one before it, and what it brings."""
 
     revision: str
@@ -128,10 +128,10 @@ def head() -> str:
     return revision
 
 
-def history() -> list[Step]:
+def history() -> list[RevisionStep]:
     """Return every revision that this code knows, oldest first."""
     scripts = reversed(list(_scripts().walk_revisions()))
-    return [Step(script.revision, cast("str | None", script.down_revision), script.doc) for script in scripts]
+    return [RevisionStep(script.revision, cast("str | None", script.down_revision), script.doc) for script in scripts]
 
 
 async def revision(message: str, *, autogenerate: bool = False, target: Target = None) -> Path:
@@ -359,7 +359,7 @@ def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
 def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
     def locked(connection: Connection) -> T:
         connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
-        connection.execute(select(transaction_lock(Lock.MIGRATIONS)))
+        connection.execute(select(transaction_lock(AdvisoryLock.MIGRATIONS)))
         return work(connection)
 
     return _run(_on_postgres(settings, locked, _LONGEST_STATEMENT))

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, get_args
 import orjson
 from blake3 import blake3
 
-from dgent.checks import MAX_DEPTH, called, canonical_json, check_id, check_limit
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, InvalidCursor, InvalidDatum, InvalidQuery
+from dgent.validation import MAX_DEPTH, called, canonical_json, check_id, check_limit
 
 Order: TypeAlias = Literal["newest", "oldest", "seq"]
 Position: TypeAlias = "tuple[float | int, str]"

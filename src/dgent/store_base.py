@@ -12,7 +12,11 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-from dgent.checks import (
+from dgent.exceptions import StorageError
+from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
+from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
+from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
+from dgent.validation import (
     as_list,
     check_expect,
     check_id,
@@ -22,10 +26,6 @@ from dgent.checks import (
     check_ttl,
     check_version,
 )
-from dgent.exceptions import StorageError
-from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
-from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -7,13 +7,13 @@ import pytest
 
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt
-from dgent.bridge import Tables
-from dgent.database import open_database
+from dgent.bridge import TableRegistry
 from dgent.datum import Datum
 from dgent.exceptions import DgentError
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.models import Citizen, Crystal
 from dgent.settings import Settings
+from dgent.sql import open_database
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -45,7 +45,7 @@ class House:
         self.run(migrations.upgrade(loaded))
         self.database = open_database(loaded)
         self.memory = Watched(MemoryBackend())
-        self.tables = Tables(self.database)
+        self.tables = TableRegistry(self.database)
         for model in AGENT_TABLES:
             self.tables.register(model, **({"hidden": ("traits",)} if model is Citizen else {}))
         self.resolver = Resolver(self.memory, self.tables)  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from .kept import KINDS, Kept, kept_in
+from .state_stores import KINDS, Kept, kept_in
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

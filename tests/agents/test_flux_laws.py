@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dgent.agents import Agent, Flux, StateFunctor
 from dgent.agents.flow import FluxState
 from dgent.exceptions import FluxStopped
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
 
 from .virtual_clock import run
 

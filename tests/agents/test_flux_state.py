@@ -15,7 +15,7 @@ from tests.faults.processes import Child
 from dgent.agents import Flux, StateFunctor
 from dgent.agents.flow import FluxState
 
-from .kept import Kept, add, kept_in, summary
+from .state_stores import Kept, add, kept_in, summary
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -16,8 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 from dgent.agents import Agent, Flux, Id, StateFunctor
 from dgent.bridge import TableAdapter
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.models import Base
 from dgent.models.brain import Crystal
 

@@ -16,18 +16,18 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgent.causal.chain import FORMATS
 from dgent.causal.generation import AsyncGeneration
-from dgent.causal.log import Log
-from dgent.database import open_database
+from dgent.causal.hash_chain import FORMATS
+from dgent.causal.log import AsyncLog
 from dgent.datum import Datum
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.query import Query
 from dgent.settings import Settings
+from dgent.sql import open_database
 
 if TYPE_CHECKING:
-    from dgent.database import Database
     from dgent.query import Page
+    from dgent.sql import Database
 
 HERE = Path(__file__).resolve().parent
 NAMESPACES = ["agents/ada", "default"]
@@ -52,7 +52,7 @@ async def fill_tables(database: Database) -> None:
     await memory.within("agents/ada").put_many(
         [Datum("note", b"another tenant", 1.5, metadata={"tags": ["tea"]}), Datum("%_'\"", b"", -1e9)]
     )
-    await _fill_logs(Log(database))
+    await _fill_logs(AsyncLog(database))
     for key in GENERATIONS:
         await AsyncGeneration(database, key).bump()
     await AsyncGeneration(database, "report").set(40)
@@ -75,7 +75,7 @@ async def _fill_memory(memory: SqlBackend) -> None:
     await memory.put_many([Datum(f"many/{n:03}", bytes([n]), float(n), metadata={"n": n}) for n in range(8)])
 
 
-async def _fill_logs(logs: Log) -> None:
+async def _fill_logs(logs: AsyncLog) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from dgent.causal.keys import SigningKey
@@ -123,7 +123,7 @@ async def answers(database: Database) -> dict[str, Any]:
     for namespace in NAMESPACES:
         found[namespace] = await _memory(memory.within(namespace))
     for format in FORMATS:
-        found[format] = await _log(Log(database).within(format))
+        found[format] = await _log(AsyncLog(database).within(format))
     found["generations"] = {key: await AsyncGeneration(database, key).current() for key in GENERATIONS}
     return found
 
@@ -149,7 +149,7 @@ async def _memory(memory: SqlBackend) -> dict[str, Any]:
     }
 
 
-async def _log(log: Log) -> dict[str, Any]:
+async def _log(log: AsyncLog) -> dict[str, Any]:
     streams = {}
     for stream in await log.streams():
         entries = await log.merged(stream)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 
-from dgent.database import Database, open_database
 from dgent.models import Base
 from dgent.settings import Settings
+from dgent.sql import Database, open_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

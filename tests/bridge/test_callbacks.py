@@ -11,19 +11,19 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from dgent.bridge import TableAdapter, unit_of_work
-from dgent.causal import CommitEvent, Doorbell, Log
+from dgent.causal import AsyncLog, CommitEvent, Doorbell
 from dgent.datum import Datum
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sql import SqlBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dgent.database import Database
     from dgent.memory.change import Change
+    from dgent.sql import Database
 
 RAISED: list[type[BaseException]] = [RuntimeError, asyncio.CancelledError, SystemExit]
 ENDS = SystemExit  # as KeyboardInterrupt, which no test may raise on its own loop
@@ -71,7 +71,7 @@ async def test_a_transaction_answers_and_tells_everybody(database: Database, err
     listener, bell = Failing(error), Doorbell()
     memory = SqlBackend(database, "callbacks", on_change=listener)
     table = TableAdapter(Crystal, database, on_change=listener)
-    log = Log(database, bell)
+    log = AsyncLog(database, bell)
     bell.subscribe(listener.ring)
     last: list[str] = []
     bell.subscribe(lambda event: last.append(f"entry {event.seq}"))
@@ -151,7 +151,7 @@ def test_what_ends_the_program_ends_no_transaction_halfway(url: str) -> None:
 
 
 def test_callbacks_of_another_thread_are_all_called() -> None:
-    from dgent.callbacks import call_all
+    from dgent.runtime.callbacks import call_all
 
     heard: list[str] = []
     errors: list[BaseException] = []

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dgent import StorageProvider
-from dgent.bridge import TableAdapter, Tables, unit_of_work
+from dgent.bridge import TableAdapter, TableRegistry, unit_of_work
 from dgent.datum import Datum
 from dgent.exceptions import IntegrityViolation, VersionConflict
 from dgent.memory.change import Change
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
-    from dgent.database import Database
+    from dgent.sql import Database
 
 NAMESPACE = "table/brain_crystals"
 
@@ -70,7 +70,7 @@ async def test_what_is_refused_is_not_told(database: Database) -> None:
 async def test_a_transaction_tells_when_it_has_committed(database: Database) -> None:
     """Mutant: told at once, it told of what was rolled back."""
     heard: list[Change] = []
-    tables, memory = Tables(database, heard.append), SqlBackend(database, "both")
+    tables, memory = TableRegistry(database, heard.append), SqlBackend(database, "both")
     with suppress(KeyError):
         async with unit_of_work(database, memory, tables) as tx:
             await tx.table(Crystal).put(row("undone"))

@@ -9,15 +9,15 @@ from uuid import uuid4
 
 import orjson
 import pytest
-from tests.faults.rows import execute
+from tests.faults.damaged_datum_rows import execute
 
 from dgent.bridge import TableAdapter
-from dgent.database import open_database
 from dgent.datum import Datum, Limits
+from dgent.sql import open_database
 from dgent.testing import DgentContract
 
 from .conftest import settings_of
-from .wide import Note
+from .wide_models import Note
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,15 +8,15 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.pausing import Pause, statements
+from tests.faults.breakpoints import Pause, statements
 
 from dgent.bridge import TableAdapter
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 from .conftest import opened
-from .wide import Note, Wide
+from .wide_models import Note, Wide
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

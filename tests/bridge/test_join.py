@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import async_sessionmaker
 
 from dgent import StorageProvider
 from dgent.bridge import TableAdapter, unit_of_work
-from dgent.causal import AsyncGeneration, Log
+from dgent.causal import AsyncGeneration, AsyncLog
 from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing, StoreClosed
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sql import SqlBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
 
 from .conftest import opened
@@ -23,11 +23,11 @@ from .conftest import opened
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dgent.database import Database
+    from dgent.sql import Database
 
 
 async def test_stores_of_one_database_are_committed_together_or_not_at_all(database: Database) -> None:
-    memory, log = SqlBackend(database, "one"), Log(database)
+    memory, log = SqlBackend(database, "one"), AsyncLog(database)
     crate, counter = log.within("agent-store/1"), AsyncGeneration(database, "turns")
     for fails in (True, False):
         with suppress(ZeroDivisionError):
@@ -78,7 +78,7 @@ async def test_the_memory_of_a_storage_joins_under_another_namespace(tmp_path: P
 
 
 async def test_what_was_joined_ends_with_the_block(database: Database) -> None:
-    log = Log(database)
+    log = AsyncLog(database)
     async with unit_of_work(database, SqlBackend(database)) as tx:
         inside = tx.join(log)
         await inside.append("audit", "ada", b"x")
@@ -93,7 +93,7 @@ async def test_a_store_that_lies_elsewhere_is_refused(database: Database, tmp_pa
         jsonl = JSONLBackend(tmp_path / "memory.jsonl")
         hosts_own = TableAdapter(Crystal, async_sessionmaker())
         async with unit_of_work(database, SqlBackend(database)) as tx:
-            for elsewhere in (Log(other), SqlBackend(other), TableAdapter(Crystal, other), hosts_own, jsonl):
+            for elsewhere in (AsyncLog(other), SqlBackend(other), TableAdapter(Crystal, other), hosts_own, jsonl):
                 with pytest.raises(CapabilityMissing, match=r"tx\.memory"):
                     tx.join(elsewhere)
             await tx.memory.put(Datum.create(b"x", id="d"))  # and the block goes on

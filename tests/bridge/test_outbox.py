@@ -18,9 +18,8 @@ from sqlalchemy import inspect, text
 
 from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.bridge import outbox as outbox_module
-from dgent.database import Database, open_database
 from dgent.datum import Datum, Limits
-from dgent.delivery import Delivery, Queue, trip
+from dgent.delivery import DeliveryReport, Queue, page_delivery
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
@@ -29,14 +28,15 @@ from dgent.exceptions import (
     LimitExceeded,
     StorageTimeout,
 )
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sql import SqlBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.backend import SqlBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
-from dgent.testing.base import examples, pages
-from dgent.testing.clock import ManualClock
+from dgent.sql import Database, open_database
+from dgent.testing.contract_base import examples, pages
+from dgent.testing.manual_clock import ManualClock
 
 from .conftest import opened, settings_of
 from .test_unit_of_work import STEPS, Fault, _faults, _raise, crystal, row
@@ -84,7 +84,7 @@ async def test_d5_what_was_committed_is_delivered(database: Database, memory: El
         (4, datum),
     ]
     assert await memory.exists("d")
-    assert await Outbox(database, memory).reconcile() == Delivery()
+    assert await Outbox(database, memory).reconcile() == DeliveryReport()
 
 
 async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memory: Elsewhere) -> None:
@@ -102,13 +102,13 @@ async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memo
         async with unit_of_work(database, memory) as inner:
             await inner.memory.put(Datum.create(b"1", id="kept"))
         assert await memory.count() == 0
-    assert await Outbox(database, memory).reconcile() == Delivery()
+    assert await Outbox(database, memory).reconcile() == DeliveryReport()
     assert [datum.id for datum in await memory.list()] == ["kept"]
 
 
-async def _not_now(_: Outbox) -> Delivery:
+async def _not_now(_: Outbox) -> DeliveryReport:
     """Stand for a program that dies between the commit and the delivery."""
-    return Delivery()
+    return DeliveryReport()
 
 
 async def test_a_write_of_somebody_else_that_a_clock_hides_is_not_written_over(
@@ -162,7 +162,7 @@ async def test_a_transaction_that_is_committed_ends_well_whatever_its_delivery_m
 async def test_who_is_cancelled_during_a_delivery_hears_it(
     database: Database, memory: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def cancelled(_: Outbox) -> Delivery:
+    async def cancelled(_: Outbox) -> DeliveryReport:
         raise asyncio.CancelledError
 
     monkeypatch.setattr(Outbox, "deliver", cancelled)
@@ -183,8 +183,8 @@ async def test_an_outage_delays_and_loses_nothing(database: Database, memory: El
     memory.down, memory.deaf = False, True
     assert (await box.reconcile()).waiting == 3
     memory.deaf = False
-    assert await box.reconcile() == Delivery(3)
-    assert await box.reconcile() == Delivery()
+    assert await box.reconcile() == DeliveryReport(3)
+    assert await box.reconcile() == DeliveryReport()
     assert [entry.datum.content for entry in await memory.history("c") if entry.datum] == [b"0", b"1", b"2"]
 
 
@@ -204,8 +204,8 @@ async def test_a_time_to_live_is_kept_on_delivery(database: Database) -> None:
         await tx.memory.put(Datum.create(b"2", id="inside"), ttl="keep")
     memory.down = False
     clock.advance(1)
-    assert await Outbox(database, memory).reconcile() == Delivery(8)  # the delete had gone through
-    assert await Outbox(database, memory).reconcile() == Delivery()
+    assert await Outbox(database, memory).reconcile() == DeliveryReport(8)  # the delete had gone through
+    assert await Outbox(database, memory).reconcile() == DeliveryReport()
     clock.advance(1)
     assert {datum.id for datum in await memory.list()} == {"expires", "expired", "deleted", "stays", "new", "inside"}
     assert all(datum.content == b"2" for datum in await memory.list())
@@ -221,7 +221,7 @@ async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory:
         await memory.put(Datum.create(b"", id="child", causal_parent="c"))  # somebody else, at the same time
         await tx.memory.put(Datum.create(b"2", id="d"))
     assert await memory.exists("d")
-    assert await box.reconcile() == Delivery()
+    assert await box.reconcile() == DeliveryReport()
     (entry,) = await box.set_aside()
     assert (entry.id, entry.datum.content if entry.datum else None) == ("c", b"1")
     assert "CausalCycle" in entry.reason
@@ -234,7 +234,7 @@ async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory:
         await memory.put(Datum.create(b"", id="child", causal_parent="z"))
     (entry,) = await box.set_aside()
     await box.discard(entry)
-    assert await box.reconcile() == Delivery()
+    assert await box.reconcile() == DeliveryReport()
 
 
 async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: Database) -> None:
@@ -306,14 +306,14 @@ async def test_a_delivery_is_never_put_over_what_came_after_it(
     database: Database, memory: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process dies between the delivery and its receipt; somebody puts a newer value with `expect=`."""
-    monkeypatch.setattr(trip, "LEASE", 0.0)
+    monkeypatch.setattr(page_delivery, "LEASE", 0.0)
     box = Outbox(database, memory)
     memory.deaf = True  # it takes the write, and we never hear of it
     async with unit_of_work(database, memory) as tx:
         await tx.memory.put(Datum.create(b"old", id="c"))
     memory.deaf = False
     newer = await memory.put(Datum.create(b"newer", id="c"), expect=1)
-    assert await box.reconcile() == Delivery(1)
+    assert await box.reconcile() == DeliveryReport(1)
     assert await memory.get("c") == newer
 
 
@@ -350,7 +350,7 @@ async def test_the_table_of_the_first_outbox_is_taken_over_in_its_order(
     async with opened(url) as database:
         one, two = MemoryBackend("one"), MemoryBackend("two")
         await two.put(Datum("b", b"stays", 0.0))
-        assert await Outbox(database, one).reconcile() == Delivery(4)
+        assert await Outbox(database, one).reconcile() == DeliveryReport(4)
         assert [(each.version, each.datum) for each in await one.history("a")] == [
             (1, Datum("a", b"1", 1.0, None, {"k": "one"})),
             (2, Datum("a", b"2", 2.0)),
@@ -362,7 +362,7 @@ async def test_the_table_of_the_first_outbox_is_taken_over_in_its_order(
         assert (entry.id, entry.datum, entry.reason[:11]) == ("b", None, "CausalCycle")
         assert await two.exists("b")
         assert not await database.read(lambda connection: inspect(connection).has_table("dgent_outbox"))
-        assert await box.reconcile() == Delivery()
+        assert await box.reconcile() == DeliveryReport()
 
 
 async def _old_table(url: str, frozen: Path) -> None:
@@ -443,7 +443,7 @@ async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
 async def test_b5_a_crash_at_each_step_leaves_both_or_neither(
     sqlite_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(trip, "LEASE", 0.0)  # the dead are not waited for
+    monkeypatch.setattr(page_delivery, "LEASE", 0.0)  # the dead are not waited for
     url, lines = f"sqlite:///{sqlite_path}", tmp_path / "memory.jsonl"
     async with opened(url) as database:
         await Outbox(database, MemoryBackend("both")).prepare()
@@ -463,7 +463,7 @@ async def _reconciled(database: Database, memory: Any) -> None:
     box = Outbox(database, memory)
     assert (await box.reconcile()).set_aside == ()
     live = await memory.get("c")
-    assert await box.reconcile() == Delivery()
+    assert await box.reconcile() == DeliveryReport()
     found = await TableAdapter(Crystal, database).get("c")
     assert (live is None) is (found is None)
     if live is not None and found is not None:
@@ -514,7 +514,7 @@ async def test_concurrent_transactions_deliver_each_write(database: Database, me
             await tx.table(Crystal).put(row(f"d{n}"))
 
     await asyncio.gather(*(one(n) for n in range(12)))
-    assert await Outbox(database, memory).reconcile() == Delivery()
+    assert await Outbox(database, memory).reconcile() == DeliveryReport()
     assert await memory.count() == await TableAdapter(Crystal, database).count() == 12
 
 
@@ -525,6 +525,6 @@ async def test_namespaces_of_the_outbox_do_not_meet(database: Database) -> None:
         async with unit_of_work(database, store) as tx:
             await tx.memory.put(Datum.create(store.namespace.encode(), id="c"))
     one.down = False
-    assert await Outbox(database, one).reconcile() == Delivery(1)
+    assert await Outbox(database, one).reconcile() == DeliveryReport(1)
     assert (await one.get("c")).content == b"one"  # type: ignore[union-attr]
     assert (await Outbox(database, two).reconcile()).waiting == 1

@@ -21,16 +21,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from dgent import models
 from dgent.bridge import TableAdapter
-from dgent.bridge.layout import layout_of
+from dgent.bridge.mapping import mapping_of
 from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing, Corrupt, IntegrityViolation, InvalidDatum, InvalidRow
 from dgent.models import Base, Crystal
-from dgent.testing.base import examples
+from dgent.testing.contract_base import examples
 
-from .wide import Color, Counted, Note, Paired, Uniquely, Wide
+from .wide_models import Color, Counted, Note, Paired, Uniquely, Wide
 
 if TYPE_CHECKING:
-    from dgent.database import Database
+    from dgent.sql import Database
 
 MODELS = sorted(
     (mapper.class_ for mapper in Base.registry.mappers if mapper.class_.__module__.startswith("dgent.")), key=str
@@ -467,8 +467,8 @@ def test_a_type_without_a_form_is_refused_at_once() -> None:
         plain: Mapped[Any] = mapped_column(JSON)
 
     with pytest.raises(CapabilityMissing, match=r"pickled\.thing"):
-        layout_of(Pickled)
-    assert [field.name for field in layout_of(Pickled, None, frozenset({"thing"})).fields] == ["id", "plain"]
+        mapping_of(Pickled)
+    assert [field.name for field in mapping_of(Pickled, None, frozenset({"thing"})).fields] == ["id", "plain"]
     for wrong in (
         {"hidden": frozenset({"id"})},
         {"hidden": frozenset({"nobody"})},
@@ -476,7 +476,7 @@ def test_a_type_without_a_form_is_refused_at_once() -> None:
         {"id_field": "plain"},
     ):
         with pytest.raises((InvalidRow, CapabilityMissing)):
-            layout_of(Pickled, **wrong)  # type: ignore[arg-type]
+            mapping_of(Pickled, **wrong)  # type: ignore[arg-type]
 
 
 def row(id: str, **values: Any) -> Datum:
@@ -501,12 +501,12 @@ async def test_a_session_factory_serves_as_well(url: str, database: Database) ->
 
 
 def test_exact_numbers_in_their_shortest_form() -> None:
-    load = layout_of(Wide).by_name["exact"].form.load
-    dump = layout_of(Wide).by_name["exact"].form.dump
+    load = mapping_of(Wide).by_name["exact"].form.load
+    dump = mapping_of(Wide).by_name["exact"].form.dump
     assert dump is not None
     for said, kept in [("1.50", "1.5"), (100, "100"), (0.1, "0.1"), ("-0", "0"), ("1e3", "1000")]:
         assert dump(load(said)) == kept
-    assert layout_of(Wide).by_name["span"].form.load("-P1DT1H1M1.5S") == -timedelta(1, 3661, 500_000)
-    assert layout_of(Wide).by_name["raw"].form.load(base64.b64encode(b"x").decode()) == b"x"
+    assert mapping_of(Wide).by_name["span"].form.load("-P1DT1H1M1.5S") == -timedelta(1, 3661, 500_000)
+    assert mapping_of(Wide).by_name["raw"].form.load(base64.b64encode(b"x").decode()) == b"x"
     with pytest.raises(ValueError, match="JSON cannot"):
-        layout_of(Wide).by_name["real"].form.dump(math.inf)  # type: ignore[misc]
+        mapping_of(Wide).by_name["real"].form.dump(math.inf)  # type: ignore[misc]

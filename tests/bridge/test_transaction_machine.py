@@ -19,18 +19,18 @@ from dgent.bridge import unit_of_work
 from dgent.bridge.outbox import Outbox
 from dgent.datum import Datum
 from dgent.exceptions import BackendUnavailable, CausalCycle, DgentError, IntegrityViolation, VersionConflict
-from dgent.memory.sql import SqlBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
-from dgent.testing.base import examples, fresh
-from dgent.testing.clock import ManualClock
-from dgent.testing.model import Model
+from dgent.testing.contract_base import examples, fresh
+from dgent.testing.manual_clock import ManualClock
+from dgent.testing.reference_model import ReferenceModel
 
 from .conftest import opened
 
 if TYPE_CHECKING:
     from dgent.bridge import UnitOfWork
-    from dgent.database import Database
+    from dgent.sql import Database
 
 IDS = ("a", "b", "c")
 
@@ -120,7 +120,7 @@ class State(NamedTuple):
     """What both tracks hold."""
 
     rows: dict[str, int]
-    memory: Model
+    memory: ReferenceModel
 
     def copy(self) -> State:
         memory = copy(self.memory)
@@ -131,7 +131,7 @@ class State(NamedTuple):
 class Machine:
     def __init__(self, database: Database, memory: SqlBackend | Elsewhere) -> None:
         self.database, self.memory = database, memory
-        self.state = State({}, Model(ManualClock()))
+        self.state = State({}, ReferenceModel(ManualClock()))
         self.namespace = memory.namespace
 
     async def take(self, step: Step) -> None:
@@ -244,7 +244,7 @@ async def answer(memory: Any, action: Put | Delete, expects: bool) -> Any:
     subject = datum(*action[:3]) if isinstance(action, Put) else action.id
     try:
         found = getattr(memory, "put" if isinstance(action, Put) else "delete")(subject, **named)
-        return found if isinstance(memory, Model) else await found
+        return found if isinstance(memory, ReferenceModel) else await found
     except (CausalCycle, VersionConflict) as error:
         return type(error)
     except DgentError as error:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from dgent import StorageProvider
-from dgent.bridge import TableAdapter, Tables, UnitOfWork, unit_of_work
-from dgent.database import Database, open_database
-from dgent.database.statement import Statement
+from dgent.bridge import TableAdapter, TableRegistry, UnitOfWork, unit_of_work
 from dgent.datum import Datum
 from dgent.exceptions import IntegrityViolation, NestedWrite, StoreClosed, VersionConflict
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.models import CitizenConversation, ConversationTurn, Crystal, CrystalTag
-from dgent.testing.base import patience
+from dgent.sql import Database, open_database
+from dgent.sql.statement import Statement
+from dgent.testing.contract_base import patience
 
 from .conftest import opened, settings_of
 
@@ -46,7 +46,7 @@ def memory(database: Database) -> SqlBackend:
 
 
 async def test_d5_both_tracks_are_committed_together(database: Database, memory: SqlBackend) -> None:
-    async with unit_of_work(database, memory, Tables(database)) as tx:
+    async with unit_of_work(database, memory, TableRegistry(database)) as tx:
         datum = await tx.memory.put(Datum.create(b"x", id="c"))
         tx.session.add(crystal())
         assert (await tx.table(Crystal).get("c")).data["datum_id"] == "c"  # type: ignore[union-attr]
@@ -177,7 +177,7 @@ async def test_b4_each_track_leaves_the_other_alone(database: Database, memory: 
 
 
 async def test_registered_tables_have_three_names(database: Database, memory: SqlBackend) -> None:
-    tables = Tables(database)
+    tables = TableRegistry(database)
     assert tables.find("brain_crystals") is None
     hiding = tables.register(Crystal, hidden=["summary", "content_hash"])
     assert (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.faults.stores import sync_engine
 
-from dgent.causal.chain import AGENT_STORE, OWN, Format
-from dgent.causal.tables import TABLES
+from dgent.causal.hash_chain import AGENT_STORE, OWN, Format
+from dgent.causal.log_tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -17,15 +17,15 @@ from sqlalchemy import Connection, create_engine, delete, insert, update
 from sqlalchemy.engine import make_url
 
 from dgent.causal import Checkpoint, Fingerprint, SigningKey
-from dgent.causal.chain import AGENT_STORE, OWN, Format
 from dgent.causal.checkpoint import checkpoints, consistent, latest, save, sign, verify
-from dgent.causal.tables import TABLES
-from dgent.causal.tables import checkpoints as table
+from dgent.causal.hash_chain import AGENT_STORE, OWN, Format
+from dgent.causal.log_tables import TABLES
+from dgent.causal.log_tables import checkpoints as table
 from dgent.causal.writer_log import PAGE, START, Head, WriterLog
-from dgent.database import open_database
-from dgent.database.sqlite_engine import create_sync_engine
 from dgent.exceptions import ChainBroken, InvalidCheckpoint, InvalidQuery, MalformedRow
 from dgent.settings import Settings
+from dgent.sql import open_database
+from dgent.sql.sqlite.engine import create_sync_engine
 
 KEY, OTHER = (SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([each]) * 32)) for each in (7, 8))
 ME = str(KEY.fingerprint)

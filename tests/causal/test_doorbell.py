@@ -9,12 +9,12 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.causal.logs import committed, opened
+from tests.causal.async_logs import committed, opened
 
 from dgent import CommitEvent, Doorbell, WriterLog
-from dgent.causal.tables import TABLES
-from dgent.database.sqlite_engine import create_sync_engine
+from dgent.causal.log_tables import TABLES
 from dgent.settings import Settings
+from dgent.sql.sqlite.engine import create_sync_engine
 
 if TYPE_CHECKING:
     from pathlib import Path

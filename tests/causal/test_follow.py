@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
-from tests.causal.logs import (
+from tests.causal.async_logs import (
     HANG,
     append_for_ever,
     append_some,
@@ -22,13 +22,13 @@ from tests.causal.logs import (
     until,
     whole,
 )
-from tests.database.proxy import Proxy
 from tests.faults.processes import Child, started
+from tests.sql.proxy import Proxy
 
-from dgent.causal import CommitEvent, Entry, Log
+from dgent.causal import AsyncLog, CommitEvent, Entry
 from dgent.causal.follow import PAGE
-from dgent.database.sqlite import SQLiteDatabase
 from dgent.exceptions import BackendUnavailable, ChainBroken, StoreClosed
+from dgent.sql.sqlite.database import SQLiteDatabase
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -45,7 +45,7 @@ def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
 
 
 @pytest.fixture
-async def log(url: str) -> AsyncIterator[Log]:
+async def log(url: str) -> AsyncIterator[AsyncLog]:
     async with opened(url) as log:
         yield log
 
@@ -72,7 +72,7 @@ def places(entries: list[Entry]) -> list[tuple[str, int]]:
     return [(entry.writer, entry.seq) for entry in entries]
 
 
-async def test_first_what_is_there_then_what_comes(log: Log) -> None:
+async def test_first_what_is_there_then_what_comes(log: AsyncLog) -> None:
     await log.append_many("s", "a", [b"1", b"2"])
     await log.append("other", "a", b"1")
     follower = asyncio.create_task(take(log.follow("s"), 5))
@@ -86,7 +86,7 @@ async def test_first_what_is_there_then_what_comes(log: Log) -> None:
     assert entries == [entry for seen in entries for entry in await log.entries("s", seen.writer) if entry == seen]
 
 
-async def test_from_a_position(log: Log) -> None:
+async def test_from_a_position(log: AsyncLog) -> None:
     for writer in "abc":
         await log.append_many("s", writer, [b"1", b"2", b"3"])
     found = await take(log.follow("s", after={"a": 2, "b": 3}), 4)
@@ -98,7 +98,7 @@ async def test_from_a_position(log: Log) -> None:
     assert places(await follower) == [("b", 4)]
 
 
-async def test_pages_are_shared_between_writers(log: Log) -> None:
+async def test_pages_are_shared_between_writers(log: AsyncLog) -> None:
     await log.append_many("s", "busy", [b""] * (3 * PAGE))
     await log.append_many("s", "quiet", [b""])
     entries = await take(log.follow("s"), 3 * PAGE + 1)
@@ -143,7 +143,7 @@ def test_a_follower_that_comes_and_goes_sees_each_entry_once(
     asyncio.run(run())
 
 
-async def test_processes_append_and_one_is_killed(log: Log, url: str) -> None:
+async def test_processes_append_and_one_is_killed(log: AsyncLog, url: str) -> None:
     seen: list[Entry] = []
 
     follower = asyncio.create_task(collect(log.follow("stream"), seen))
@@ -168,7 +168,7 @@ async def test_processes_append_and_one_is_killed(log: Log, url: str) -> None:
         assert (await log.verify("stream", writer)).seq == seqs[writer][-1]
 
 
-async def test_a_follower_killed_and_started_again_sees_each_entry_once(log: Log, url: str) -> None:
+async def test_a_follower_killed_and_started_again_sees_each_entry_once(log: AsyncLog, url: str) -> None:
     chance = random.Random(5)
     seen: list[tuple[str, int]] = []
     total = 300
@@ -250,8 +250,8 @@ async def test_a_notification_comes_before_the_poll(postgres_url: str) -> None:
         follower.cancel()
 
 
-def _listens(log: Log) -> bool:
-    driver = log.database._home.watches._driver  # type: ignore[attr-defined]  # a PostgresDatabase
+def _listens(log: AsyncLog) -> bool:
+    driver = log.database._loop_state.watches._driver  # type: ignore[attr-defined]  # a PostgresDatabase
     return driver is not None and bool(driver._listeners)
 
 
@@ -295,7 +295,7 @@ async def test_an_idle_follower_looks_four_times_a_second(sqlite_path: Path) -> 
         assert database._watches[asyncio.get_running_loop()]._watching == set()
 
 
-async def test_many_followers_at_once(log: Log) -> None:
+async def test_many_followers_at_once(log: AsyncLog) -> None:
     await log.append_many("s", "a", [b"0", b"1"])
     followers = [asyncio.create_task(take(log.follow("s", after={"a": at % 3}), 20 - at % 3)) for at in range(50)]
     for number in range(2, 20):
@@ -304,7 +304,7 @@ async def test_many_followers_at_once(log: Log) -> None:
         assert by_writer(entries) == {"a": [*range(at % 3 + 1, 21)]}
 
 
-async def test_a_follower_that_leaves_leaves_nothing(log: Log) -> None:
+async def test_a_follower_that_leaves_leaves_nothing(log: AsyncLog) -> None:
     await log.append("s", "w", b"1")
     async for _ in log.follow("s"):
         break
@@ -337,7 +337,7 @@ async def test_a_database_that_never_answered_is_an_error(postgres_url: str) -> 
             await anext(log.follow("s"))
 
 
-async def test_an_entry_that_was_taken_out_is_noticed(log: Log) -> None:
+async def test_an_entry_that_was_taken_out_is_noticed(log: AsyncLog) -> None:
     await log.append_many("s", "w", [b"1", b"2", b"3"])
     table = log._log.format.table
     await log.database.write(lambda connection: connection.execute(delete(table).where(table.c.seq == 2)) and None)
@@ -347,12 +347,12 @@ async def test_an_entry_that_was_taken_out_is_noticed(log: Log) -> None:
 
 
 def test_two_event_loops_one_after_another(url: str) -> None:
-    async def first() -> Log:
+    async def first() -> AsyncLog:
         async with asyncio.timeout(HANG):
-            from dgent.database import open_database
             from dgent.settings import Settings
+            from dgent.sql import open_database
 
-            log = Log(open_database(Settings.load(database_url=url)))
+            log = AsyncLog(open_database(Settings.load(database_url=url)))
             follower = asyncio.create_task(take(log.follow("s"), 1))
             await log.append("s", "w", b"1")
             assert places(await follower) == [("w", 1)]
@@ -360,7 +360,7 @@ def test_two_event_loops_one_after_another(url: str) -> None:
             await asyncio.sleep(0.05)
             return log
 
-    async def second(log: Log) -> None:
+    async def second(log: AsyncLog) -> None:
         async with asyncio.timeout(HANG):
             follower = asyncio.create_task(take(log.follow("s"), 2))
             await log.append("s", "w", b"2")

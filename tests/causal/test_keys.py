@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from dgent.causal import Fingerprint, SigningKey
 from dgent.causal.keys import generate, is_signed, load, load_public, public_path
 from dgent.exceptions import InvalidInput, InvalidKey, ReadOnly
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 HEX = "0123456789abcdef"
 

@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.causal.logs import append_some, by_writer, committed, opened, whole
+from tests.causal.async_logs import append_some, by_writer, committed, opened, whole
 from tests.faults.processes import started
 
 from dgent import Datum, StorageProvider
 from dgent.causal import AsyncGeneration, keys
-from dgent.causal.chain import FORMATS, Format
-from dgent.causal.tables import generations
-from dgent.database.table_set import TableSet
+from dgent.causal.hash_chain import FORMATS, Format
+from dgent.causal.log_tables import generations
 from dgent.exceptions import (
     CapabilityMissing,
     ChainBroken,
@@ -34,6 +33,7 @@ from dgent.exceptions import (
 )
 from dgent.migrations import include_name
 from dgent.models import Crystal
+from dgent.sql.table_set import TableSet
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.causal import Log
+    from dgent.causal import AsyncLog
 
 
 class Fault(Exception):  # what a test throws is a fault
@@ -54,7 +54,7 @@ def url(request: pytest.FixtureRequest, sqlite_path: Path) -> str:
 
 
 @pytest.fixture
-async def log(url: str) -> AsyncIterator[Log]:
+async def log(url: str) -> AsyncIterator[AsyncLog]:
     async with opened(url) as log:
         yield log
 
@@ -66,7 +66,7 @@ async def storage(url: str, tmp_path: Path) -> AsyncIterator[StorageProvider]:
         yield storage
 
 
-async def test_appends_of_many_tasks(log: Log) -> None:
+async def test_appends_of_many_tasks(log: AsyncLog) -> None:
     async def task(number: int) -> list[int]:
         return [(await log.append("s", f"w{number % 3}", b"%d %d" % (number, turn))).seq for turn in range(5)]
 
@@ -108,7 +108,7 @@ def test_batches_that_go_together_are_in_the_order_they_came(
     asyncio.run(run())
 
 
-async def test_each_caller_gets_its_own_error(log: Log, url: str) -> None:
+async def test_each_caller_gets_its_own_error(log: AsyncLog, url: str) -> None:
     await log.append_many("s", "damaged", [b"1", b"2"])
     await log.append("s", "sound", b"1")
     broken = log._log.format.table.update().where(log._log.format.table.c.writer == "damaged").values(content_hash=b"")
@@ -142,7 +142,7 @@ async def test_what_no_log_takes_is_refused(sqlite_path: Path) -> None:
         assert await log.streams() == []
 
 
-async def test_reads(log: Log) -> None:
+async def test_reads(log: AsyncLog) -> None:
     for number in range(3):
         await log.append_many("s", f"w{number}", [b"%d" % seq for seq in range(number + 1)])
     await log.append("t", "w0", b"")
@@ -156,7 +156,7 @@ async def test_reads(log: Log) -> None:
     assert await log.head("s", "w2") == (last.seq, last.content_hash)
 
 
-async def test_the_formats_have_tables_of_their_own(log: Log) -> None:
+async def test_the_formats_have_tables_of_their_own(log: AsyncLog) -> None:
     crate = log.within("agent-store/1")
     await crate.append("s", "w", b"theirs")
     assert (log.format, crate.format) == ("dgent/1", "agent-store/1")
@@ -165,7 +165,7 @@ async def test_the_formats_have_tables_of_their_own(log: Log) -> None:
     assert (entry.format, entry.payload) == ("agent-store/1", b"theirs")
 
 
-async def test_verify_reads_some_at_a_time(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_verify_reads_some_at_a_time(log: AsyncLog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgent.causal.log.AT_ONCE", 500)
     await log.append_many("s", "w", [b"%d" % number for number in range(1200)])
     pages: list[int] = []
@@ -192,7 +192,7 @@ async def test_verify_reads_some_at_a_time(log: Log, monkeypatch: pytest.MonkeyP
     assert caught.value.seq == 777
 
 
-async def test_the_tables_are_made_once(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_tables_are_made_once(log: AsyncLog, monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     prepare = TableSet.prepare
 
@@ -279,7 +279,7 @@ async def test_transactions_and_appends_take_turns(storage: StorageProvider) -> 
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_cancelled_appends_leave_no_half_and_no_gap(log: Log, seed: int) -> None:
+async def test_cancelled_appends_leave_no_half_and_no_gap(log: AsyncLog, seed: int) -> None:
     chance = random.Random(seed)
     await log.append("s", "w", b"first")
 
@@ -302,7 +302,7 @@ async def test_cancelled_appends_leave_no_half_and_no_gap(log: Log, seed: int) -
     assert held[::2] == held[1::2]
 
 
-async def test_processes_append_to_one_log(log: Log, url: str) -> None:
+async def test_processes_append_to_one_log(log: AsyncLog, url: str) -> None:
     with started(3, append_some, url, 15) as children:
         for _ in range(15):
             await log.append("stream", "shared", b"here")
@@ -316,7 +316,7 @@ async def test_processes_append_to_one_log(log: Log, url: str) -> None:
     assert committed(url, "SELECT count(*) FROM dgent_log") == [(105,)]
 
 
-async def test_a_generation_never_moves_back(log: Log) -> None:
+async def test_a_generation_never_moves_back(log: AsyncLog) -> None:
     counter = AsyncGeneration(log.database, "report")
     assert await counter.current() == 0
     assert sorted(await asyncio.gather(*(counter.bump() for _ in range(20)))) == [*range(1, 21)]
@@ -343,7 +343,7 @@ def test_two_event_loops_one_after_another(sqlite_path: Path) -> None:
     asyncio.run(storage.close())
 
 
-async def test_malformed_rows_are_told_of(log: Log) -> None:
+async def test_malformed_rows_are_told_of(log: AsyncLog) -> None:
     await log.append("s", "w", b"1")
     table = log._log.format.table
     await log.database.write(
@@ -362,7 +362,7 @@ def test_a_host_application_leaves_the_tables_alone(format: Format) -> None:
     assert include_name("agent_store_log", "table")
 
 
-async def test_a_log_is_signed_and_compared(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_log_is_signed_and_compared(log: AsyncLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dgent.causal.log.AT_ONCE", 3)
     key = keys.generate(tmp_path / "key")
     own = str(key.fingerprint)

@@ -8,12 +8,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.causal.places import async_database
+from tests.causal.log_locations import async_database
 from tests.faults.processes import Child, ready, started, together
 from tests.faults.stores import sync_engine
 
-from dgent.causal.chain import FORMATS
 from dgent.causal.generation import Generation
+from dgent.causal.hash_chain import FORMATS
 from dgent.causal.writer_log import WriterLog
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
-    from dgent.causal.chain import Entry, Format
+    from dgent.causal.hash_chain import Entry, Format
 
 PROCESSES = 8
 SHARED = ("shared", "one writer")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tests.cli.running import Runner
+from tests.cli.run_kg import Runner
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.cli.running import Runner
+from tests.cli.run_kg import Runner
 
 SECRET = "hunter2-s3cret"
 ELSEWHERE = f"database_url: postgresql://me:{SECRET}@127.0.0.1:1/x\nnamespace: theirs\nconnect_timeout: 1\n"

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from dgent.crystal.schemas import BrainSetting, WitnessMark
+from dgent.crystal.schemas import BrainSettingCrystal, WitnessMark
 
 if TYPE_CHECKING:
-    from tests.cli.running import Runner
+    from tests.cli.run_kg import Runner
 
 MODULE = """
 from dataclasses import dataclass
@@ -128,7 +128,7 @@ def test_crystals_go_into_their_table_and_come_back(ready: Runner) -> None:
     assert ready.json("crystal", "show", "depth")["value"] == {"key": "depth", "value": {"most": 4}}
     assert (
         "did you mean brain_settings"
-        in ready("crystal", "demote", BrainSetting.schema.name, "--table", "brain_setting", code=3).err
+        in ready("crystal", "demote", BrainSettingCrystal.schema.name, "--table", "brain_setting", code=3).err
     )
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
-    from tests.cli.running import Runner
+    from tests.cli.run_kg import Runner
 
 REAL = sorted(Path(__file__).resolve().parents[3].glob("shared/data/locomo/*.json"))
 

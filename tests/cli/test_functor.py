@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent.agents import Agent, Functor, registry
+from dgent.agents import Agent, Functor, functor_registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from tests.cli.running import Runner
+    from tests.cli.run_kg import Runner
 
 
 class AlwaysSeven:
@@ -52,7 +52,7 @@ def test_nothing_is_written_by_looking(kg: Runner, clean_room: Any) -> None:
 
 
 def test_a_broken_law_ends_with_1_and_shows_where(kg: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(registry.SHIPPED, "seven", Functor("wrong on purpose", AlwaysSeven))
+    monkeypatch.setitem(functor_registry.SHIPPED, "seven", Functor("wrong on purpose", AlwaysSeven))
     done = kg("functor", "verify", "seven", code=1)
     assert "seven breaks identity (seed 0): lift(Id) does not as Id" in done.text
     assert "outputs: [7" in done.text

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cli.running import spawned
+from tests.cli.run_kg import spawned
 
 from dgent.settings import Settings
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
-    from tests.cli.running import Runner
+    from tests.cli.run_kg import Runner
 
 
 def edit(statement: str) -> None:

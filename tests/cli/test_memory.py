@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults.rows import execute
+from tests.faults.damaged_datum_rows import execute
 
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
-    from tests.cli.running import Runner
+    from tests.cli.run_kg import Runner
 
 
 def test_what_is_put_can_be_got(kg: Runner) -> None:

@@ -7,9 +7,9 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tests.cli.running import Runner
+from tests.cli.run_kg import Runner
 
-from dgent.memory.manifest import ManifestFile
+from dgent.memory.failover.manifest import ManifestFile
 from dgent.settings import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to" / "keep-and-restore.md"

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cli.running import SAMPLE, Runner
-from tests.cli.test_ends import COMMANDS
+from tests.cli.run_kg import SAMPLE, Runner
+from tests.cli.test_exit_codes import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.postgres import PostgresBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.postgres_backend import PostgresBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.settings import Settings
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ import hypothesis
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.crystal.copied import KNOWN, MARK, WIDE, MarkRow, Narrow, Wide, WideRow, plain, texts, wides
+from tests.crystal.copied_contract import KNOWN, MARK, WIDE, MarkRow, Narrow, Wide, WideRow, plain, texts, wides
 from tests.faults.processes import Child
 
 from dgent import Datum, Query, StorageProvider
 from dgent.crystal import Crystal, Schema, Schemas, Universe
-from dgent.crystal.codec import comparable
+from dgent.crystal.contract_codec import comparable
 from dgent.crystal.copying import backfill, demote
 from dgent.crystal.rows import crystal_of, row_of
-from dgent.crystal.schemas import BrainCrystal, BrainSetting, WitnessMark, WitnessTrust
+from dgent.crystal.schemas import BrainCrystal, BrainSettingCrystal, WitnessMark, WitnessTrust
 from dgent.exceptions import Conflict, InvalidCrystal, InvalidRow, UpgradeGap
 from dgent.models import brain
 from dgent.services import Brain
@@ -102,10 +102,10 @@ async def test_a_row_gives_back_the_crystal_that_it_was_made_of(
             crystal = Crystal.create(value, WIDE, metadata=about, source=source, parent="a-cause")
 
             async def stored() -> Datum:
-                return await adapter.put(row_of(crystal, adapter.layout))
+                return await adapter.put(row_of(crystal, adapter.mapping))
 
             row = asyncio.run_coroutine_threadsafe(stored(), loop).result()
-            back = crystal_of(row, WIDE, adapter.layout)
+            back = crystal_of(row, WIDE, adapter.mapping)
             assert comparable(back.value) == comparable(value)
             assert dict(back.datum.metadata) == dict(crystal.datum.metadata)
             assert (back.id, back.datum.causal_parent) == (crystal.id, "a-cause")
@@ -171,7 +171,7 @@ async def test_the_path_of_the_table_answers_what_the_path_of_memory_answered(ur
             assert told(await storage.memory.query(asked)) == told(await storage.table(MarkRow).query(asked)) != []
         for id in (tagged.id, list(old)[3]):
             memory, table = await both("get", id=id)
-            row = crystal_of(table, MARK, storage.table(MarkRow).layout)
+            row = crystal_of(table, MARK, storage.table(MarkRow).mapping)
             assert row.value == Crystal.from_datum(memory, MARK).value
 
 
@@ -244,22 +244,22 @@ async def test_what_a_table_does_not_take_is_tried_before_anything_is_written(ur
 
 async def test_nothing_is_dropped_without_a_word(sqlite_path: Path) -> None:
     async with opened(sqlite(sqlite_path)) as storage:
-        layout = storage.table(MarkRow).layout
+        mapping = storage.table(MarkRow).mapping
         trust = Schema("witness.trust", 1, WitnessTrust)
         with pytest.raises(InvalidRow, match=r"no column, and witness\.trust has that field"):
-            row_of(Crystal.create(WitnessTrust("s", 0.5, "r"), trust), layout)
-        row = await storage.table(MarkRow).put(row_of(Crystal.create(WitnessMark("a", "r", "c"), MARK), layout))
+            row_of(Crystal.create(WitnessTrust("s", 0.5, "r"), trust), mapping)
+        row = await storage.table(MarkRow).put(row_of(Crystal.create(WitnessMark("a", "r", "c"), MARK), mapping))
         narrow = Schemas([Schema("witness.mark", 1, Narrow)]).named("witness.mark")
         with pytest.raises(InvalidCrystal, match=r"no field for the column test_marks\.principles"):
-            crystal_of(row, narrow, layout)
+            crystal_of(row, narrow, mapping)
         labelled = Crystal.create(BrainCrystal("h", "s"), BrainCrystal.schema, author="Ada")
         with pytest.raises(InvalidRow, match=r"metadata.author.*about"):
-            row_of(labelled, storage.table(brain.Crystal).layout)
+            row_of(labelled, storage.table(brain.Crystal).mapping)
 
 
 async def test_tables_of_the_brain_become_crystals_and_come_back(url: str) -> None:
     async with opened(url) as storage:
-        storage.universe.schemas = Schemas([BrainCrystal.schema, BrainSetting.schema])
+        storage.universe.schemas = Schemas([BrainCrystal.schema, BrainSettingCrystal.schema])
         captured = await Brain(storage).capture("The map is not the territory.", ["maps"])
         async with storage.transaction() as tx:
             tx.session.add(brain.BrainSetting(key="depth", value={"most": 3}))
@@ -267,7 +267,7 @@ async def test_tables_of_the_brain_become_crystals_and_come_back(url: str) -> No
         apart = storage.memory.within("apart")
         there = Universe(apart, schemas=storage.universe.schemas)
         assert (await demote(crystals, BrainCrystal.schema, apart)).complete
-        assert (await demote(settings, BrainSetting.schema, apart)).complete
+        assert (await demote(settings, BrainSettingCrystal.schema, apart)).complete
         found = await there.get(captured.id)
         assert isinstance(found, Crystal)
         assert (found.value.summary, found.value.tags, found.value.datum_id) == (
@@ -275,12 +275,12 @@ async def test_tables_of_the_brain_become_crystals_and_come_back(url: str) -> No
             ("maps",),
             captured.datum_id,
         )
-        assert (await there.get("depth")).value == BrainSetting("depth", {"most": 3})  # type: ignore[union-attr]
+        assert (await there.get("depth")).value == BrainSettingCrystal("depth", {"most": 3})  # type: ignore[union-attr]
         before = await crystals.get(captured.id)
         await crystals.delete(captured.id)
         await settings.delete("depth")
         assert (await backfill(apart, BrainCrystal.schema, crystals)).complete
-        assert (await backfill(apart, BrainSetting.schema, settings)).complete
+        assert (await backfill(apart, BrainSettingCrystal.schema, settings)).complete
         after = await crystals.get(captured.id)
         assert before is not None
         assert after is not None
@@ -337,12 +337,12 @@ async def test_a_promotion_that_is_killed_goes_on(url: str, full_size: bool) -> 
         crystals = {crystal.id: crystal for crystal in await everything(storage.universe, schema=MARK.name)}
         rows = {row.id: row for row in await everything(storage.table(MarkRow))}
         assert crystals.keys() == rows.keys() == old.keys()
-        layout = storage.table(MarkRow).layout
+        mapping = storage.table(MarkRow).mapping
         for id, crystal in crystals.items():
             assert (crystal.datum.version, rows[id].version) == (2, 1)
             assert crystal.meta.crystallized_from is None
             assert crystal.value.action == old[id].data["action"]
-            assert crystal_of(rows[id], MARK, layout).value == crystal.value
+            assert crystal_of(rows[id], MARK, mapping).value == crystal.value
             assert crystal.datum.causal_parent == rows[id].causal_parent == old[id].causal_parent
             assert crystal.datum.created_at == rows[id].created_at == old[id].created_at
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import MetaData
 from sqlalchemy.orm import Mapped, mapped_column
-from tests.crystal import copied
+from tests.crystal import copied_contract
+from tests.crystal.old_versions import MARK, datum, mark
 from tests.crystal.stores import KINDS, opened
 from tests.crystal.test_copying import opened as copying
-from tests.crystal.upgrading import MARK, datum, mark
-from tests.faults.pausing import Calls, Pause
+from tests.faults.breakpoints import Calls, Pause
 
 from dgent.bridge import TableAdapter
 from dgent.crystal.copying import backfill
@@ -22,7 +22,7 @@ from dgent.crystal.upgrade import upgrade
 from dgent.datum import Datum
 from dgent.models import Base
 from dgent.models.base import JSONDict, JSONList, UTCDateTime, utcnow
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,13 +86,13 @@ async def test_a_row_that_is_put_beside_a_backfill_stays(url: str) -> None:
         at = 0
         while True:
             data = {"action": f"act {at}", "reasoning": "because", "author": "Ada"}
-            metadata = {"schema": copied.MARK.name, "schema_version": 1}
+            metadata = {"schema": copied_contract.MARK.name, "schema_version": 1}
             old = Datum.create(id=f"m{at}", data=data, metadata=metadata, created_at=1.0)
             await storage.memory.put(old)
             row = Datum(old.id, b'{"action":"mine","reasoning":"r","author":"Di","principles":[]}', 1.0)
             pause = Pause(at, partial(adapter.put, row))
             calls: Any = Calls(adapter, pause)
-            await backfill(storage.memory, copied.MARK, calls)
+            await backfill(storage.memory, copied_contract.MARK, calls)
             if pause.task is None:
                 break
             assert (await adapter.get(old.id)) == await pause.task

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, RootModel
 from sqlalchemy.orm import Session
-from tests.crystal.promoting import (
+from tests.crystal.promotion_checkout import (
     DASH,
     HOSTILE,
     INDEXES,
@@ -35,24 +35,24 @@ from tests.crystal.promoting import (
     schemas_of,
     table_of,
 )
-from tests.migrations.looking import look, schema
+from tests.migrations.inspection import look, schema
 
 import models.base
 from dgent import migrations
 from dgent.bridge import TableAdapter
-from dgent.bridge.codec import unwrapped
+from dgent.bridge.column_codec import unwrapped
 from dgent.crystal import Ref, Schema
-from dgent.crystal.promotion import promote, style
-from dgent.crystal.promotion.face import with_module
-from dgent.crystal.promotion.model import model_source
+from dgent.crystal.promotion import promote, ruff_format
+from dgent.crystal.promotion.model_source import model_source
+from dgent.crystal.promotion.models_init import with_module
 from dgent.crystal.promotion.plan import plan
-from dgent.crystal.promotion.revision import revision_source
-from dgent.crystal.schemas import BrainSetting, WitnessMark, WitnessTrust
-from dgent.database import open_database
+from dgent.crystal.promotion.revision_source import revision_source
+from dgent.crystal.schemas import BrainSettingCrystal, WitnessMark, WitnessTrust
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, InvalidRow, InvalidSchema, MigrationError, ReadOnly
 from dgent.models import Base, CrystalMixin, ExactDecimal
 from dgent.settings import Settings
+from dgent.sql import open_database
 
 MARK = WitnessMark.schema
 
@@ -491,7 +491,7 @@ def test_a_text_that_no_column_keeps_is_refused() -> None:
 
 
 def test_a_contract_whose_name_is_taken_gets_another() -> None:
-    assert "class BrainSettingRow(" in texts_of(BrainSetting.schema, "settings_kept")[0]
+    assert "class BrainSettingRow(" in texts_of(BrainSettingCrystal.schema, "settings_kept")[0]
     made = Schema("test.made", 1, make_dataclass("Index", [("a", int)], frozen=True))
     with pytest.raises(InvalidSchema, match="'Index' would hide"):
         texts_of(made, "mades")
@@ -525,7 +525,7 @@ def test_an_installed_package_shows_the_texts_and_writes_nothing(
 
 
 def test_nothing_breaks_where_ruff_is_not_installed(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(style, "find_spec", lambda _: None)
+    monkeypatch.setattr(ruff_format, "find_spec", lambda _: None)
     promoted = promote(WIDE, "wide_crystals", indexes=INDEXES, into=checkout)
     assert promoted.model_path.read_text("utf-8") == promoted.model_source
     with imported(promoted.model_source, "wide_crystals") as module:

@@ -19,12 +19,12 @@ from hypothesis import strategies as st
 from tests.crystal.stores import KINDS, SHARED, opened
 
 from dgent.crystal import Crystal, Schema, Schemas, Universe
-from dgent.database.statement import Statement
 from dgent.datum import Datum
 from dgent.exceptions import InvalidQuery
 from dgent.query import Query
+from dgent.sql.statement import Statement
 from dgent.store import Backend
-from dgent.testing.base import fresh
+from dgent.testing.contract_base import fresh
 
 HOSTILE = [
     "'; DROP TABLE dgent_datums; --",

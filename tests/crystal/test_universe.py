@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from tests.crystal.stores import opened
-from tests.faults.rows import execute
-from tests.memory.switchable import Switchable
+from tests.faults.damaged_datum_rows import execute
+from tests.memory.switchable_backend import Switchable
 
 from dgent.crystal import (
     DECLARED,
@@ -41,7 +41,7 @@ from dgent.exceptions import (
     SchemaNotFound,
     VersionConflict,
 )
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.query import Query
 from dgent.store import Backend
 

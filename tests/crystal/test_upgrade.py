@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.crystal.old_versions import KNOWN, MARK, Mark, datum, mark, version_of
 from tests.crystal.stores import snapshot
-from tests.crystal.upgrading import KNOWN, MARK, Mark, datum, mark, version_of
 
 from dgent.crystal import Crystal, Schema, Schemas, Universe
 from dgent.datum import Datum
@@ -24,10 +24,10 @@ from dgent.exceptions import (
     UpgradeFailed,
     VersionConflict,
 )
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.query import Query
 from dgent.store import Backend
-from dgent.testing.base import fresh
+from dgent.testing.contract_base import fresh
 
 MANY = 120
 

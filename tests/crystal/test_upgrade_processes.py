@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.crystal.old_versions import KNOWN, MARK
 from tests.crystal.stores import SHARED, opened
 from tests.crystal.test_upgrade import check, filled
-from tests.crystal.upgrading import KNOWN, MARK
 from tests.faults.processes import Child, ready, started, together
 
 from dgent.crystal import Universe

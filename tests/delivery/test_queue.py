@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.delivery.programs import Outage, Program, value
-from tests.memory.switchable import Switch, Switchable
+from tests.delivery.delivering_programs import Outage, Program, value
+from tests.memory.switchable_backend import Switch, Switchable
 
 from dgent.capabilities import Capabilities
 from dgent.datum import Datum, Limits
-from dgent.delivery import Deliverer, Entry, Known, Queue, QueueUnreadable, Tally, Version, roomy
-from dgent.delivery import entry as entry_module
-from dgent.delivery.entry import RESERVED, group_of
+from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally, Version, roomy
+from dgent.delivery import queued_write as entry_module
+from dgent.delivery.queued_write import RESERVED, group_of
 from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, StorageError
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.operations import TTL
-from dgent.testing.clock import ManualClock
+from dgent.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,16 +43,16 @@ async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     elif request.param == "sqlite":
         made = SQLiteBackend(tmp_path / "store.db")
     else:
-        from dgent.memory.postgres import PostgresBackend
+        from dgent.memory.sql.postgres_backend import PostgresBackend
 
         made = PostgresBackend(request.getfixturevalue("postgres_url"))
     yield made
     await made.close()
 
 
-def entry(id: str, n: int | None, ttl: TTL = None, known: Known | None = None) -> Entry:
+def entry(id: str, n: int | None, ttl: TTL = None, known: KnownTarget | None = None) -> QueuedWrite:
     now = time.time()
-    return Entry("n", id, None if n is None else value(id, n), ttl, now, known or Known(now))
+    return QueuedWrite("n", id, None if n is None else value(id, n), ttl, now, known or KnownTarget(now))
 
 
 async def ids(queue: Queue) -> list[str]:
@@ -106,8 +106,10 @@ async def test_an_entry_comes_back_as_it_went(content: bytes, id: str, ttl: Any,
     id = id.encode(errors="replace").decode().replace("\0", "0")
     datum = Datum(id, content, 1.5, "pärent\n", {"a": {"b": "\n"}, "tags": ["x"]})
     queue = Queue(MemoryBackend(), "first")
-    known = Known(7.25, 3, base)
-    taken = await queue.append([Entry("n/m", id, datum, ttl, 1.25, known), Entry("n/m", id, None, None, 2.5, known)])
+    known = KnownTarget(7.25, 3, base)
+    taken = await queue.append(
+        [QueuedWrite("n/m", id, datum, ttl, 1.25, known), QueuedWrite("n/m", id, None, None, 2.5, known)]
+    )
     assert (await queue.page()).entries == taken
     assert (await queue.of("n/m", id)).entries == taken
     assert (taken[0].datum, taken[0].known) == (datum, known)
@@ -119,7 +121,7 @@ async def test_whatever_fits_the_target_fits_the_queue() -> None:
     datum = Datum("\U0001f600" * 512, b"x" * 100, 0.0, "\x01" * 512, {"a": '\x01"\\' * 390})
     limits.admit(datum)
     queue = Queue(MemoryBackend(limits=roomy(limits)), "first")
-    await queue.append([Entry("\x01" * 512, datum.id, datum, None, 0.0, Known(0.0))])
+    await queue.append([QueuedWrite("\x01" * 512, datum.id, datum, None, 0.0, KnownTarget(0.0))])
     assert await queue.count() == (1, 0)
 
 
@@ -134,7 +136,7 @@ async def test_a_time_to_live_goes_on_while_the_write_waits() -> None:
 
 
 def test_the_rest_of_a_time_to_live_is_never_nothing() -> None:
-    one = Entry("n", "a", None, 10.0, 100.0, Known(0.0))
+    one = QueuedWrite("n", "a", None, 10.0, 100.0, KnownTarget(0.0))
     assert one.rest_of_ttl(104.0) == 6.0
     assert 0 < float(one.rest_of_ttl(200.0) or 0) < 0.001
     assert replace(one, ttl=None).rest_of_ttl(200.0) is None
@@ -166,12 +168,12 @@ async def test_what_the_writer_knew_is_nobody_elses() -> None:
     stored = [await target.put(value(id, 0)) for id in "abcdef"]
     late, top = time.time() + 3600, stored[-1].seq
     known = {
-        "a": Known(0.0, stored[0].seq),
-        "b": Known(0.0, 0, Version(1, stored[1].seq)),
-        "c": Known(late),
-        "d": Known(late, top, Version(1, stored[0].seq)),
-        "e": Known(late, stored[3].seq),
-        "f": Known(late, top, Version(0, 0)),
+        "a": KnownTarget(0.0, stored[0].seq),
+        "b": KnownTarget(0.0, 0, Version(1, stored[1].seq)),
+        "c": KnownTarget(late),
+        "d": KnownTarget(late, top, Version(1, stored[0].seq)),
+        "e": KnownTarget(late, stored[3].seq),
+        "f": KnownTarget(late, top, Version(0, 0)),
     }
     await queue.append([entry(id, 1, None, each) for id, each in known.items()])
     tally = await Deliverer(queue, target).run()
@@ -180,7 +182,7 @@ async def test_what_the_writer_knew_is_nobody_elses() -> None:
 
 async def test_a_conflict_is_set_aside_with_all_that_follows_it_and_may_be_retried_or_discarded(store: Backend) -> None:
     target, queue = MemoryBackend("n"), Queue(store, "first")
-    before = Known(time.time() - 60)
+    before = KnownTarget(time.time() - 60)
     await queue.append([entry("a", 1, None, before), entry("b", 1), entry("a", 2, None, before)])
     await target.put(value("a", 7))
     tally = await Deliverer(queue, target).run()
@@ -278,7 +280,7 @@ async def test_what_was_delivered_before_a_death_is_not_put_over_what_came_after
 
 async def _dies_after(program: Program, target: MemoryBackend, calls: int) -> bool:
     """Deliver, and die after so many calls; where that was after the write, let somebody write and deliver again."""
-    from tests.delivery.test_laws import LEASE, _deliver
+    from tests.delivery.test_delivery_laws import LEASE, _deliver
 
     here = target.within("n")
     program.clock.advance(LEASE)
@@ -307,8 +309,8 @@ async def test_who_looks_late_takes_no_delivery_for_the_write_of_a_stranger() ->
             return await super().history(id, **named)
 
     late = Late("n")
-    late._house = target._house
-    before = Known(time.time() - 60)
+    late._shared = target._shared
+    before = KnownTarget(time.time() - 60)
     await queue.append([entry("a", 1, None, before), entry("a", None, None, before), entry("a", 2, None, before)])
     tally = await Deliverer(queue, late).run()
     assert (tally.delivered, tally.aside) == (0, [])

@@ -14,13 +14,13 @@ from typing import Any
 from sqlalchemy import text
 from tests.faults.stores import make, sqlite, sync_engine
 
-from dgent.database.errors import translated
 from dgent.datum import Datum
 from dgent.exceptions import DgentError, OutcomeUnknown
-from dgent.memory import sql_write
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql import writes
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.operations import Put
+from dgent.sql.errors import translated
 
 Arm = Callable[[], None]
 Say = Callable[..., Any]
@@ -89,7 +89,7 @@ async def synchronously(path: str, arm: Arm, say: Say) -> None:
 
     async def write(id: str) -> None:
         with translated(path), engine.begin() as connection:
-            sql_write.apply_each(connection, "default", [[Put(datum(id))]], time.time)
+            writes.apply_each(connection, "default", [[Put(datum(id))]], time.time)
 
     with engine.connect() as kept:  # so that no connection is the last, which would checkpoint
         kept.execution_options(dgent_read=True).execute(text("SELECT 1"))

@@ -14,7 +14,7 @@ import textwrap
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(
-    ["dgent.memory.sqlite", "dgent.memory.jsonl", "dgent.storage", "dgent.causal", "dgent.testing", "asyncpg"]
+    [
+        "dgent.memory.sql.sqlite_backend",
+        "dgent.memory.jsonl.backend",
+        "dgent.storage",
+        "dgent.causal",
+        "dgent.testing",
+        "asyncpg",
+    ]
 )
 
 _SLOW = re.compile(r"^Executing <.*> took [\d.]+ seconds\n", re.MULTILINE)  # says asyncio of a busy machine

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 
-from dgent.database.sqlite_engine import create_sync_engine
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.settings import Settings
+from dgent.sql.sqlite.engine import create_sync_engine
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""A caller that is cancelled at any await leaves no half write, no stuck gate, no connection, task or thread."""
+"""A caller that is cancelled at any await leaves no half write, no stuck lock, no connection, task or thread."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.faults.stores import opened, sqlite
 from dgent import migrations
 from dgent.datum import Datum
 from dgent.exceptions import StorageError
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.testing.base import patience
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from pathlib import Path

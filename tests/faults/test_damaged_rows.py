@@ -8,15 +8,15 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.rows import Change, change, changes, execute, keep, restore
+from tests.faults.damaged_datum_rows import Change, change, changes, execute, keep, restore
 
-from dgent.database import open_database
-from dgent.database.careful import MOST
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, DamagedWarning
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
 from dgent.query import Damaged, Order, Page, Query
 from dgent.settings import Settings
+from dgent.sql import open_database
+from dgent.sql.damaged_pages import MOST
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

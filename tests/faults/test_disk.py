@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from dgent.memory.sqlite import SQLiteBackend
+    from dgent.memory.sql.sqlite_backend import SQLiteBackend
     from dgent.store import Backend
 
 
@@ -151,7 +151,7 @@ def test_a_limit_on_the_size_of_files_is_a_full_disk(tmp_path: Path) -> None:
 import asyncio, resource, sys
 from dgent.datum import Datum
 from dgent.exceptions import DiskFull
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 
 async def main(path):
     store, n = SQLiteBackend(path), 0

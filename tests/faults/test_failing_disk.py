@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.faults.failing import FailingDisk, Run, library
+from tests.faults.failing_disk import FailingDisk, Run, library
 from tests.faults.failing_writers import WRITERS
 from tests.faults.stores import opened
 

@@ -24,12 +24,12 @@ from hypothesis import strategies as st
 from tests.faults.processes import Child, ready, started, together
 from tests.faults.stores import sqlite, sync_engine
 
-from dgent.database import sqlite_engine
-from dgent.database.sqlite_files import Note
-from dgent.database.sqlite_wal_index import Progress, WalIndex
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
+from dgent.sql.sqlite import engine as sqlite_engine
+from dgent.sql.sqlite.file_identity import Note
+from dgent.sql.sqlite.wal_index import Progress, WalIndex
 
 MODES = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 THEIRS = "CREATE TABLE IF NOT EXISTS theirs (n INTEGER PRIMARY KEY, x BLOB)"

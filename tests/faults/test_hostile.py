@@ -18,10 +18,10 @@ from tests.faults.stores import make, opened
 
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, DgentError, InvalidInput
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
 from dgent.store import Backend
-from dgent.testing import ManualClock, Model
+from dgent.testing import ManualClock, ReferenceModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -68,9 +68,9 @@ class Both:
 
     def __init__(self, store: Backend, clock: ManualClock) -> None:
         self.clock = clock
-        self.store, self.model = store.within(f"law/{next(_numbers)}"), Model(clock)
+        self.store, self.model = store.within(f"law/{next(_numbers)}"), ReferenceModel(clock)
 
-    async def ask(self, call: Callable[[Backend], Awaitable[Any]], answer: Callable[[Model], Any]) -> None:
+    async def ask(self, call: Callable[[Backend], Awaitable[Any]], answer: Callable[[ReferenceModel], Any]) -> None:
         """Both refuse the input, or both give the same answer."""
         self.clock.advance(0.5)
         wanted: Any

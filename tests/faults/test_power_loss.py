@@ -18,9 +18,9 @@ from sqlalchemy import Connection, text
 from tests.faults.stores import sqlite
 
 from dgent.datum import Datum, Limits
-from dgent.memory.journal import Journal
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.manifest import Known, Manifest, ManifestFile
+from dgent.memory.failover.manifest import KnownStore, Manifest, ManifestFile
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.jsonl.journal import Journal
 from dgent.testing import ManualClock
 
 Files = dict[str, bytes]
@@ -156,8 +156,8 @@ def versions(folder: Path) -> list[tuple[Any, ...]]:
     journal = Journal(folder / "memory.jsonl", DEFAULT, ManualClock(), 1.0)
     try:
         with journal.exclusive():
-            shelves = journal.ledger.shelves.items()
-            return sorted((name, *stored) for name, shelf in shelves for stored in shelf)
+            namespace_states = journal.state.namespace_states.items()
+            return sorted((name, *stored) for name, namespace_state in namespace_states for stored in namespace_state)
     finally:
         journal.close()
 
@@ -185,8 +185,10 @@ async def test_a_jsonl_store_survives_a_power_loss_at_every_call(
             ):
                 await step()
                 recorder.acknowledged += 1
-                shelves = store._house.journal.ledger.shelves.items()
-                states.append(sorted((name, *stored) for name, shelf in shelves for stored in shelf))
+                namespace_states = store._shared.journal.state.namespace_states.items()
+                states.append(
+                    sorted((name, *stored) for name, namespace_state in namespace_states for stored in namespace_state)
+                )
         await store.close()
     assert replay(recorder, tmp_path, versions, states) > 100 * rounds
 
@@ -202,7 +204,7 @@ def test_the_manifest_survives_a_power_loss_at_every_call(tmp_path: Path, monkey
         for n in range(4):
 
             def change(known: Manifest, n: int = n) -> None:
-                known.stores[f"sqlite:/x{n}"] = Known(str(n), filled=True)
+                known.stores[f"sqlite:/x{n}"] = KnownStore(str(n), filled=True)
                 known.volatile = not known.volatile
 
             file.update(change)
@@ -225,7 +227,7 @@ async def test_every_connection_that_commits_is_as_synchronous_as_the_settings_s
     """Asked through the connections themselves: SQLite's default for a connection is another one."""
     async with sqlite(sqlite_path, synchronous=setting) as store:
         assert await store.database.write(level) == (expected, "wal")
-        assert await store.database.write_each(lambda c, items: [level(c)] * len(items), 1, "lane") == (expected, "wal")
+        assert await store.database.write_each(lambda c, items: [level(c)] * len(items), 1, "key") == (expected, "wal")
         async with store.database.transaction() as tx:
             assert await tx.write(level) == (expected, "wal")
             assert await tx.session.run_sync(lambda session: level(session.connection())) == (expected, "wal")

@@ -15,16 +15,16 @@ from sqlalchemy import text
 from tests.faults.processes import Child, ready, started, together
 from tests.faults.stores import make, opened
 
-from dgent.database.file_lock import FileLock
 from dgent.datum import Datum
 from dgent.exceptions import StorageTimeout, VersionConflict
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
+from dgent.runtime.file_lock import FileLock
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
-    from dgent.database import Database
+    from dgent.sql import Database
     from dgent.store import Backend
 
 

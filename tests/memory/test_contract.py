@@ -11,12 +11,12 @@ import pytest
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CausalCycle, DgentError
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import TTL
 from dgent.query import Page, Query
 from dgent.testing import DgentContract
-from dgent.testing.base import _running as running
-from dgent.testing.machine import Machine, Step
+from dgent.testing.contract_base import _running as running
+from dgent.testing.verb_machine import VerbMachine, VerbStep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -141,11 +141,11 @@ async def test_a_wrong_store_fails_its_law(wrong: type[MemoryBackend], law: str,
 @pytest.mark.parametrize("wrong", [ForgetsTheTimeToLive, KeepsNoTimeToLive])
 async def test_the_machine_tells_a_wrong_answer(wrong: type[MemoryBackend], tmp_path: Path) -> None:
     contract = contract_of(wrong)
-    puts = [Step("put", (contract.make_datum("a", n),), {"ttl": ttl}) for n, ttl in ((1, 1.0), (2, "keep"))]
-    expires = [*puts, Step("tick", (3.0,)), Step("get", ("a",))]
+    puts = [VerbStep("put", (contract.make_datum("a", n),), {"ttl": ttl}) for n, ttl in ((1, 1.0), (2, "keep"))]
+    expires = [*puts, VerbStep("tick", (3.0,)), VerbStep("get", ("a",))]
     with pytest.raises(AssertionError, match="get"):
-        await Machine(contract, tmp_path).run(expires)
-    await Machine(contract_of(MemoryBackend), tmp_path).run(expires)
+        await VerbMachine(contract, tmp_path).run(expires)
+    await VerbMachine(contract_of(MemoryBackend), tmp_path).run(expires)
 
 
 @pytest.mark.parametrize(("name", "told"), [("asyncio_0", []), ("uvloop_0", []), ("dgent-read", ["dgent-read"])])

@@ -11,20 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Column, Connection, MetaData, Table, delete, insert, inspect, select, text
 
-from dgent.database import Database, open_database
-from dgent.database.constructs import BYTEWISE
-from dgent.database.table_set import TableSet
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, SchemaTooNew
 from dgent.memory import datum_index
-from dgent.memory.sql import SqlBackend
-from dgent.memory.tables import Row, is_whole
-from dgent.memory.terms import MetadataIndex
+from dgent.memory.metadata_index import MetadataIndex
+from dgent.memory.sql.backend import SqlBackend
+from dgent.memory.sql.datum_tables import Row, is_whole
 from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.settings import Settings
-from dgent.testing.base import examples
-from dgent.testing.clock import ManualClock
+from dgent.sql import Database, open_database
+from dgent.sql.constructs import BYTEWISE
+from dgent.sql.table_set import TableSet
+from dgent.testing.contract_base import examples
+from dgent.testing.manual_clock import ManualClock
 
 metadata = MetaData()
 firsts = Table(

@@ -8,17 +8,17 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.pausing import Pause, statements
+from tests.faults.breakpoints import Pause, statements
 from tests.server_clock import ServerClock
 
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.postgres import PostgresBackend
-from dgent.memory.sqlite import SQLiteBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.postgres_backend import PostgresBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
 from dgent.testing import ManualClock
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

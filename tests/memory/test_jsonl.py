@@ -15,9 +15,9 @@ import pytest
 
 from dgent.datum import Datum, Limits
 from dgent.exceptions import Corrupt, PrivacyWarning, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
-from dgent.memory.journal import Journal
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.lines import seal, unseal
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.jsonl.journal import Journal
+from dgent.memory.jsonl.line_format import seal, unseal
 from dgent.operations import Delete, Put
 from dgent.testing import DgentContract, ManualClock
 
@@ -64,19 +64,23 @@ def state(path: Path) -> list[tuple[Any, ...]]:
 
 
 def dump(journal: Journal) -> list[tuple[Any, ...]]:
-    return [(name, *stored) for name, shelf in sorted(journal.ledger.shelves.items()) for stored in shelf]
+    return [
+        (name, *stored)
+        for name, namespace_state in sorted(journal.state.namespace_states.items())
+        for stored in namespace_state
+    ]
 
 
 def put(journal: Journal, *datums: Datum, namespace: str = "default", ttl: float | None = None) -> None:
     with journal.exclusive():
-        batch = journal.ledger.batch(namespace)
+        batch = journal.state.batch(namespace)
         batch.apply([Put(datum, None, ttl) for datum in datums])
         journal.append([batch])
 
 
 def delete(journal: Journal, id: str) -> None:
     with journal.exclusive():
-        batch = journal.ledger.batch("default")
+        batch = journal.state.batch("default")
         batch.apply([Delete(id)])
         journal.append([batch])
 

@@ -13,8 +13,8 @@ import pytest
 
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
-from dgent.memory.jsonl import JSONLBackend
-from dgent.testing.base import patience
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

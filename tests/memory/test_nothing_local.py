@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 HANG = patience(60)
 

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
-from tests.memory.test_sql_fresh import blocked, watched
+from tests.memory.test_postgres_fast_insert import blocked, watched
 from tests.server_clock import ServerClock
 
 from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
-from dgent.memory.postgres import PostgresBackend
-from dgent.memory.sql_fresh import TOLERANCE
+from dgent.memory.sql.postgres_backend import PostgresBackend
+from dgent.memory.sql.postgres_fast_insert import TOLERANCE
 from dgent.testing import ManualClock
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

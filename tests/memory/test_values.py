@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from tests.crystal.stores import opened
 
-from dgent.checks import check_namespace, check_time
 from dgent.crystal import Ref
 from dgent.datum import Datum
 from dgent.exceptions import InvalidDatum, InvalidNamespace
 from dgent.query import Query
+from dgent.validation import check_namespace, check_time
 
 
 class Mixed(str, Enum):  # noqa: UP042  # its text and its format differ, unlike those of a StrEnum

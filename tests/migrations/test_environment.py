@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.migrations.looking import execute, rows, schema, schema_of_models
+from tests.migrations.inspection import execute, rows, schema, schema_of_models
 
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, Corrupt, MigrationError, ReadOnly
 from dgent.settings import Settings
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = "2026-01-31T08:15:00.000000Z"

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Connection, Engine, event, inspect, text
-from tests.migrations.looking import execute, look, rows, schema, schema_of_models
+from tests.migrations.inspection import execute, look, rows, schema, schema_of_models
 
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, StorageTimeout
 from dgent.settings import Settings
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from tests.migrations.looking import execute, look, rows, schema, schema_of_models, without_a_value
+from tests.migrations.inspection import execute, look, rows, schema, schema_of_models, without_a_value
 
 from dgent import migrations
 from dgent.exceptions import (

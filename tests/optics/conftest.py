@@ -10,13 +10,13 @@ import pytest
 import pytest_asyncio
 
 from dgent.bridge import TableAdapter
-from dgent.database import open_database
 from dgent.datum import Datum
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.postgres import PostgresBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.postgres_backend import PostgresBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.settings import Settings
+from dgent.sql import open_database
 
 from .models import MODELS
 

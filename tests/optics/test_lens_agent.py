@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from dgent.bridge import TableAdapter, unit_of_work
 from dgent.datum import Datum
 from dgent.exceptions import DatumNotFound, FocusNotFound, InvalidDatum, InvalidFocus, InvalidRow, StateConflict
-from dgent.memory.jsonl import JSONLBackend
-from dgent.memory.sqlite import SQLiteBackend
-from dgent.memory.volatile import MemoryBackend
+from dgent.memory.inmemory.backend import MemoryBackend
+from dgent.memory.jsonl.backend import JSONLBackend
+from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.optics import MISSING, Lens, LensAgent, as_json, at, each, filtered, identity, instance, key, path
-from dgent.testing.base import examples, patience
-from dgent.testing.clock import ManualClock
+from dgent.testing.contract_base import examples, patience
+from dgent.testing.manual_clock import ManualClock
 
 from .conftest import CONTENT, ID, memory, table
 
@@ -229,7 +229,7 @@ class Raced(MemoryBackend):
 
 
 async def test_who_is_never_first_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgent.swap._LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("dgent.compare_and_swap._LONGEST_PAUSE", 0.0)
     store = Raced("raced")
     await MemoryBackend.put(store, Datum.create(data={"n": 0}, id=ID))
     with pytest.raises(StateConflict) as caught:
@@ -261,8 +261,8 @@ async def test_o3_a_run_of_writes_is_the_run_of_pure_ones(steps: list[tuple[str,
 PROCESS = """
     import asyncio, sys
     from tests.optics.conftest import table
-    from dgent.memory.jsonl import JSONLBackend
-    from dgent.memory.sqlite import SQLiteBackend
+    from dgent.memory.jsonl.backend import JSONLBackend
+    from dgent.memory.sql.sqlite_backend import SQLiteBackend
     from dgent.optics import LensAgent
 
     async def add(store, focus, times):

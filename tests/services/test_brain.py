@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select, update
-from tests.faults.rows import execute
+from tests.faults.damaged_datum_rows import execute
 
 from dgent.crystal import DECLARED
 from dgent.crystal.schemas import BrainCrystal
@@ -18,7 +18,7 @@ from dgent.datum import Datum, uuid7
 from dgent.exceptions import Conflict, Corrupt, DamagedWarning, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
-from dgent.services import Brain, NewCrystal, healing, searching
+from dgent.services import Brain, NewCrystal, crystal_search, repair
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -289,9 +289,9 @@ async def test_a_search_for_text_reads_no_more_than_so_much_for_a_page(
     await Brain(storage).capture_many(new)
     wanted = sorted([crystal.id for crystal in await Brain(storage).search(limit=100) if crystal.summary[0] == "y"])
     wanted += [f"c{n:02d}" for n in range(0, 20, 5)]
-    monkeypatch.setattr(searching, "MOST_CONTENTS", 4)
-    monkeypatch.setattr(searching, "_DATUMS", 2)
-    monkeypatch.setattr(searching, "_ROWS", 7)
+    monkeypatch.setattr(crystal_search, "MOST_CONTENTS", 4)
+    monkeypatch.setattr(crystal_search, "_DATUMS", 2)
+    monkeypatch.setattr(crystal_search, "_ROWS", 7)
     read: list[int] = []
     get_many = type(storage.memory).get_many
 
@@ -311,8 +311,8 @@ async def test_a_search_for_text_reads_no_more_than_so_much_for_a_page(
             cursor, pages = page.cursor, pages + 1
         assert sorted(ids) == sorted(wanted)
         assert pages >= 5
-    monkeypatch.setattr(searching, "MOST_CONTENTS", 1000)
-    monkeypatch.setattr(searching, "MOST_BYTES", 700)
+    monkeypatch.setattr(crystal_search, "MOST_CONTENTS", 1000)
+    monkeypatch.setattr(crystal_search, "MOST_BYTES", 700)
     page = await Brain(storage).search(text="nowhere")
     assert page == []
     assert page.cursor is not None
@@ -364,7 +364,7 @@ async def test_heal_looks_through_the_whole_history(storage: StorageProvider) ->
     crystal = await brain.capture("long " * 100)
     datum = await storage.memory.get(crystal.id)
     assert datum is not None
-    await storage.memory.put_many([datum.replace(content=b"%d" % n) for n in range(2 * healing.VERSIONS + 1)])
+    await storage.memory.put_many([datum.replace(content=b"%d" % n) for n in range(2 * repair.VERSIONS + 1)])
     assert (await brain.heal()).restored == [crystal.id]
     assert await brain.content(crystal.id) == "long " * 100
 

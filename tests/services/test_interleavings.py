@@ -8,12 +8,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.faults.pausing import Pause, statements
+from tests.faults.breakpoints import Pause, statements
 
 from dgent.datum import Datum
 from dgent.exceptions import Conflict
 from dgent.services import Brain, Gardener
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 from .conftest import opened
 

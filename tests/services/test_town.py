@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
-from tests.services.chains import check_v1
+from tests.services.conversation_chains import check_v1
 
 from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidInput, InvalidQuery, LimitExceeded, NotFound
 from dgent.models import CitizenConversation, ConversationTurn
 from dgent.services import NewTurn, Town
-from dgent.services.tracks import select_rows
+from dgent.services.dual_write import select_rows
 
 if TYPE_CHECKING:
     from dgent.storage import StorageProvider

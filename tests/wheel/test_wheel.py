@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dgent.testing.base import patience
+from dgent.testing.contract_base import patience
 
 ROOT = Path(__file__).resolve().parents[2]
 DECOY = "raise RuntimeError('a decoy was imported')\n"

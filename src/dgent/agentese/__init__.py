@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgent.agentese.defaults import AGENT_TABLES, promoted
+from dgent.agentese.default_tables import AGENT_TABLES, promoted
 from dgent.agentese.resolver import Resolver
 from dgent.agentese.umwelt import Grant, Right, Umwelt
 

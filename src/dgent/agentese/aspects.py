@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from dgent.checks import canonical_json
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.query import Query
+from dgent.validation import canonical_json
 
 if TYPE_CHECKING:
     from dgent.agentese.umwelt import Right

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.agentese.aspects import ASPECTS, Aspect, capable
 from dgent.agentese.umwelt import EVERY_TABLE, MEMORY, RIGHTS, Umwelt, table_place
-from dgent.checks import nearest
 from dgent.exceptions import InvalidInput, InvalidPath, InvalidQuery, PathNotFound, PermissionDenied, TableNotFound
+from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dgent.bridge import Tables
+    from dgent.bridge import TableRegistry
     from dgent.store import DgentProtocol
 
 MAX_PATH: Final = 1000
@@ -35,7 +35,7 @@ class Resolver:
     stops early lists what is there for the one who asks: `self.data`, `self.data.table`, `self.data.table.crystal`.
     """
 
-    def __init__(self, memory: DgentProtocol, tables: Tables) -> None:
+    def __init__(self, memory: DgentProtocol, tables: TableRegistry) -> None:
         self._memory = _Place(MEMORY, memory)
         self._tables = tables
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dgent.agents.agent import Agent, Id, Identity
-from dgent.agents.data import DataAgent, Saved
+from dgent.agents.data_agent import DataAgent, Saved
 from dgent.agents.flow import FluxState
 from dgent.agents.flux import Flux, FluxAgent
-from dgent.agents.laws import Functor
-from dgent.agents.registry import FunctorRegistry, Report
-from dgent.agents.state import StatefulAgent, StateFunctor, Symbiont
+from dgent.agents.functor_laws import Functor
+from dgent.agents.functor_registry import FunctorRegistry, LawReport
+from dgent.agents.state_functor import StatefulAgent, StateFunctor, Symbiont
 
 __all__ = [
     "Agent",
@@ -20,7 +20,7 @@ __all__ = [
     "FunctorRegistry",
     "Id",
     "Identity",
-    "Report",
+    "LawReport",
     "Saved",
     "StateFunctor",
     "StatefulAgent",

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 
 from dgent.agents.agent import Agent, Id, checked, settled
 from dgent.agents.flow import OPEN, Flow, FluxState
+from dgent.agents.priority_lock import PriorityLock
 from dgent.agents.read_ahead import ReadAhead
-from dgent.agents.turn import Turn
 from dgent.exceptions import FluxBusy, FluxStopped, InvalidAgent, InvalidInput, ReentrantInvoke
 
 A = TypeVar("A")
@@ -58,7 +58,7 @@ class FluxAgent(Agent[A, B]):
         if on_error is not None and not callable(on_error):
             raise InvalidInput(f"on_error is {on_error!r:.80}: pass a function of the error and the event")
         self.inner, self.buffer, self.on_error = checked(inner), buffer, on_error
-        self._turn = Turn()
+        self._lock = PriorityLock()
         self._flow: Flow | None = None
 
     @property
@@ -95,9 +95,9 @@ class FluxAgent(Agent[A, B]):
         Raises:
             FluxStopped: `stop()` came first. ReentrantInvoke: called by the agent inside.
         """
-        if self._turn.inside():
+        if self._lock.inside():
             raise ReentrantInvoke(f"{self.name} is invoked by its own agent, which it waits for: invoke what is inside")
-        return await self._turn.run(self.inner.invoke, input, first=True)
+        return await self._lock.run(self.inner.invoke, input, first=True)
 
     async def stop(self) -> None:
         """End the flow now, and wait until it has ended; without a flow do nothing.
@@ -106,13 +106,13 @@ class FluxAgent(Agent[A, B]):
         work may have had its effect), what was read ahead is dropped, and who waits in `invoke()` gets `FluxStopped`.
         From inside of the agent it does not wait: the event in work is finished and handed out.
         """
-        flow, inside = self._flow, self._turn.inside()
+        flow, inside = self._flow, self._lock.inside()
         if flow is None:
             return
         if flow.state in OPEN:
             flow.stop()
-            self._turn.refuse(lambda: FluxStopped(f"{self.name} was stopped before it came to this event"))
-            if not (inside and flow.awaits == "agent" and not self._turn.stream_waits):  # else that event asks for it
+            self._lock.refuse(lambda: FluxStopped(f"{self.name} was stopped before it came to this event"))
+            if not (inside and flow.awaits == "agent" and not self._lock.stream_waits):  # else that event asks for it
                 self._call_back(flow)
         await self._wait_for(flow, inside=inside)
 
@@ -122,7 +122,7 @@ class FluxAgent(Agent[A, B]):
         The last outputs go to the consumer as it asks for them; to its own task, and inside of the agent, `drain()`
         returns at once.
         """
-        flow, inside = self._flow, self._turn.inside()
+        flow, inside = self._flow, self._lock.inside()
         if flow is not None:
             flow.drain()
             if flow.over and flow.awaits == "source":
@@ -130,7 +130,7 @@ class FluxAgent(Agent[A, B]):
             await self._wait_for(flow, inside=inside)
         if not inside:
             with suppress(FluxStopped):
-                await self._turn.pass_by()
+                await self._lock.pass_by()
 
     @staticmethod
     def _call_back(flow: Flow) -> None:
@@ -153,7 +153,7 @@ class FluxAgent(Agent[A, B]):
         return FluxAgent(self.inner >> inner, buffer=self.buffer, on_error=self.on_error)
 
     async def _outputs(self, flow: Flow, source: AsyncIterable[A]) -> AsyncGenerator[B, None]:
-        run, work = self._turn.run, self.inner.invoke
+        run, work = self._lock.run, self.inner.invoke
         async with flow:
             if not flow.enter():
                 return

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dgent.bridge.maintained import MaintainedTables
+from dgent.bridge.maintenance import MaintainedTables
 from dgent.bridge.outbox import Outbox
 from dgent.bridge.table_adapter import TableAdapter
-from dgent.bridge.tables import Tables
+from dgent.bridge.table_registry import TableRegistry
 from dgent.bridge.unit_of_work import UnitOfWork, unit_of_work
 
-__all__ = ["MaintainedTables", "Outbox", "TableAdapter", "Tables", "UnitOfWork", "unit_of_work"]
+__all__ = ["MaintainedTables", "Outbox", "TableAdapter", "TableRegistry", "UnitOfWork", "unit_of_work"]

@@ -12,17 +12,28 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from dgent.bridge.old_outbox import take_over_table
-from dgent.delivery import Deliverer, Delivery, Entry, Known, Queue, QueueUnreadable, Tally, Version, key_of, roomy
+from dgent.bridge.outbox_format_1 import take_over_format_1
+from dgent.delivery import (
+    Deliverer,
+    DeliveryReport,
+    KnownTarget,
+    Queue,
+    QueuedWrite,
+    QueueUnreadable,
+    Tally,
+    Version,
+    key_of,
+    roomy,
+)
 from dgent.exceptions import StorageError
-from dgent.memory.sql import SqlBackend
+from dgent.memory.sql.backend import SqlBackend
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dgent.database import Database, Runner
     from dgent.datum import Datum
     from dgent.operations import TTL
+    from dgent.sql import Database, Runner
     from dgent.store import DgentProtocol
 
 SWEEP: Final = 256
@@ -39,8 +50,8 @@ class Outbox:
     def __init__(self, database: Database, memory: DgentProtocol) -> None:
         self.database, self.memory = database, memory
         self.namespace: str = getattr(memory, "namespace", "default")
-        self._shared: _Shared = database.attached.get(_Shared) or _attach(database)
-        self._way = self._shared.way(self.namespace, memory)
+        self._shared: _SharedOutbox = database.attached.get(_SharedOutbox) or _attach(database)
+        self._deliverer = self._shared.deliverer(self.namespace, memory)
 
     async def prepare(self) -> None:
         """Make the tables if they are not there, and take over what older ones hold."""
@@ -51,7 +62,7 @@ class Outbox:
         bases = await asyncio.gather(*(self._base(id) for id, _, _ in writes))
         now = time.time()
         entries = [
-            Entry(self.namespace, id, datum, ttl, now, Known(now, 0, base))
+            QueuedWrite(self.namespace, id, datum, ttl, now, KnownTarget(now, 0, base))
             for (id, datum, ttl), base in zip(writes, bases, strict=True)
         ]
         await self._inside(transaction).append(entries)
@@ -68,7 +79,7 @@ class Outbox:
         """Tell whether a put that waits has this id as its parent, or had."""
         return bool(await self._inside(transaction).children(id))
 
-    async def deliver(self) -> Delivery:
+    async def deliver(self) -> DeliveryReport:
         """Deliver what waits, in order, and report.
 
         What the memory must not take is set aside with the reason. When it does not answer, the rest waits.
@@ -78,7 +89,7 @@ class Outbox:
         """
         tally, reason = Tally(), ""
         try:
-            await self._way.run(tally)
+            await self._deliverer.run(tally)
         except QueueUnreadable as error:
             raise error.error from None
         except StorageError as error:
@@ -86,34 +97,34 @@ class Outbox:
             _log.warning("the agent memory %s does not take what waits for it: %s", self.memory.name, error)
         for entry in tally.aside:
             _log.error("%s, committed beside its row, was set aside: %s", entry.what, entry.reason)
-        waiting = (await self._way.queue.count())[0] if reason else 0
+        waiting = (await self._deliverer.queue.count())[0] if reason else 0
         self._shared.unswept += tally.delivered
         if self._shared.unswept > SWEEP:
             await self._sweep()
-        return Delivery(tally.delivered, waiting, tuple(tally.aside), reason)
+        return DeliveryReport(tally.delivered, waiting, tuple(tally.aside), reason)
 
-    async def reconcile(self) -> Delivery:
+    async def reconcile(self) -> DeliveryReport:
         """Deliver what a crash or an outage left behind, and tell how things stand."""
         await self.prepare()
         report = await self.deliver()
         await self._sweep()
         return report
 
-    async def set_aside(self) -> list[Entry]:
+    async def set_aside(self) -> list[QueuedWrite]:
         """Return what was set aside, oldest first, each with its reason."""
         await self.prepare()
-        return await self._way.queue.set_aside()
+        return await self._deliverer.queue.set_aside()
 
-    async def retry(self, entry: Entry) -> bool:
+    async def retry(self, entry: QueuedWrite) -> bool:
         """Deliver a write that was set aside over whatever the memory holds; tell whether it was there."""
-        found = await self._way.queue.retry(key_of(entry))
+        found = await self._deliverer.queue.retry(key_of(entry))
         if found:
             await self.deliver()
         return found
 
-    async def discard(self, entry: Entry) -> bool:
+    async def discard(self, entry: QueuedWrite) -> bool:
         """Give up on a write that was set aside; tell whether it was there."""
-        return await self._way.queue.discard(key_of(entry))
+        return await self._deliverer.queue.discard(key_of(entry))
 
     async def _base(self, id: str) -> Version | None:
         """Return the last version of an id in the memory, where that answers and has versions."""
@@ -127,17 +138,17 @@ class Outbox:
 
     async def _sweep(self) -> None:
         self._shared.unswept = 0
-        await self._way.queue.sweep()
+        await self._deliverer.queue.sweep()
 
     def _inside(self, transaction: Runner) -> Queue:
-        return self._way.queue.over(self._shared.store.joined(transaction))
+        return self._deliverer.queue.over(self._shared.store.joined(transaction))
 
 
 async def _last_writes(queue: Queue, one: tuple[str, str] | None) -> dict[str, Datum | None]:
     return {entry.id: entry.datum async for page in queue.pages(one=one) for entry in page.entries}
 
 
-class _Shared:
+class _SharedOutbox:
     """What the outboxes of one database share: its tables, and one deliverer for each memory.
 
     `unswept` is how many were delivered since what is left of them was last erased.
@@ -146,15 +157,15 @@ class _Shared:
     def __init__(self, database: Database) -> None:
         self.store = SqlBackend(database, limits=roomy(database.settings.limits))
         self.unswept = 0
-        self._ways: dict[str, Deliverer] = {}
+        self._deliverers: dict[str, Deliverer] = {}
         self._prepared = False
 
-    def way(self, namespace: str, memory: Any) -> Deliverer:
-        """Return the deliverer for a memory; one, so that who delivers in this process takes turns."""
-        way = self._ways.get(namespace)
-        if way is None or way.target is not memory:
-            way = self._ways[namespace] = Deliverer(self.queue(namespace), memory)
-        return way
+    def deliverer(self, namespace: str, memory: Any) -> Deliverer:
+        """Return the deliverer for a memory; one, so that the deliveries of this process come one after another."""
+        deliverer = self._deliverers.get(namespace)
+        if deliverer is None or deliverer.target is not memory:
+            deliverer = self._deliverers[namespace] = Deliverer(self.queue(namespace), memory)
+        return deliverer
 
     def queue(self, namespace: str) -> Queue:
         """Return what waits for a memory under a namespace."""
@@ -164,10 +175,10 @@ class _Shared:
         if self._prepared:
             return
         await self.store.prepare()
-        await take_over_table(self.store, self.queue)
+        await take_over_format_1(self.store, self.queue)
         self._prepared = True
 
 
-def _attach(database: Database) -> _Shared:
-    shared = database.attached[_Shared] = _Shared(database)
+def _attach(database: Database) -> _SharedOutbox:
+    shared = database.attached[_SharedOutbox] = _SharedOutbox(database)
     return shared

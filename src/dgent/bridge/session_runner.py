@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from dgent.callbacks import call_all
-from dgent.checks import called
-from dgent.database.base import A, Each, T, Work, only
-from dgent.database.errors import translated
 from dgent.exceptions import InvalidInput, NestedWrite
+from dgent.runtime.callbacks import call_all
+from dgent.sql.database import A, Each, T, Work, only
+from dgent.sql.errors import translated
+from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
@@ -41,11 +41,11 @@ class SessionRunner:
             async with self._session() as session, session.begin():
                 return await (await session.connection()).run_sync(work)
 
-    async def read_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
         """Run the work for this item alone."""
         return only(await self.read(lambda connection: work(connection, [item])))
 
-    async def write_each(self, work: Each[A, T], item: A, lane: Hashable) -> T:
+    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
         """Run the work for this item alone."""
         return only(await self.write(lambda connection: work(connection, [item])))
 

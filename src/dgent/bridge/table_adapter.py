@@ -12,29 +12,29 @@ from sqlalchemy.orm.util import identity_key
 from typing_extensions import override
 
 from dgent.bridge import table_query, table_sql, table_update, table_write
-from dgent.bridge.draft import given_by
-from dgent.bridge.layout import Layout, check_mapped, layout_of
+from dgent.bridge.from_datum import given_by
+from dgent.bridge.mapping import TableMapping, check_mapped, mapping_of
 from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import RowDelete, RowPut
 from dgent.capabilities import Capabilities
-from dgent.checks import as_list, called, check_id, check_kind
-from dgent.database import Database, Runner, Transaction
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
+from dgent.sql import Database, Runner, Transaction
 from dgent.store_base import StoreBase
+from dgent.validation import as_list, called, check_id, check_kind
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-    from dgent.database.base import Each, Work
     from dgent.operations import Operation
     from dgent.query import Page, Query
+    from dgent.sql.database import Each, Work
     from dgent.store import Datums, Outcomes
 
 T = TypeVar("T")
 P = ParamSpec("P")
-_Work: TypeAlias = Callable[Concatenate[Connection, Layout, P], T]
+_Work: TypeAlias = Callable[Concatenate[Connection, TableMapping, P], T]
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 SHORT: Final = 200
@@ -42,16 +42,16 @@ SHORT: Final = 200
 
 
 class TableAdapter(StoreBase):
-    """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.layout` says.
+    """Lift a mapped class into `DgentProtocol`: each row is a datum, as `dgent.bridge.mapping` says.
 
-    A put replaces the row, as `dgent.bridge.draft` says; it is one upsert, and `expect=` compares the version column in
-    the same statement. A table keeps one version of a row, so there is no history, no seq and no
+    A put replaces the row, as `dgent.bridge.from_datum` says; it is one upsert, and `expect=` compares the version
+    column in the same statement. A table keeps one version of a row, so there is no history, no seq and no ttl:
     ttl: `ttl="keep"` finds nothing to keep. `expect=0`, that there is no row, is known without a version column, too.
     A put also raises InvalidRow, which names the table, the field and the reason, and IntegrityViolation where a key, a
     check or a reference refuses the row.
 
     Args:
-        model: the mapped class; one table, whose columns have the types of `dgent.bridge.codec`.
+        model: the mapped class; one table, whose columns have the types of `dgent.bridge.column_codec`.
         runner: a `Database`, a `Transaction` of it, or whatever makes an AsyncSession, such as an async_sessionmaker.
         id_field: the attribute that is the id, unique and never null; the primary key unless it is given.
         hidden: attributes that are neither shown nor written.
@@ -82,8 +82,8 @@ class TableAdapter(StoreBase):
     ) -> None:
         check_mapped(model)
         self.model = model
-        self.layout = layout_of(model, id_field, frozenset(as_list(hidden, "hidden columns")))  # type: ignore[arg-type]  # classes are hashable
-        self.table = self.layout.name
+        self.mapping = mapping_of(model, id_field, frozenset(as_list(hidden, "hidden columns")))  # type: ignore[arg-type]  # classes are hashable
+        self.table = self.mapping.name
         self.namespace = f"table/{self.table}"
         self.on_change = on_change
         self.database = _database_of(runner)
@@ -95,9 +95,9 @@ class TableAdapter(StoreBase):
             history=False,
             ttl=False,
             schema_free=False,
-            causal=self.layout.parent is not None,
-            versioned=self.layout.version is not None,
-            indexed=self.layout.tag_table is not None,
+            causal=self.mapping.parent is not None,
+            versioned=self.mapping.version is not None,
+            indexed=self.mapping.tag_table is not None,
         )
         self._runner: Runner = SessionRunner(runner) if callable(runner) else runner
         if not hasattr(self._runner, "write_each"):
@@ -146,11 +146,11 @@ class TableAdapter(StoreBase):
             InvalidRow, CausalCycle, IntegrityViolation: as for `put`.
         """
         check_kind(changes, Mapping, "pass a dict of columns and their new values")
-        asked = table_update.admitted(self.layout, id, self.layout.key_of(self._checked_id(id)), changes, given)
+        asked = table_update.admitted(self.mapping, id, self.mapping.key_of(self._checked_id(id)), changes, given)
         try:
             stored, changed = await self._write(table_update.write, asked, self.limits)
         except VersionConflict as error:
-            raise table_update.conflict(self.layout, asked, error.actual) from None
+            raise table_update.conflict(self.mapping, asked, error.actual) from None
         if changed:
             self._announce([Change("put", self.namespace, stored.id, stored.version)])
         await self._refresh([asked.key])
@@ -158,7 +158,7 @@ class TableAdapter(StoreBase):
 
     @override
     async def _get(self, id: str, version: int | None) -> Datum | None:
-        key = self.layout.key_of(id)
+        key = self.mapping.key_of(id)
         return None if key is None else await self._read(True, table_sql.get, key)
 
     @override
@@ -167,7 +167,7 @@ class TableAdapter(StoreBase):
 
     @override
     async def exists(self, id: str) -> bool:
-        key = self.layout.key_of(self._checked_id(id))
+        key = self.mapping.key_of(self._checked_id(id))
         return key is not None and await self._read(True, table_sql.exists, key)
 
     @override
@@ -178,13 +178,13 @@ class TableAdapter(StoreBase):
     async def _query(self, query: Query) -> Page:
         """Return a page of the rows that match; "newest" goes by the key where the table has no `created_at`."""
         if query.order == "seq" or query.after_seq is not None:
-            raise CapabilityMissing(f"{self.layout.name} keeps no seq: order by newest or oldest")
+            raise CapabilityMissing(f"{self.mapping.name} keeps no seq: order by newest or oldest")
         short = query.limit <= SHORT and not (query.conditions or query.tags)
         return await self._read(short, table_query.query, query)
 
     @override
     async def _causal_chain(self, id: str) -> Datums:
-        key = self.layout.key_of(id)
+        key = self.mapping.key_of(id)
         return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
 
     @override
@@ -195,12 +195,12 @@ class TableAdapter(StoreBase):
     @property
     @override
     def _called(self) -> str:
-        return self.layout.name
+        return self.mapping.name
 
     @override
     def _checked_id(self, id: str) -> str:
         """Return an id; one of several columns may be longer than others, since each of its parts may be as long."""
-        if len(self.layout.keys) > 1 and isinstance(id, str) and self.layout.key_of(id) is not None:
+        if len(self.mapping.keys) > 1 and isinstance(id, str) and self.mapping.key_of(id) is not None:
             return id
         return check_id(id)
 
@@ -209,12 +209,12 @@ class TableAdapter(StoreBase):
         if expect is not None and (expect or datum is None):
             self.capabilities.require("versioned", self._called)
         if datum is None:
-            return RowDelete(operation.id, self.layout.key_of(self._checked_id(operation.id)), expect)
+            return RowDelete(operation.id, self.mapping.key_of(self._checked_id(operation.id)), expect)
         if operation.ttl is not None and operation.ttl != "keep":
             self.capabilities.require("ttl", self._called)
         self.limits.admit(datum)
-        given = given_by(self.layout, datum)
-        return RowPut(datum.id, [given[field.name] for field in self.layout.keys], given, expect)
+        given = given_by(self.mapping, datum)
+        return RowPut(datum.id, [given[field.name] for field in self.mapping.keys], given, expect)
 
     async def _refresh(self, keys: list[list[Any]]) -> None:
         """Let the session of this transaction see what was written past it."""
@@ -229,18 +229,18 @@ class TableAdapter(StoreBase):
 
     def _held(self, key: Sequence[Any]) -> object | None:
         """Return the instance that the session of this transaction holds of a row: it must not keep the old values."""
-        if not isinstance(self._runner, Transaction) or not self.layout.is_primary:
+        if not isinstance(self._runner, Transaction) or not self.mapping.is_primary:
             return None
         return self._runner.session.sync_session.identity_map.get(identity_key(self.model, tuple(key)))
 
     async def _read(self, short: bool, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
-        return await self._runner.read(lambda connection: work(connection, self.layout, *args, **named), short=short)
+        return await self._runner.read(lambda connection: work(connection, self.mapping, *args, **named), short=short)
 
     async def _write(self, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
         each: Each[Work[T], T] = table_write.apart
-        lane = ("table", self.table)
+        batch_key = ("table", self.table)
         return await self._runner.write_each(
-            each, lambda connection: work(connection, self.layout, *args, **named), lane
+            each, lambda connection: work(connection, self.mapping, *args, **named), batch_key
         )
 
     def _announce(self, changes: Sequence[Change]) -> None:

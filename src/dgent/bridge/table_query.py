@@ -23,20 +23,20 @@ from sqlalchemy import (
     select,
 )
 
-from dgent.bridge.codec import is_text, unwrapped
-from dgent.bridge.layout import EPOCH, MICROSECOND, Layout, as_utc, has_zone
+from dgent.bridge.column_codec import is_text, unwrapped
+from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
-from dgent.database.careful import Source, is_undecodable, page_of, part_of
-from dgent.database.constructs import bytewise, unindexed
-from dgent.database.keyset import BATCH, behind, first_of, in_order
-from dgent.database.statement import Statement
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.query import Page, Query, open_cursor, prefix_end, seal_cursor
+from dgent.sql.constructs import bytewise, unindexed
+from dgent.sql.damaged_pages import Source, is_undecodable, page_of, part_of
+from dgent.sql.keyset import BATCH, behind, first_of, in_order
+from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dgent.bridge.fields import Field
+    from dgent.bridge.column import ColumnMapping
     from dgent.datum import Datum
     from dgent.query import Damaged
 
@@ -48,7 +48,7 @@ _SLACK: Final = timedelta(milliseconds=1)
 _one = literal_column("1", Integer)
 
 
-class _Shape(NamedTuple):
+class _ListingShape(NamedTuple):
     """What a statement that lists rows looks like, apart from its values."""
 
     newest: bool
@@ -68,9 +68,9 @@ class _Plan:
         exact: SQL says all. loose: something is left that no column says, so most rows may be read in vain.
     """
 
-    def __init__(self, connection: Connection, layout: Layout, query: Query) -> None:
-        self.connection, self.layout = connection, layout
-        self.shape = _Shape(query.order == "newest")
+    def __init__(self, connection: Connection, mapping: TableMapping, query: Query) -> None:
+        self.connection, self.mapping = connection, mapping
+        self.shape = _ListingShape(query.order == "newest")
         self.values: list[Any] = []
         self.nothing = query.schema is not None or query.author not in {None, "system"}
         self.loose = False
@@ -83,39 +83,39 @@ class _Plan:
 
     def rows(self, at: list[Any] | None, most: int) -> list[Any]:
         """Return the rows behind a position."""
-        listing = _listing(self.layout, self.shape._replace(resumed=at is not None))
+        listing = _listing(self.mapping, self.shape._replace(resumed=at is not None))
         return listing.rows(self.connection, *self.values, *(at or ()), most)
 
     def _add_prefix(self, prefix: str | None) -> None:
         if not prefix:
             return
         end = prefix_end(prefix)
-        if end is None or not self.layout.textual:
+        if end is None or not self.mapping.textual:
             self.loose = True
             return
-        narrow = _width_of_range(self.layout).rows(self.connection, prefix, end)[0][0] < NARROW
+        narrow = _width_of_range(self.mapping).rows(self.connection, prefix, end)[0][0] < NARROW
         self.shape = self.shape._replace(prefix=True, narrow=narrow)
         self.values += [prefix, end]
 
     def _add_bounds(self, query: Query) -> None:
         bounds = {name: getattr(query, name) for name in ("since", "until", "after")}
         given = {name: seconds for name, seconds in bounds.items() if seconds is not None}
-        if self.layout.ordered is None:
+        if self.mapping.ordered is None:
             self.loose = self.loose or bool(given)
             return
         self.shape = self.shape._replace(bounds=tuple(given))
         for name, seconds in given.items():
             moment = _moment(seconds, -_SLACK if name != "until" else _SLACK)
-            self.values.append(_bound_moment(self.connection, self.layout, moment))
+            self.values.append(_bound_moment(self.connection, self.mapping, moment))
 
     def _add_tags(self, tags: list[str]) -> None:
         if not tags:
             return
-        self.nothing = self.nothing or self.layout.tags is None
-        if self.layout.tag_table is None:
+        self.nothing = self.nothing or self.mapping.tags is None
+        if self.mapping.tag_table is None:
             self.loose = True
             return
-        widths = {tag: _width_of_tag(self.layout).rows(self.connection, tag)[0][0] for tag in tags}
+        widths = {tag: _width_of_tag(self.mapping).rows(self.connection, tag)[0][0] for tag in tags}
         rarest = min(tags, key=widths.__getitem__)
         self.shape = self.shape._replace(tags=len(tags), narrow=self.shape.narrow or widths[rarest] < NARROW)
         self.values += [rarest, *(tag for tag in tags if tag != rarest)]
@@ -124,7 +124,7 @@ class _Plan:
         if root == "metadata":
             self.loose = True
             return
-        field = self.layout.by_name.get(str(path[0]))
+        field = self.mapping.by_name.get(str(path[0]))
         if field is None or (len(path) > 1 and not _is_json(field)):
             self.nothing = True  # no content leads there
         elif _is_json(field):
@@ -132,20 +132,20 @@ class _Plan:
         else:
             self._add_equal(field, value)
 
-    def _add_equal(self, field: Field, value: Any) -> None:
+    def _add_equal(self, field: ColumnMapping, value: Any) -> None:
         self.shape = self.shape._replace(equal=(*self.shape.equal, (field.name, value is None)))
         if value is None:
             return
         try:
-            self.values += self.layout.bind([field], [field.form.load(value)], self.connection.dialect)
+            self.values += self.mapping.bind([field], [field.form.load(value)], self.connection.dialect)
         except ValueError:  # what the column does not take, no row has
             self.nothing = True
 
 
-def query(connection: Connection, layout: Layout, query: Query) -> Page:
+def query(connection: Connection, mapping: TableMapping, query: Query) -> Page:
     """Return a page of the rows that match."""
-    at = _start(connection, layout, query)
-    plan = _Plan(connection, layout, query)
+    at = _start(connection, mapping, query)
+    plan = _Plan(connection, mapping, query)
     if plan.nothing or not query.limit:
         return Page()
     try:
@@ -157,38 +157,38 @@ def query(connection: Connection, layout: Layout, query: Query) -> Page:
     def wanted(pair: _Pair) -> bool:
         return plan.exact or query.matches(pair[0])
 
-    part = page_of(connection, _source(plan), at, query.limit, wanted, f"table {layout.name}")
-    cursor = None if part.last is None else _cursor(connection, layout, query, *part.last)
+    part = page_of(connection, _source(plan), at, query.limit, wanted, f"table {mapping.name}")
+    cursor = None if part.last is None else _cursor(connection, mapping, query, *part.last)
     return Page([datum for datum, _ in part.found], cursor, part.damaged)
 
 
 def damaged(
-    connection: Connection, layout: Layout, at: list[Any] | None, limit: int
+    connection: Connection, mapping: TableMapping, at: list[Any] | None, limit: int
 ) -> tuple[tuple[Damaged, ...], list[Any] | None]:
     """Return what is damaged among the next rows, the oldest first, and where the ones behind them begin."""
-    plan = _Plan(connection, layout, Query(order="oldest"))
-    part = part_of(connection, _source(plan), at, limit, lambda _: True, f"table {layout.name}")
-    return part.damaged, None if part.last is None else _position(layout, part.last[1])
+    plan = _Plan(connection, mapping, Query(order="oldest"))
+    part = part_of(connection, _source(plan), at, limit, lambda _: True, f"table {mapping.name}")
+    return part.damaged, None if part.last is None else _position(mapping, part.last[1])
 
 
 def _source(plan: _Plan) -> Source[_Pair, list[Any]]:
-    layout = plan.layout
+    mapping = plan.mapping
     return Source(
         plan.rows,
-        lambda rows: layout.each_of(rows, plan.connection.dialect),
-        lambda pair: _position(layout, pair[1]),
+        lambda rows: mapping.each_of(rows, plan.connection.dialect),
+        lambda pair: _position(mapping, pair[1]),
     )
 
 
 def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
-    connection, layout = plan.connection, plan.layout
+    connection, mapping = plan.connection, plan.mapping
 
     def read(behind: list[Any] | None, most: int) -> list[_Pair]:
         rows = plan.rows(behind, most)
-        return [*zip(layout.datums_of(rows, connection.dialect), rows, strict=True)]
+        return [*zip(mapping.datums_of(rows, connection.dialect), rows, strict=True)]
 
     def place(pair: _Pair) -> list[Any]:
-        return _position(layout, pair[1])
+        return _position(mapping, pair[1])
 
     def matches(pair: _Pair) -> bool:
         return query.matches(pair[0])
@@ -196,38 +196,38 @@ def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
     batch = max(query.limit + 1, BATCH) if plan.loose else query.limit + 1
     found = first_of(read, place, None if plan.exact else matches, at, query.limit, batch)
     kept = found[: query.limit]
-    cursor = _cursor(connection, layout, query, *kept[-1]) if len(found) > query.limit else None
+    cursor = _cursor(connection, mapping, query, *kept[-1]) if len(found) > query.limit else None
     return Page([datum for datum, _ in kept], cursor)
 
 
-def _cursor(connection: Connection, layout: Layout, query: Query, datum: Datum, row: Any) -> str:
+def _cursor(connection: Connection, mapping: TableMapping, query: Query, datum: Datum, row: Any) -> str:
     created = 0
-    if layout.ordered is not None:
-        moment = layout.values_of(row, connection.dialect)[layout.ordered.name]
+    if mapping.ordered is not None:
+        moment = mapping.values_of(row, connection.dialect)[mapping.ordered.name]
         created = (as_utc(moment) - EPOCH) // MICROSECOND
     return seal_cursor((created, datum.id), query.fingerprint)
 
 
-def _start(connection: Connection, layout: Layout, query: Query) -> list[Any] | None:
+def _start(connection: Connection, mapping: TableMapping, query: Query) -> list[Any] | None:
     """Return the driver's values of the position in the cursor."""
     if query.cursor is None:
         return None
     at, id = open_cursor(query.cursor, query.fingerprint)
-    key = layout.key_of(id)
+    key = mapping.key_of(id)
     try:
         moment = EPOCH + int(at) * MICROSECOND
     except OverflowError:
         key = None
     if key is None:
         raise InvalidCursor("the cursor is no place in this table: start again without it")
-    first = [] if layout.ordered is None else [_bound_moment(connection, layout, moment)]
-    return first + bound_key(connection, layout, key)
+    first = [] if mapping.ordered is None else [_bound_moment(connection, mapping, moment)]
+    return first + bound_key(connection, mapping, key)
 
 
-def _position(layout: Layout, row: Any) -> list[Any]:
+def _position(mapping: TableMapping, row: Any) -> list[Any]:
     """Return the driver's values of where a row stands in the order."""
-    fields = [layout.ordered, *layout.keys] if layout.ordered is not None else layout.keys
-    return [row[layout.fields.index(field)] for field in fields]
+    fields = [mapping.ordered, *mapping.keys] if mapping.ordered is not None else mapping.keys
+    return [row[mapping.fields.index(field)] for field in fields]
 
 
 def _moment(seconds: float, slack: timedelta) -> datetime:
@@ -238,44 +238,44 @@ def _moment(seconds: float, slack: timedelta) -> datetime:
         return datetime.max.replace(tzinfo=UTC) if seconds > 0 else datetime.min.replace(tzinfo=UTC)
 
 
-def _bound_moment(connection: Connection, layout: Layout, moment: datetime) -> Any:
-    assert layout.ordered is not None  # noqa: S101  # the caller looked
-    kept = moment if has_zone(layout.ordered) else moment.replace(tzinfo=None)
-    return layout.bind([layout.ordered], [kept], connection.dialect)[0]
+def _bound_moment(connection: Connection, mapping: TableMapping, moment: datetime) -> Any:
+    assert mapping.ordered is not None  # noqa: S101  # the caller looked
+    kept = moment if has_zone(mapping.ordered) else moment.replace(tzinfo=None)
+    return mapping.bind([mapping.ordered], [kept], connection.dialect)[0]
 
 
-def _is_json(field: Field) -> bool:
+def _is_json(field: ColumnMapping) -> bool:
     return isinstance(unwrapped(field.column.type), JSON)
 
 
 @lru_cache(maxsize=1024)
-def _width_of_range(layout: Layout) -> Statement:
-    key = bytewise(layout.keys[0].column)
-    rows = select(_one).select_from(layout.table).where(key >= bindparam("first"), key < bindparam("end"))
+def _width_of_range(mapping: TableMapping) -> Statement:
+    key = bytewise(mapping.keys[0].column)
+    rows = select(_one).select_from(mapping.table).where(key >= bindparam("first"), key < bindparam("end"))
     rows = rows.limit(literal_column(str(NARROW)))
     return Statement(select(func.count()).select_from(rows.subquery()), "first end")
 
 
 @lru_cache(maxsize=1024)
-def _width_of_tag(layout: Layout) -> Statement:
-    assert layout.tag_table is not None  # noqa: S101  # the caller looked
-    rows = select(_one).where(layout.tag_table[1] == bindparam("tag")).limit(literal_column(str(NARROW)))
+def _width_of_tag(mapping: TableMapping) -> Statement:
+    assert mapping.tag_table is not None  # noqa: S101  # the caller looked
+    rows = select(_one).where(mapping.tag_table[1] == bindparam("tag")).limit(literal_column(str(NARROW)))
     return Statement(select(func.count()).select_from(rows.subquery()), "tag")
 
 
 @lru_cache(maxsize=4096)
-def _listing(layout: Layout, shape: _Shape) -> Statement:
+def _listing(mapping: TableMapping, shape: _ListingShape) -> Statement:
     """Write the statement of a shape; its parameters come in the order in which a plan gives them."""
     names: list[str] = []
     where: list[ColumnElement[bool]] = []
-    keys: list[Any] = [bytewise(key.column) if is_text(key.column.type) else key.column for key in layout.keys]
+    keys: list[Any] = [bytewise(key.column) if is_text(key.column.type) else key.column for key in mapping.keys]
     if shape.prefix:
-        ranged = keys[0] if shape.narrow or layout.ordered is None else unindexed(keys[0])
+        ranged = keys[0] if shape.narrow or mapping.ordered is None else unindexed(keys[0])
         where += [ranged >= bindparam("first"), ranged < bindparam("end")]
         names += ["first", "end"]
     order = list(keys)
-    if layout.ordered is not None:
-        created = unindexed(layout.ordered.column) if shape.narrow else layout.ordered.column
+    if mapping.ordered is not None:
+        created = unindexed(mapping.ordered.column) if shape.narrow else mapping.ordered.column
         order.insert(0, created)
         tests = {
             "since": created >= bindparam("since"),
@@ -284,25 +284,25 @@ def _listing(layout: Layout, shape: _Shape) -> Statement:
         }
         where += [tests[name] for name in shape.bounds]
         names += shape.bounds
-    where += [_tagged(layout, at, find=shape.narrow and not at and not shape.prefix) for at in range(shape.tags)]
+    where += [_tagged(mapping, at, find=shape.narrow and not at and not shape.prefix) for at in range(shape.tags)]
     names += [f"tag{at}" for at in range(shape.tags)]
     for at, (name, null) in enumerate(shape.equal):
-        column = layout.by_name[name].column
+        column = mapping.by_name[name].column
         where.append(column.is_(None) if null else column == bindparam(f"equal{at}"))
         names += [] if null else [f"equal{at}"]
     if shape.resumed:
         here = [f"at{at}" for at in range(len(order))]
         where.append(behind(order, here, descending=shape.newest))
         names += here
-    listed = select(*layout.columns).where(*where).order_by(*in_order(order, descending=shape.newest))
+    listed = select(*mapping.columns).where(*where).order_by(*in_order(order, descending=shape.newest))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join([*names, "most"]))
 
 
-def _tagged(layout: Layout, at: int, *, find: bool) -> ColumnElement[bool]:
+def _tagged(mapping: TableMapping, at: int, *, find: bool) -> ColumnElement[bool]:
     """Return the condition that a row has a tag: as the way to find few rows, or as a look at each of many."""
-    assert layout.tag_table is not None  # noqa: S101  # the caller looked
-    refers, tag = layout.tag_table
-    key = layout.keys[0].column
+    assert mapping.tag_table is not None  # noqa: S101  # the caller looked
+    refers, tag = mapping.tag_table
+    key = mapping.keys[0].column
     if find:
         return key.in_(select(refers).where(tag == bindparam(f"tag{at}")))
     other = refers.table.alias(f"tagged{at}")

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self, TypeGuard, TypeVar
 
 from dgent.bridge.outbox import Outbox
-from dgent.bridge.pending import PendingMemory
-from dgent.bridge.tables import Tables
-from dgent.causal import AsyncGeneration, Log
-from dgent.checks import called
-from dgent.database import InDatabase
+from dgent.bridge.outbox_memory import OutboxMemory
+from dgent.bridge.table_registry import TableRegistry
+from dgent.causal import AsyncGeneration, AsyncLog
 from dgent.exceptions import CapabilityMissing
+from dgent.sql import InDatabase
 from dgent.store import DgentProtocol
+from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.bridge.table_adapter import TableAdapter
-    from dgent.database import Database, Joinable, Runner, Transaction
+    from dgent.sql import Database, Joinable, Runner, Transaction
 
 
 View = TypeVar("View", bound=InDatabase)
@@ -47,7 +47,7 @@ class UnitOfWork:
         session: for the ORM. memory: agent memory, under the namespace of the storage.
     """
 
-    def __init__(self, transaction: Transaction, memory: JoinableMemory, tables: Tables, log: Log) -> None:
+    def __init__(self, transaction: Transaction, memory: JoinableMemory, tables: TableRegistry, log: AsyncLog) -> None:
         self.session: AsyncSession = transaction.session
         self._transaction, self._tables, self._log = transaction, tables, log
         self.memory: DgentProtocol = self.join(memory)
@@ -72,7 +72,7 @@ class UnitOfWork:
         return view
 
     @property
-    def log(self) -> Log:
+    def log(self) -> AsyncLog:
         """The logs inside of this transaction; the doorbell rings after the commit."""
         return self.join(self._log)
 
@@ -93,7 +93,7 @@ _ELSEWHERE: Final = (
 
 @asynccontextmanager
 async def unit_of_work(
-    database: Database, memory: DgentProtocol, tables: Tables | None = None, log: Log | None = None
+    database: Database, memory: DgentProtocol, tables: TableRegistry | None = None, log: AsyncLog | None = None
 ) -> AsyncIterator[UnitOfWork]:
     """Open a transaction over the tables of a database and an agent memory; commit at the end, roll back on any error.
 
@@ -105,8 +105,8 @@ async def unit_of_work(
     Raises:
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
     """
-    registered = Tables(database) if tables is None else tables
-    logs = Log(database) if log is None else log
+    registered = TableRegistry(database) if tables is None else tables
+    logs = AsyncLog(database) if log is None else log
     if _is_joinable(memory, database):
         await memory.prepare()
         async with database.transaction() as transaction:
@@ -116,7 +116,7 @@ async def unit_of_work(
     outermost = database.current() is None
     await box.prepare()
     async with database.transaction() as transaction:
-        yield UnitOfWork(transaction, PendingMemory(box), registered, logs)
+        yield UnitOfWork(transaction, OutboxMemory(box), registered, logs)
     if outermost:
         await _deliver(box)
 

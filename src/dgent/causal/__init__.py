@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from dgent.causal.chain import AGENT_STORE, OWN, Entries, Entry, Format
 from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.fingerprint import Fingerprint
 from dgent.causal.generation import AsyncGeneration, Generation
+from dgent.causal.hash_chain import AGENT_STORE, OWN, Entries, Entry, Format
 from dgent.causal.head import Head
 from dgent.causal.keys import SigningKey
-from dgent.causal.log import Log
-from dgent.causal.maintained import MaintainedLog
+from dgent.causal.log import AsyncLog
+from dgent.causal.maintenance import MaintainedLog
 from dgent.causal.writer_log import WriterLog
-from dgent.policy import BackendKind, Dialect, StorePolicy, Value
+from dgent.settings.policy import BackendKind, Dialect, StorePolicy, Value
 
 __all__ = [
     "AGENT_STORE",
     "OWN",
     "AsyncGeneration",
+    "AsyncLog",
     "BackendKind",
     "Checkpoint",
     "CommitEvent",
@@ -29,7 +30,6 @@ __all__ = [
     "Format",
     "Generation",
     "Head",
-    "Log",
     "MaintainedLog",
     "SigningKey",
     "StorePolicy",

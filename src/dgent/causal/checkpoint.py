@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from sqlalchemy import Integer, Text, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.chain import FORMATS
 from dgent.causal.fingerprint import SIZE, Fingerprint
+from dgent.causal.hash_chain import FORMATS
 from dgent.causal.head import HASH_SIZE, START, Head
 from dgent.causal.keys import is_signed
-from dgent.causal.tables import checkpoints as table
+from dgent.causal.log_tables import checkpoints as table
 from dgent.causal.writer_log import LIMIT, check_place
-from dgent.checks import check_limit, check_version
-from dgent.database.statement import Statement
 from dgent.exceptions import ChainBroken, InvalidCheckpoint, InvalidDatum, MalformedRow
+from dgent.sql.statement import Statement
+from dgent.validation import check_limit, check_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
 
-from dgent.callbacks import call_all
-from dgent.checks import called
 from dgent.exceptions import InvalidInput
+from dgent.runtime.callbacks import call_all
+from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.causal.chain import Entry
+    from dgent.causal.hash_chain import Entry
 
     Callback: TypeAlias = Callable[["CommitEvent"], object]
 
@@ -54,7 +54,7 @@ class Subscription:
 class Doorbell:
     """Tells whoever subscribed, in this process, of what was committed. Needs no event loop; any thread may ring it.
 
-    It is a hint: who was away misses it, and catches up from the last seq it saw, as `Log.follow` does.
+    It is a hint: who was away misses it, and catches up from the last seq it saw, as `AsyncLog.follow` does.
     """
 
     def __init__(self) -> None:

@@ -7,20 +7,20 @@ import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeVar
 
-from dgent.backoff import Backoff
 from dgent.causal.head import START, Head, check_still
 from dgent.causal.writer_log import topic
 from dgent.exceptions import BackendUnavailable, ChainBroken, DgentError, StorageTimeout
+from dgent.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from sqlalchemy import Connection
 
-    from dgent.causal.chain import Entry
     from dgent.causal.doorbell import CommitEvent, Doorbell
+    from dgent.causal.hash_chain import Entry
     from dgent.causal.writer_log import WriterLog
-    from dgent.database.sql_store import SqlStore
+    from dgent.sql.sql_store import SqlStore
 
     Positions: TypeAlias = dict[str, Head]
 
@@ -33,7 +33,7 @@ _LONGEST_PAUSE: Final = 5.0
 _log: Final = logging.getLogger("dgent.causal")
 
 
-class Place(NamedTuple):
+class FollowedLog(NamedTuple):
     """What is followed: one writer of a stream, or all of them."""
 
     log: WriterLog
@@ -41,7 +41,9 @@ class Place(NamedTuple):
     writer: str | None
 
 
-async def follow(store: SqlStore, doorbell: Doorbell, place: Place, position: Positions) -> AsyncGenerator[Entry, None]:
+async def follow(
+    store: SqlStore, doorbell: Doorbell, place: FollowedLog, position: Positions
+) -> AsyncGenerator[Entry, None]:
     """Yield the entries behind a position, which says for each writer what was seen, and then those that are appended.
 
     Each writer's come in order, each once. A database that goes out of reach is waited for, once it has answered. Every
@@ -54,7 +56,7 @@ async def follow(store: SqlStore, doorbell: Doorbell, place: Place, position: Po
     """
     bell = _Bell(place)
     with doorbell.subscribe(bell.ring), store.database.watch(topic(place.log.format, place.stream), bell.wake):
-        reader = _Reader(store, place)
+        reader = _LogReader(store, place)
         position = await reader.found(position)
         while True:
             bell.clear()  # before the look: what rings from here on may not be in it
@@ -74,7 +76,7 @@ async def follow(store: SqlStore, doorbell: Doorbell, place: Place, position: Po
 class _Bell:
     """Wakes one follower, from whatever thread."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, place: FollowedLog) -> None:
         self._place = place
         self._loop = asyncio.get_running_loop()
         self._rung = asyncio.Event()
@@ -90,10 +92,10 @@ class _Bell:
                 self._loop.call_soon_threadsafe(self._rung.set)
 
 
-class _Reader:
+class _LogReader:
     """Reads for one follower, and waits for a database that is out of reach."""
 
-    def __init__(self, store: SqlStore, place: Place) -> None:
+    def __init__(self, store: SqlStore, place: FollowedLog) -> None:
         self._store, self._place = store, place
         self._answered = False
 
@@ -153,7 +155,7 @@ class _Reader:
             await asyncio.sleep(pause)
 
 
-def _look_each(connection: Connection, places: list[Place]) -> list[Positions | Exception]:
+def _look_each(connection: Connection, places: list[FollowedLog]) -> list[Positions | Exception]:
     return [_look(connection, *place) for place in places]
 
 

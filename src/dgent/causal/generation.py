@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, Final
 from sqlalchemy import bindparam, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.tables import TABLES, generations
-from dgent.checks import check_id
-from dgent.database.sql_store import SqlStore
-from dgent.database.statement import Statement
+from dgent.causal.log_tables import TABLES, generations
 from dgent.exceptions import InvalidInput, MalformedRow, NonMonotonicGeneration, StoreError
+from dgent.sql.sql_store import SqlStore
+from dgent.sql.statement import Statement
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from dgent.database import Database
+    from dgent.sql import Database
 
 _g = generations.c
 _LARGEST: Final = 2**63 - 1

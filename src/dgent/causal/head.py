@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Self, TypeAlias
 
-from dgent.checks import check_limit
 from dgent.exceptions import ChainBroken, InvalidQuery
+from dgent.validation import check_limit
 
 HASH_SIZE: Final = 32
 """Bytes of a BLAKE3 hash."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from dgent.causal.fingerprint import Fingerprint
 from dgent.exceptions import CapabilityMissing, InvalidKey
-from dgent.memory.files import os_errors, sync_directory, write_private
-from dgent.settings import private_directory
+from dgent.runtime.durable_files import os_errors, sync_directory, write_private
+from dgent.runtime.private_files import private_directory
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

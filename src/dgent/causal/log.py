@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from dgent.callbacks import call_all
-from dgent.causal.chain import FORMATS, OWN, Entries, Entry
 from dgent.causal.checkpoint import agree, check, check_both, check_signer, in_order, latest, places, save, signed
 from dgent.causal.doorbell import CommitEvent, Doorbell
-from dgent.causal.follow import Place, follow
+from dgent.causal.follow import FollowedLog, follow
+from dgent.causal.hash_chain import FORMATS, OWN, Entries, Entry
 from dgent.causal.head import START, Head, Position, position
-from dgent.causal.tables import TABLES
+from dgent.causal.log_tables import TABLES
 from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_payload, check_place
-from dgent.checks import as_list
-from dgent.database.base import FEW
-from dgent.database.sql_store import SqlStore
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
+from dgent.runtime.callbacks import call_all
+from dgent.sql.database import FEW
+from dgent.sql.sql_store import SqlStore
+from dgent.validation import as_list
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dgent.causal.checkpoint import Checkpoint
     from dgent.causal.fingerprint import Fingerprint
     from dgent.causal.keys import SigningKey
-    from dgent.database import Database
+    from dgent.sql import Database
 
 After: TypeAlias = "Mapping[str, Position] | Position | None"
 
@@ -37,7 +37,7 @@ AT_ONCE: Final = 4000
 """Entries that `verify` recomputes in one call: a few milliseconds."""
 
 
-class Log(SqlStore):
+class AsyncLog(SqlStore):
     """The logs of one format in a database, or in one transaction of it: see `joined`.
 
     Appends that wait at the same time go in one call. What was appended rings the doorbell once it is committed; an
@@ -199,7 +199,7 @@ class Log(SqlStore):
         if self.is_joined:
             raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
         check_names(stream)
-        return follow(self, self.doorbell, Place(self._log, stream, writer), _position(writer, after))
+        return follow(self, self.doorbell, FollowedLog(self._log, stream, writer), _position(writer, after))
 
     async def _at(self, stream: str, writer: str, seq: int) -> Head:
         return await self._read(lambda connection: self._log.at(connection, stream, writer, seq), short=True)

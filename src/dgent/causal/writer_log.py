@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import BigInteger, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
 
-from dgent.causal.chain import OWN, Entries, Entry, Format, chained
+from dgent.causal.hash_chain import OWN, Entries, Entry, Format, chained
 from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
-from dgent.checks import as_list, check_id, check_kind, check_limit
-from dgent.database.careful import Source, as_bytes, is_undecodable, page_of
-from dgent.database.constructs import announcing
-from dgent.database.statement import BulkInsert, Statement
 from dgent.datum import Limits
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
 from dgent.query import Damaged
+from dgent.sql.constructs import announcing
+from dgent.sql.damaged_pages import Source, as_bytes, is_undecodable, page_of
+from dgent.sql.statement import BulkInsert, Statement
+from dgent.validation import as_list, check_id, check_kind, check_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from sqlalchemy import ColumnElement, Connection, Select
 
-    from dgent.causal.chain import Hasher
+    from dgent.causal.hash_chain import Hasher
 
 PAGE: Final = 500
 """Entries that `verify` reads at a time."""

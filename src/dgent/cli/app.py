@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from dgent.cli import aside, config, crystal, db, functor, log, memory, stores, tracks, transfer
+from dgent.cli import config, crystal, db, export_import, functor, log, memory, services, stores
+from dgent.cli import set_aside as aside
 from dgent.cli import status as status_command
 from dgent.cli.command import Json, Kg
 
@@ -62,16 +63,16 @@ def options(
 app.command("status")(status_command.status)
 app.add_typer(db.app, name="db")
 app.add_typer(memory.app, name="memory")
-app.command("data")(tracks.data)
-app.add_typer(tracks.town, name="town")
-app.add_typer(tracks.brain, name="brain")
+app.command("data")(services.data)
+app.add_typer(services.town, name="town")
+app.add_typer(services.brain, name="brain")
 app.add_typer(crystal.app, name="crystal")
 app.add_typer(log.app, name="log")
 app.add_typer(functor.app, name="functor")
 app.add_typer(config.app, name="config")
 app.add_typer(stores.app, name="stores")
-memory.app.command("export")(transfer.export)
-memory.app.command("import")(transfer.import_)
+memory.app.command("export")(export_import.export)
+memory.app.command("import")(export_import.import_)
 memory.app.command("set-aside")(aside.set_aside)
 memory.app.command("retry")(aside.retry)
 memory.app.command("discard")(aside.discard)

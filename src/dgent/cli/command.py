@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 
 import typer
 
-from dgent.cli.exits import ExitCode, exit_code, explained, warned
+from dgent.cli.exit_codes import ExitCode, exit_code, explained, warned
 from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Kg:
         was said for this run. What the user's own file names is installed: it must not be found in whatever folder
         somebody entered.
         """
-        from dgent.cli.modules import import_modules
+        from dgent.cli.user_modules import import_modules
 
         import_modules(self.settings.modules, self._folder_of_modules())
 
@@ -105,7 +105,7 @@ class Kg:
 
     def answer(self, value: Any, *shown: RenderableType) -> None:
         """Write the answer: with --json the value on one line, else what is shown to people; a text has no markup."""
-        from dgent.cli.show import clean, to_json
+        from dgent.cli.output import clean, to_json
 
         if self.json:
             self.raw(to_json(value) + b"\n")
@@ -212,7 +212,7 @@ def spoken_warnings() -> Iterator[None]:
 
 def say(who: str, text: str) -> None:
     """Write one line on stderr."""
-    from dgent.cli.show import clean
+    from dgent.cli.output import clean
 
     print(f"{who}: {clean(' '.join(text.split()))}", file=sys.stderr)
 

@@ -23,7 +23,7 @@ Project = Annotated[
 @command
 async def show(kg: Kg) -> None:
     """Show every setting and where it comes from, and what of the project's file is ignored."""
-    from dgent.cli.show import grid, line
+    from dgent.cli.output import grid, line
     from dgent.settings.trust import Trust
 
     values = kg.settings.model_dump(mode="json")
@@ -123,7 +123,7 @@ def _plain(value: Any) -> Any:
 
 
 def _said(value: Any) -> str:
-    from dgent.cli.show import to_json
+    from dgent.cli.output import to_json
 
     if value is None:
         return "none"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgent.cli.command import Kg, command, refuse_damaged
-from dgent.cli.exits import ExitCode
+from dgent.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.bridge import TableAdapter
     from dgent.crystal import Schema
-    from dgent.crystal.copying import Copied
-    from dgent.crystal.report import Report
+    from dgent.crystal.batch_report import BatchReport
+    from dgent.crystal.copying import CopyReport
     from dgent.crystal.universe import Found
     from dgent.storage import StorageProvider
 
@@ -30,7 +30,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Try everything, write n
 @command
 async def schemas(kg: Kg) -> None:
     """List the schemas that are known, and from which versions they can upgrade."""
-    from dgent.cli.show import grid
+    from dgent.cli.output import grid
     from dgent.crystal import DECLARED
 
     kg.import_modules()
@@ -72,17 +72,17 @@ async def query(
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
 ) -> None:
     """Find crystals, the newest first; what is none is shown as a datum, with the reason."""
-    from dgent.cli import values
-    from dgent.cli.show import damaged, damaged_records, next_page
+    from dgent.cli import arguments
+    from dgent.cli.output import damaged, damaged_records, next_page
     from dgent.query import Query
 
     asked = Query(
         schema=schema,
         tags=frozenset(tag or ()),
         author=author,
-        where=values.assignments(where or (), typed=True),
-        since=values.moment(since),
-        until=values.moment(until),
+        where=arguments.assignments(where or (), typed=True),
+        since=arguments.moment(since),
+        until=arguments.moment(until),
         limit=limit,
         cursor=cursor,
     )
@@ -175,9 +175,9 @@ async def demote(kg: Kg, schema: Name, table: Table, *, dry_run: DryRun = False)
 
 
 def _adapter(storage: StorageProvider, table: str) -> TableAdapter:
-    from dgent.checks import nearest
     from dgent.exceptions import TableNotFound
     from dgent.models import Base
+    from dgent.validation import nearest
 
     models = {mapper.local_table.name: mapper.class_ for mapper in Base.registry.mappers}  # type: ignore[attr-defined]
     if table not in models:
@@ -185,7 +185,7 @@ def _adapter(storage: StorageProvider, table: str) -> TableAdapter:
     return storage.table(models[table])
 
 
-def _copied(kg: Kg, done: Copied, what: str, unit: str, *, dry_run: bool) -> None:
+def _copied(kg: Kg, done: CopyReport, what: str, unit: str, *, dry_run: bool) -> None:
     from dataclasses import asdict
 
     tried = f"{done.found - done.failed:,} would be copied"
@@ -205,7 +205,7 @@ def _end(*, failed: bool) -> None:
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _failures(report: Report) -> list[str]:
+def _failures(report: BatchReport) -> list[str]:
     lines = [f"{id}: {reason}" for id, reason in report.failures.items()]
     more = report.failed - len(lines)
     return [*lines, f"and {more:,} more"] if more > 0 else lines
@@ -250,7 +250,7 @@ def _record(found: Found) -> dict[str, Any]:
 
 
 def _shown(found: Found) -> list[RenderableType]:
-    from dgent.cli import show as look
+    from dgent.cli import output as look
     from dgent.datum import Datum
 
     if isinstance(found, Datum):
@@ -264,7 +264,7 @@ def _shown(found: Found) -> list[RenderableType]:
 def _listed(page: list[Any]) -> RenderableType:
     from rich.text import Text
 
-    from dgent.cli import show as look
+    from dgent.cli import output as look
     from dgent.datum import Datum
 
     table = look.grid("id", "created (UTC)", "schema", "content")
@@ -278,7 +278,7 @@ def _listed(page: list[Any]) -> RenderableType:
 
 def _gist(found: Found) -> str:
     """Return what a crystal is about: its title, else its first text."""
-    from dgent.cli import show as look
+    from dgent.cli import output as look
     from dgent.datum import Datum
 
     gist = look.gist(found if isinstance(found, Datum) else found.datum)

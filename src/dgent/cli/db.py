@@ -49,7 +49,7 @@ async def current(kg: Kg) -> None:
 async def history(kg: Kg) -> None:
     """List the revisions that this version knows, oldest first."""
     from dgent import migrations
-    from dgent.cli.show import grid
+    from dgent.cli.output import grid
 
     steps = migrations.history()
     table = grid("revision", "after", "what it brings")

@@ -14,12 +14,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from dgent import Query, StorageProvider
-from dgent.cli import show
+from dgent.cli import output
 from dgent.cli.command import Kg, ended
 from dgent.cli.progress import progress
+from dgent.importing.conversation_file import Conversation, parse_conversation, read_conversation
+from dgent.importing.conversation_import import import_conversation, turn_id
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, Crystal
-from dgent.services.conversation_file import Conversation, parse_conversation, read_conversation
-from dgent.services.importing import import_conversation, turn_id
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -47,7 +47,7 @@ async def _import(console: Console, storage: StorageProvider, conversation: Conv
     with progress(f"importing {name}", conversation.size) as advance:
         done = await import_conversation(storage, conversation, advance)
     took = time.perf_counter() - started
-    console.print(show.line(show.imported(done, name)))
+    console.print(output.line(output.imported(done, name)))
     if written := done.new.turns + done.new.crystals:
         console.print(
             f"each turn and each crystal is a row [b]and[/b] a datum: {2 * written:,} records in {took:.2f} s,"
@@ -58,7 +58,7 @@ async def _import(console: Console, storage: StorageProvider, conversation: Conv
 
 
 async def _count(console: Console, storage: StorageProvider) -> None:
-    table = show.grid("track", "where", "records")
+    table = output.grid("track", "where", "records")
     table.columns[2].justify = "right"
     models = (Citizen, CitizenConversation, ConversationTurn, Crystal)
     for track, model in zip(("application state", "", "", ""), models, strict=True):
@@ -69,7 +69,7 @@ async def _count(console: Console, storage: StorageProvider) -> None:
 
 async def _newest(console: Console, storage: StorageProvider) -> None:
     _titled(
-        console, "the newest crystals, by path", LIST, show.datums(await storage.resolve(LIST, limit=5), times=False)
+        console, "the newest crystals, by path", LIST, output.datums(await storage.resolve(LIST, limit=5), times=False)
     )
 
 
@@ -79,14 +79,14 @@ async def _chain(console: Console, storage: StorageProvider, conversation: Conve
         return
     id = turn_id(conversation, longest, min(len(longest.turns), CHAIN) - 1)
     found = await storage.memory.causal_chain(id)
-    _titled(console, "what led to one turn", f"storage.memory.causal_chain({id!r})", show.chain(found))
+    _titled(console, "what led to one turn", f"storage.memory.causal_chain({id!r})", output.chain(found))
 
 
 async def _tagged(console: Console, storage: StorageProvider, conversation: Conversation) -> None:
     tags = frozenset({conversation.speakers[0], "session-1"})
     query = Query(tags=tags, limit=4)
     code = f"Query(tags={{{', '.join(repr(tag) for tag in sorted(tags))}}}, limit=4)"
-    _titled(console, "found by tag", code, show.datums(await storage.memory.query(query), times=False))
+    _titled(console, "found by tag", code, output.datums(await storage.memory.query(query), times=False))
 
 
 async def _bridged(console: Console, storage: StorageProvider) -> None:
@@ -97,7 +97,7 @@ async def _bridged(console: Console, storage: StorageProvider) -> None:
         record = {"id": datum.id, "data": datum.data, **datum.to_dict()}
         record.pop("text")
         code = f"storage.table(Crystal).get({datum.id!r})"
-        _titled(console, "a row, fetched as a datum", code, show.document(record))
+        _titled(console, "a row, fetched as a datum", code, output.document(record))
 
 
 def _further(console: Console, storage: StorageProvider, conversation: Conversation) -> None:
@@ -133,7 +133,7 @@ def _near(path: Path) -> Path:
 
 def _titled(console: Console, title: str, code: str, body: RenderableType) -> None:
     console.print(Text())
-    console.print(Text.assemble((title, "bold"), "  ", (show.clean(code), "dim")))
+    console.print(Text.assemble((title, "bold"), "  ", (output.clean(code), "dim")))
     console.print(Padding(body, (0, 0, 0, 2), expand=False))
 
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgent.cli.command import Kg, command, misused
-from dgent.cli.exits import ExitCode
+from dgent.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgent.agents.laws import Counterexample
-    from dgent.agents.registry import Report
+    from dgent.agents.functor_laws import Counterexample
+    from dgent.agents.functor_registry import LawReport
 
 app = typer.Typer(help="The functors that agents are lifted by, and their laws.", no_args_is_help=True)
 
@@ -22,8 +22,8 @@ app = typer.Typer(help="The functors that agents are lifted by, and their laws."
 @command
 async def list_(kg: Kg) -> None:
     """List the functors."""
-    from dgent.agents.registry import FunctorRegistry
-    from dgent.cli.show import grid
+    from dgent.agents.functor_registry import FunctorRegistry
+    from dgent.cli.output import grid
 
     functors = FunctorRegistry().functors()
     table = grid("functor", "what it makes")
@@ -43,7 +43,7 @@ async def verify(
     seed: Annotated[int, typer.Option(help="The same seed draws the same agents, inputs and states.")] = 0,
 ) -> None:
     """Check the functor laws on generated agents, inputs and states; exit 1 and show the run where one is broken."""
-    from dgent.agents.registry import FunctorRegistry
+    from dgent.agents.functor_registry import FunctorRegistry
 
     registry = FunctorRegistry()
     if (name is None) is not all_:
@@ -57,14 +57,14 @@ async def verify(
         raise typer.Exit(ExitCode.FAILED)
 
 
-def _plain(report: Report) -> dict[str, Any]:
+def _plain(report: LawReport) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(report)
 
 
-def _shown(reports: list[Report]) -> list[RenderableType]:
-    from dgent.cli.show import grid
+def _shown(reports: list[LawReport]) -> list[RenderableType]:
+    from dgent.cli.output import grid
 
     table = grid("functor", "law", "samples", "holds")
     broken: list[RenderableType] = []
@@ -76,7 +76,7 @@ def _shown(reports: list[Report]) -> list[RenderableType]:
     return [table, *broken]
 
 
-def _explained(report: Report, law: str, found: Counterexample) -> list[str]:
+def _explained(report: LawReport, law: str, found: Counterexample) -> list[str]:
     lines = [
         f"{report.functor} breaks {law} (seed {report.seed}): {found.left} does not as {found.right}",
         f"  inputs {found.inputs!r}, initial state {found.initial_state!r}",

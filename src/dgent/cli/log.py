@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dgent.cli.command import Kg, command, misused, refuse_damaged
-from dgent.cli.exits import ExitCode
+from dgent.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from dgent.causal import Checkpoint, Entry, Fingerprint, Log
+    from dgent.causal import AsyncLog, Checkpoint, Entry, Fingerprint
     from dgent.query import Damaged
 
 app = typer.Typer(help="Logs that nobody can edit unseen: chains of entries.", no_args_is_help=True)
@@ -37,10 +37,10 @@ async def append(
     format: Format = OWN,
 ) -> None:
     """Add an entry, and show where it landed."""
-    from dgent.cli import values
+    from dgent.cli import arguments
 
     name = _writer(writer, key)
-    body = values.content(payload, kg.settings.max_content)
+    body = arguments.content(payload, kg.settings.max_content)
     async with kg.storage() as storage:
         entry = await storage.log.within(format).append(stream, name, body)
     kg.answer(_record(entry), f"{entry.stream}  {entry.writer}  {entry.seq}  {entry.content_hash.hex()}")
@@ -58,7 +58,7 @@ async def show(
     format: Format = OWN,
 ) -> None:
     """Show the entries of a stream, or which streams and writers there are; exit 7 and name what is damaged."""
-    from dgent.cli.show import damaged
+    from dgent.cli.output import damaged
 
     async with kg.storage() as storage:
         log = storage.log.within(format)
@@ -244,7 +244,7 @@ def _write(file: Path, made: Checkpoint) -> None:
         ) from None
 
 
-async def _places(log: Log, stream: str | None, writer: str | None) -> list[dict[str, str]]:
+async def _places(log: AsyncLog, stream: str | None, writer: str | None) -> list[dict[str, str]]:
     """Return the logs that are meant: those that have entries, and those that were signed, so that none is missed."""
     if stream is not None and writer is not None:
         return [{"stream": stream, "writer": writer}]
@@ -254,12 +254,12 @@ async def _places(log: Log, stream: str | None, writer: str | None) -> list[dict
     return [{"stream": each, "writer": one} for each, one in sorted(found) if writer in {None, one}]
 
 
-async def _head(log: Log, stream: str, writer: str) -> dict[str, Any]:
+async def _head(log: AsyncLog, stream: str, writer: str) -> dict[str, Any]:
     seq, own = await log.head(stream, writer)
     return {"seq": seq, "hash": own.hex() if own else None}
 
 
-async def _kept(log: Log, trusted: list[Fingerprint], stream: str, writer: str) -> Checkpoint | None:
+async def _kept(log: AsyncLog, trusted: list[Fingerprint], stream: str, writer: str) -> Checkpoint | None:
     """Return the last checkpoint that is kept here of whoever counts for a log."""
     from dgent.causal import Fingerprint
 
@@ -269,7 +269,7 @@ async def _kept(log: Log, trusted: list[Fingerprint], stream: str, writer: str) 
 
 
 async def _verified(
-    log: Log, place: dict[str, str], kept: Checkpoint | None, since: Checkpoint | None, whom: Any, advance: Any
+    log: AsyncLog, place: dict[str, str], kept: Checkpoint | None, since: Checkpoint | None, whom: Any, advance: Any
 ) -> dict[str, Any]:
     from dgent.exceptions import ChainBroken
 
@@ -284,7 +284,7 @@ async def _verified(
 def _verdicts(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
     from rich.text import Text
 
-    from dgent.cli.show import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_nothing
 
     table = grid("stream", "writer", "entries", "verdict")
     for each in found:
@@ -300,7 +300,7 @@ def _verdicts(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
 
 
 def _heads(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
-    from dgent.cli.show import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_nothing
 
     table = grid("stream", "writer", "entries", "head")
     for each in found:
@@ -309,7 +309,7 @@ def _heads(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
 
 
 def _entries(entries: list[Entry]) -> RenderableType:
-    from dgent.cli.show import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_nothing
 
     table = grid("writer", "seq", "hash", "payload")
     for entry in entries:
@@ -318,7 +318,7 @@ def _entries(entries: list[Entry]) -> RenderableType:
 
 
 def _gist(entry: Entry) -> str:
-    from dgent.cli.show import clean
+    from dgent.cli.output import clean
 
     try:
         return clean(" ".join(entry.payload[:400].decode().split()))

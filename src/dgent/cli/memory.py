@@ -32,18 +32,18 @@ async def put(
     ] = None,
 ) -> None:
     """Store a datum and show the id and the version that it got."""
-    from dgent.cli import values
+    from dgent.cli import arguments
     from dgent.datum import Datum
 
     datum = Datum.create(
-        values.content(content, kg.settings.max_content),
+        arguments.content(content, kg.settings.max_content),
         id=id,
         causal_parent=parent,
         author=author,
         tags=tag or (),
-        metadata=values.assignments(metadata or (), typed=True),
+        metadata=arguments.assignments(metadata or (), typed=True),
     )
-    life = values.life(ttl)
+    life = arguments.life(ttl)
     async with kg.storage() as storage:
         stored = await storage.memory.put(datum, expect=expect, ttl=life)
     kg.answer(stored, f"{stored.id}  version {stored.version}")
@@ -58,7 +58,7 @@ async def get(
     content: Annotated[bool, typer.Option("--content", help="Write the content alone, byte for byte.")] = False,
 ) -> None:
     """Show one datum."""
-    from dgent.cli import show
+    from dgent.cli import output
     from dgent.exceptions import DatumNotFound
 
     async with kg.storage() as storage:
@@ -69,7 +69,7 @@ async def get(
     if content and not kg.json:
         kg.raw(found.content)
     else:
-        kg.answer(found, show.datum(found))
+        kg.answer(found, output.datum(found))
 
 
 @app.command("list")
@@ -89,7 +89,7 @@ async def list_(
     cursor: Cursor = None,
 ) -> None:
     """List live datums, the newest first; exit 7 and name those that are not what was written."""
-    from dgent.cli import show, values
+    from dgent.cli import arguments, output
     from dgent.query import Query
 
     query = Query(
@@ -97,17 +97,17 @@ async def list_(
         tags=frozenset(tag or ()),
         author=author,
         schema=schema,
-        where=values.assignments(where or (), typed=True),
-        since=values.moment(since),
-        until=values.moment(until),
+        where=arguments.assignments(where or (), typed=True),
+        since=arguments.moment(since),
+        until=arguments.moment(until),
         order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
         limit=limit,
         cursor=cursor,
     )
     async with kg.storage() as storage:
         page = await storage.memory.query(query)
-    found = {"datums": list(page), "cursor": page.cursor, "damaged": show.damaged_records(page.damaged)}
-    kg.answer(found, show.datums(page), *show.damaged(page.damaged), *show.next_page(page.cursor))
+    found = {"datums": list(page), "cursor": page.cursor, "damaged": output.damaged_records(page.damaged)}
+    kg.answer(found, output.datums(page), *output.damaged(page.damaged), *output.next_page(page.cursor))
     refuse_damaged(page.damaged)
 
 
@@ -120,28 +120,28 @@ async def history(
     before: Annotated[int | None, typer.Option(help="Only versions below this one.")] = None,
 ) -> None:
     """Show every stored version of a datum, deletions included, oldest first."""
-    from dgent.cli import show
+    from dgent.cli import output
     from dgent.exceptions import DatumNotFound
 
     async with kg.storage() as storage:
         found = await storage.memory.history(id, limit=limit, before=before)
     if not found and before is None and limit:
         raise DatumNotFound(f"nothing was ever stored as {id!r}, or it was purged")
-    kg.answer(found, show.revisions(found))
+    kg.answer(found, output.revisions(found))
 
 
 @app.command()
 @command
 async def chain(kg: Kg, id: Id) -> None:
     """Show what led to a datum, oldest first."""
-    from dgent.cli import show
+    from dgent.cli import output
     from dgent.exceptions import DatumNotFound
 
     async with kg.storage() as storage:
         found = await storage.memory.causal_chain(id)
     if not found:
         raise DatumNotFound(f"no live datum {id!r}")
-    kg.answer(found, show.chain(found))
+    kg.answer(found, output.chain(found))
 
 
 @app.command()
@@ -170,7 +170,7 @@ async def purge(
     kg: Kg, id: Id, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
 ) -> None:
     """Erase every version of a datum for good."""
-    from dgent.cli import show
+    from dgent.cli import output
     from dgent.exceptions import DatumNotFound
 
     if not yes:
@@ -179,4 +179,4 @@ async def purge(
         erased = await storage.memory.purge(id)
     if not erased:
         raise DatumNotFound(f"nothing was ever stored as {id!r}")
-    kg.answer({"erased": erased}, f"erased {show.counted(erased, 'versions')}")
+    kg.answer({"erased": erased}, f"erased {output.counted(erased, 'versions')}")

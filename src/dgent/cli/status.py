@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dgent.cli.command import Kg, command
-from dgent.cli.exits import ExitCode, exit_code
+from dgent.cli.exit_codes import ExitCode, exit_code
 from dgent.exceptions import DgentError
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @command
 async def status(kg: Kg) -> None:
     """Show where the data lies, and how it does; exit 6 with what the manifest knows where it does not answer."""
-    from dgent.cli import show
+    from dgent.cli import output
 
     try:
         async with kg.storage() as storage:
@@ -24,12 +24,12 @@ async def status(kg: Kg) -> None:
         if exit_code(error) is ExitCode.UNAVAILABLE:
             _without_an_answer(kg, error)
         raise
-    kg.answer(found, show.pairs(_for_people(found)))
+    kg.answer(found, output.pairs(_for_people(found)))
 
 
 def _without_an_answer(kg: Kg, error: DgentError) -> None:
     """Show what is known of a database that is out of reach; nothing is opened."""
-    from dgent.cli import show
+    from dgent.cli import output
     from dgent.cli.stores import described, known_stores
     from dgent.settings import shown
 
@@ -43,7 +43,7 @@ def _without_an_answer(kg: Kg, error: DgentError) -> None:
         "stores": stores,
     }
     facts = {name: value for name, value in found.items() if name != "stores"}
-    kg.answer(found, show.pairs(facts), *map(described, stores))
+    kg.answer(found, output.pairs(facts), *map(described, stores))
 
 
 def _for_people(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import typer
 from dgent.cli.command import Kg, command
 
 if TYPE_CHECKING:
-    from dgent.memory.manifest import Manifest
+    from dgent.memory.failover.manifest import Manifest
 
 app = typer.Typer(help="What the manifest knows of the stores that served here.", no_args_is_help=True)
 
@@ -24,10 +24,10 @@ async def list_(kg: Kg) -> None:
 
 def known_stores(kg: Kg) -> list[dict[str, Any]]:
     """Return what the manifest knows of the stores that served here, and of those in which writes may lie."""
-    from dgent.memory.manifest import Known, ManifestFile
+    from dgent.memory.failover.manifest import KnownStore, ManifestFile
 
     known = ManifestFile(kg.settings.manifest_path).read()
-    nothing = Known("", filled=False)
+    nothing = KnownStore("", filled=False)
     met = {**dict.fromkeys((here for here, _ in known.spills), nothing), **known.stores}
     return [
         {
@@ -57,7 +57,7 @@ async def forget(
     force: Annotated[bool, typer.Option("--force", help="Even if writes wait there or for it.")] = False,
 ) -> None:
     """Let the manifest forget a store: it is not missed and not held against another any more. Its data stays."""
-    from dgent.memory.manifest import ManifestFile
+    from dgent.memory.failover.manifest import ManifestFile
 
     file = ManifestFile(kg.settings.manifest_path)
     gone: list[str] = []

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dgent.crystal import schemas  # declares them
 from dgent.crystal.crystal import Crystal, CrystalMeta, Ref
 from dgent.crystal.mixin import DataMixin
-from dgent.crystal.registry import DECLARED, Schemas, schema
 from dgent.crystal.schema import Contract, Schema
-from dgent.crystal.universe import Crystals, Universe, Unreadable, get_universe, set_universe
-from dgent.crystal.upgrade import Upgrade
+from dgent.crystal.schema_registry import DECLARED, Schemas, schema
+from dgent.crystal.universe import CrystalPage, Universe, Unreadable, get_universe, set_universe
+from dgent.crystal.upgrade import UpgradeReport
 
 __all__ = [
     "DECLARED",
     "Contract",
     "Crystal",
     "CrystalMeta",
-    "Crystals",
+    "CrystalPage",
     "DataMixin",
     "Ref",
     "Schema",
     "Schemas",
     "Universe",
     "Unreadable",
-    "Upgrade",
+    "UpgradeReport",
     "get_universe",
     "schema",
     "schemas",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dgent.checks import check_limit
 from dgent.exceptions import InvalidQuery
 from dgent.query import Query
+from dgent.validation import check_limit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable

@@ -6,19 +6,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dgent.compare_and_swap import compare_and_swap
+from dgent.crystal.batch_report import SHOWN, BatchReport
 from dgent.crystal.batches import BATCH, pages, together
-from dgent.crystal.codec import comparable
+from dgent.crystal.contract_codec import comparable
 from dgent.crystal.crystal import VERSION, Crystal, upgraded
-from dgent.crystal.report import SHOWN, Report
 from dgent.crystal.rows import crystal_of, row_of
 from dgent.exceptions import Conflict, InvalidInput, UpgradeError, VersionConflict
-from dgent.swap import swap
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from dgent.bridge import TableAdapter
-    from dgent.bridge.layout import Layout
+    from dgent.bridge.mapping import TableMapping
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
     from dgent.query import Page
@@ -28,7 +28,7 @@ _MICROSECOND = 1e-6
 
 
 @dataclass(slots=True)
-class Copied(Report):
+class CopyReport(BatchReport):
     """The report of a copy.
 
     Attributes:
@@ -60,7 +60,7 @@ async def backfill(
     dry_run: bool = False,
     batch: int = BATCH,
     progress: Callable[[int], None] | None = None,
-) -> Copied:
+) -> CopyReport:
     """Copy the crystals of a schema, upgraded, into a table, and read them back.
 
     Every one is tried before the first is written. A row that is there already stays as it is: after a promotion the
@@ -73,12 +73,12 @@ async def backfill(
         InvalidRow: the table does not take a crystal; the message names its id, the field and the reason.
         InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: one cannot be read; nothing was written.
     """
-    report = Copied(schema=schema.name, table=adapter.table)
+    report = CopyReport(schema=schema.name, table=adapter.table)
 
     async def write(page: Page) -> None:
         await _write_rows([upgraded(datum, schema) for datum in page], schema, adapter, report)
 
-    attempt = partial(_as_row, schema=schema, layout=adapter.layout)
+    attempt = partial(_as_row, schema=schema, mapping=adapter.mapping)
     await _copy(partial(pages, store, schema.name, batch), attempt, None if dry_run else write, report, progress)
     return report
 
@@ -91,7 +91,7 @@ async def demote(
     dry_run: bool = False,
     batch: int = BATCH,
     progress: Callable[[int], None] | None = None,
-) -> Copied:
+) -> CopyReport:
     """Make crystals of the rows of a table, with their ids, causes and times, and read them back.
 
     Every one is tried before the first is written. A crystal that is there and says something else gets the row's
@@ -102,12 +102,12 @@ async def demote(
         InvalidCrystal: a row does not fit the contract; the message names its id. Nothing was written.
         Conflict: the id of a row is that of a datum which is something else; that one stays as it is.
     """
-    report = Copied(schema=schema.name, table=adapter.table)
+    report = CopyReport(schema=schema.name, table=adapter.table)
 
     async def write(page: Page) -> None:
-        await _write_crystals([crystal_of(row, schema, adapter.layout) for row in page], schema, store, report)
+        await _write_crystals([crystal_of(row, schema, adapter.mapping) for row in page], schema, store, report)
 
-    attempt = partial(crystal_of, schema=schema, layout=adapter.layout)
+    attempt = partial(crystal_of, schema=schema, mapping=adapter.mapping)
     await _copy(partial(pages, adapter, None, batch), attempt, None if dry_run else write, report, progress)
     return report
 
@@ -116,7 +116,7 @@ async def _copy(
     source: Callable[[], AsyncIterator[Page]],
     attempt: Callable[[Datum], object],
     write: Callable[[Page], Awaitable[None]] | None,
-    report: Copied,
+    report: CopyReport,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Try all, then write all; without `write` it is a trial, and what is refused goes into the report."""
@@ -135,13 +135,15 @@ async def _copy(
         advance(len(page))
 
 
-async def _write_rows(crystals: list[Crystal[Any]], schema: Schema[Any], adapter: TableAdapter, report: Copied) -> None:
+async def _write_rows(
+    crystals: list[Crystal[Any]], schema: Schema[Any], adapter: TableAdapter, report: CopyReport
+) -> None:
     ids = [crystal.id for crystal in crystals]
     there = await adapter.get_many(ids)
-    rows = [row_of(crystal, adapter.layout) for crystal in crystals if crystal.id not in there]
+    rows = [row_of(crystal, adapter.mapping) for crystal in crystals if crystal.id not in there]
     report.written += sum(await together(_put_new(adapter, row) for row in rows))
     kept = await adapter.get_many(ids)
-    _verify(crystals, {id: _read_back(row, schema, adapter.layout) for id, row in kept.items()}, report)
+    _verify(crystals, {id: _read_back(row, schema, adapter.mapping) for id, row in kept.items()}, report)
 
 
 async def _put_new(adapter: TableAdapter, row: Datum) -> bool:
@@ -154,7 +156,7 @@ async def _put_new(adapter: TableAdapter, row: Datum) -> bool:
 
 
 async def _write_crystals(
-    crystals: list[Crystal[Any]], schema: Schema[Any], store: DgentProtocol, report: Copied
+    crystals: list[Crystal[Any]], schema: Schema[Any], store: DgentProtocol, report: CopyReport
 ) -> None:
     report.written += sum(await together(_put_newer(store, crystal, schema) for crystal in crystals))
     kept = await store.get_many([crystal.id for crystal in crystals])
@@ -174,7 +176,7 @@ async def _put_newer(store: DgentProtocol, crystal: Crystal[Any], schema: Schema
             return None, False
         return crystal.datum, True
 
-    return await swap(store, crystal.id, change)
+    return await compare_and_swap(store, crystal.id, change)
 
 
 def _is_of(datum: Datum, schema: Schema[Any]) -> bool:
@@ -183,7 +185,7 @@ def _is_of(datum: Datum, schema: Schema[Any]) -> bool:
     return named and (VERSION in datum.metadata or _crystallized(datum, schema) is not None)
 
 
-def _verify(crystals: Iterable[Crystal[Any]], kept: dict[str, Crystal[Any] | None], report: Copied) -> None:
+def _verify(crystals: Iterable[Crystal[Any]], kept: dict[str, Crystal[Any] | None], report: CopyReport) -> None:
     for crystal in crystals:
         if _equal(crystal, kept.get(crystal.id)):
             report.verified += 1
@@ -206,14 +208,14 @@ def _equal(crystal: Crystal[Any], other: Crystal[Any] | None) -> bool:
     )
 
 
-def _as_row(datum: Datum, schema: Schema[Any], layout: Layout) -> Datum:
-    return row_of(upgraded(datum, schema), layout)
+def _as_row(datum: Datum, schema: Schema[Any], mapping: TableMapping) -> Datum:
+    return row_of(upgraded(datum, schema), mapping)
 
 
-def _read_back(row: Datum, schema: Schema[Any], layout: Layout) -> Crystal[Any] | None:
+def _read_back(row: Datum, schema: Schema[Any], mapping: TableMapping) -> Crystal[Any] | None:
     """Return the crystal that a row is, or None if somebody made it one that the schema does not take."""
     try:
-        return crystal_of(row, schema, layout)
+        return crystal_of(row, schema, mapping)
     except InvalidInput:
         return None
 

@@ -8,7 +8,7 @@ from dgent.crystal.universe import Universe, get_universe
 
 if TYPE_CHECKING:
     from dgent.crystal.crystal import Crystal
-    from dgent.crystal.universe import Crystals
+    from dgent.crystal.universe import CrystalPage
     from dgent.query import Query
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ class DataMixin:
             about.setdefault("author", name if isinstance(name, str) else kind.__name__)
         return await self.data.remember(value, **about)
 
-    async def recall(self, query: Query) -> Crystals:
+    async def recall(self, query: Query) -> CrystalPage:
         """Return a page of the crystals that match."""
         return await self.data.query(query)
 

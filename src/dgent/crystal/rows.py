@@ -14,17 +14,17 @@ import orjson
 from pydantic_core import from_json, to_json
 from sqlalchemy import JSON
 
-from dgent.bridge.codec import unwrapped
-from dgent.bridge.draft import given_by, loaded
-from dgent.bridge.instance import cell
-from dgent.bridge.layout import CANONICAL
+from dgent.bridge.column_codec import unwrapped
+from dgent.bridge.from_datum import given_by, loaded
+from dgent.bridge.mapping import CANONICAL
+from dgent.bridge.orm import cell
 from dgent.crystal.crystal import SCHEMA, VERSION, Crystal, labels_of
 from dgent.datum import Datum
 from dgent.exceptions import InvalidCrystal, InvalidRow
 
 if TYPE_CHECKING:
-    from dgent.bridge.fields import Field
-    from dgent.bridge.layout import Layout
+    from dgent.bridge.column import ColumnMapping
+    from dgent.bridge.mapping import TableMapping
     from dgent.crystal.schema import Schema
 
 T = TypeVar("T")
@@ -33,7 +33,7 @@ ABOUT: Final = "about"
 """The column for what a datum says of itself that has no column of its own."""
 
 
-def row_of(crystal: Crystal[Any], layout: Layout) -> Datum:
+def row_of(crystal: Crystal[Any], mapping: TableMapping) -> Datum:
     """Return the row that a crystal is, as the datum that `TableAdapter.put` takes.
 
     Raises:
@@ -42,30 +42,30 @@ def row_of(crystal: Crystal[Any], layout: Layout) -> Datum:
     content: dict[str, Any] = {}
     schema = crystal.schema
     for name in schema.fields:
-        field = layout.by_name.get(name)
+        field = mapping.by_name.get(name)
         if field is None:
-            raise InvalidRow(layout.name, name, f"is no column, and {schema.name} has that field: add it to the table")
-        part = _cell(layout, field, getattr(crystal.value, name))
+            raise InvalidRow(mapping.name, name, f"is no column, and {schema.name} has that field: add it to the table")
+        part = _cell(mapping, field, getattr(crystal.value, name))
         if part is not None or field.column.nullable or not field.optional:
             content[name] = part
-    _add_labels(content, crystal, layout)
+    _add_labels(content, crystal, mapping)
     datum = crystal.datum
     row = Datum(datum.id, orjson.dumps(content, option=CANONICAL), datum.created_at, datum.causal_parent)
-    given_by(layout, row)  # refuses now what the table would refuse when it is written
+    given_by(mapping, row)  # refuses now what the table would refuse when it is written
     return row
 
 
-def crystal_of(row: Datum, schema: Schema[T], layout: Layout) -> Crystal[T]:
+def crystal_of(row: Datum, schema: Schema[T], mapping: TableMapping) -> Crystal[T]:
     """Return the crystal that a row is.
 
     Raises:
         InvalidCrystal: the row does not fit the contract, or has a column that no field of it takes.
     """
-    values = loaded(layout, row.data)
+    values = loaded(mapping, row.data)
     about = values.get(ABOUT) or {}
-    if lost := sorted(values.keys() - schema.fields.keys() - _own_columns(layout)):
+    if lost := sorted(values.keys() - schema.fields.keys() - _own_columns(mapping)):
         raise InvalidCrystal(
-            f"{schema.name} has no field for the column {layout.name}.{lost[0]}: add it in a new version"
+            f"{schema.name} has no field for the column {mapping.name}.{lost[0]}: add it in a new version"
         )
     value = schema.parse({name: values[name] for name in schema.fields if name in values})
     labels = labels_of(value, schema)
@@ -81,15 +81,15 @@ def crystal_of(row: Datum, schema: Schema[T], layout: Layout) -> Crystal[T]:
     return Crystal(schema, datum, value)
 
 
-def _cell(layout: Layout, field: Field, part: Any) -> Any:
+def _cell(mapping: TableMapping, field: ColumnMapping, part: Any) -> Any:
     if part is None:
         return None
     if isinstance(unwrapped(field.column.type), JSON):
         return from_json(to_json(part, bytes_mode="base64"))
-    return cell(layout, field, part.value if isinstance(part, Enum) else part)
+    return cell(mapping, field, part.value if isinstance(part, Enum) else part)
 
 
-def _add_labels(content: dict[str, Any], crystal: Crystal[Any], layout: Layout) -> None:
+def _add_labels(content: dict[str, Any], crystal: Crystal[Any], mapping: TableMapping) -> None:
     """Add what the metadata say beyond the value: tags to their column, the rest to `about`."""
     schema = crystal.schema
     rest = dict(crystal.datum.metadata)
@@ -98,20 +98,26 @@ def _add_labels(content: dict[str, Any], crystal: Crystal[Any], layout: Layout) 
     for name, label in labels_of(crystal.value, schema).items():
         if rest.get(name) == label:
             del rest[name]
-    if layout.tags is not None and "tags" not in schema.fields and _are_tags(rest.get("tags")):
+    if mapping.tags is not None and "tags" not in schema.fields and _are_tags(rest.get("tags")):
         content["tags"] = rest.pop("tags")
-    if ABOUT in layout.by_name:
+    if ABOUT in mapping.by_name:
         content[ABOUT] = rest
     elif rest:
-        raise InvalidRow(layout.name, f"metadata.{min(rest)}", "a row has no place for it: add a column `about`")
+        raise InvalidRow(mapping.name, f"metadata.{min(rest)}", "a row has no place for it: add a column `about`")
 
 
 def _are_tags(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(tag, str) for tag in value)
 
 
-def _own_columns(layout: Layout) -> set[str]:
+def _own_columns(mapping: TableMapping) -> set[str]:
     """Return the columns that a row has for its datum and for itself, beside the contract."""
-    roles: list[Field | None] = [layout.created, layout.parent, layout.tags, layout.by_name.get(ABOUT), *layout.keys]
-    stamps = {field.name for field in layout.fields if field.stamp is not None}  # when the row changed, not the value
+    roles: list[ColumnMapping | None] = [
+        mapping.created,
+        mapping.parent,
+        mapping.tags,
+        mapping.by_name.get(ABOUT),
+        *mapping.keys,
+    ]
+    stamps = {field.name for field in mapping.fields if field.stamp is not None}  # when the row changed, not the value
     return {field.name for field in roles if field is not None} | stamps

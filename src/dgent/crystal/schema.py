@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, TypeAlias, Type
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-from dgent.crystal.codec import NOT_JSON, Codec, fields_of
+from dgent.crystal.contract_codec import NOT_JSON, ContractCodec, fields_of
 from dgent.exceptions import CrystalTooNew, InvalidCrystal, InvalidSchema, UpgradeFailed, UpgradeGap
 
 T = TypeVar("T")
@@ -163,10 +163,10 @@ class Schema(Generic[T]):
             migration = self.migrations.get(version)
             if migration is None:
                 declared = getattr(self.contract, "schema", None) is self  # by `@schema`, which teaches the class
-                door = self.contract.__name__ if declared else "schema"
+                decorator = self.contract.__name__ if declared else "schema"
                 raise UpgradeGap(
                     f"{self.name}: no migration leads from version {version} to {version + 1}: "
-                    f"register one with @{door}.migration({version})"
+                    f"register one with @{decorator}.migration({version})"
                 )
             found = self._plain(self._migrated(migration, version, found), f"the migration from version {version}")
         return found
@@ -198,8 +198,8 @@ class Schema(Generic[T]):
         return plain
 
     @cached_property
-    def _codec(self) -> Codec[T]:
-        return Codec(self.contract, self.name)
+    def _codec(self) -> ContractCodec[T]:
+        return ContractCodec(self.contract, self.name)
 
 
 def _check_contract(name: str, contract: Any) -> None:

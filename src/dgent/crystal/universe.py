@@ -5,12 +5,11 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, overload
 
-from dgent.checks import as_list, called, check_kind
 from dgent.crystal.batches import BATCH
 from dgent.crystal.crystal import Crystal, names_in
-from dgent.crystal.registry import DECLARED, Schemas
 from dgent.crystal.schema import Schema
-from dgent.crystal.upgrade import Upgrade, upgrade
+from dgent.crystal.schema_registry import DECLARED, Schemas
+from dgent.crystal.upgrade import UpgradeReport, upgrade
 from dgent.exceptions import (
     DegradedWarning,
     DgentError,
@@ -20,6 +19,7 @@ from dgent.exceptions import (
     NotFound,
     UpgradeError,
 )
+from dgent.validation import as_list, called, check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +46,7 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-class Crystals(list[Found]):
+class CrystalPage(list[Found]):
     """A page of crystals; pass `page.cursor` to the same query for the next one, None means the end.
 
     Attributes:
@@ -160,7 +160,7 @@ class Universe:
             error.args = (f"{str(id)!r}: {error}",)
             raise
 
-    async def query(self, query: Query) -> Crystals:
+    async def query(self, query: Query) -> CrystalPage:
         """Return a page of what matches, crystallized as by `get`. Conditions are on what is stored.
 
         What `get` would refuse is on the page as a datum, and `page.unreadable` says why.
@@ -177,7 +177,7 @@ class Universe:
             except (InvalidInput, UpgradeError) as error:
                 found.append(datum)
                 unreadable.append(Unreadable(datum.id, datum.schema, str(error)))
-        return Crystals(found, page.cursor, page.damaged, tuple(unreadable))
+        return CrystalPage(found, page.cursor, page.damaged, tuple(unreadable))
 
     async def delete(self, id: str) -> bool:
         """Append a tombstone; tell whether there was something. The history stays."""
@@ -190,7 +190,7 @@ class Universe:
         dry_run: bool = False,
         batch: int = BATCH,
         progress: Callable[[int], None] | None = None,
-    ) -> Upgrade:
+    ) -> UpgradeReport:
         """Rewrite all crystals of older versions as new versions of their ids, and report.
 
         Every one of them is tried before the first is written. A run that was killed goes on where it ended.

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from dgent.compare_and_swap import compare_and_swap
+from dgent.crystal.batch_report import BatchReport
 from dgent.crystal.batches import BATCH, pages, together
 from dgent.crystal.crystal import envelope, upgraded
-from dgent.crystal.report import Report
-from dgent.swap import swap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Upgrade(Report):
+class UpgradeReport(BatchReport):
     """The report of an upgrade.
 
     Attributes:
@@ -47,10 +47,10 @@ async def upgrade(
     dry_run: bool = False,
     batch: int = BATCH,
     progress: Callable[[int], None] | None = None,
-) -> Upgrade:
+) -> UpgradeReport:
     """Bring the crystals of a store to the version of their schema: see `Universe.upgrade`."""
     advance = progress or (lambda amount: None)
-    report = Upgrade(schema=schema.name, version=schema.version)
+    report = UpgradeReport(schema=schema.name, version=schema.version)
     async for page in pages(store, schema.name, batch):
         for datum in page:
             report.attempt(datum.id, partial(_try, datum, schema, report), strict=not dry_run)
@@ -64,7 +64,7 @@ async def upgrade(
     return report
 
 
-def _try(datum: Datum, schema: Schema[Any], report: Upgrade) -> None:
+def _try(datum: Datum, schema: Schema[Any], report: UpgradeReport) -> None:
     version = envelope(datum)[1]
     report.found[version] = report.found.get(version, 0) + 1
     if version != schema.version:
@@ -79,4 +79,4 @@ async def _rewrite(store: DgentProtocol, id: str, schema: Schema[Any]) -> int:
             return None, 0
         return upgraded(live, schema).datum, 1
 
-    return await swap(store, id, change)
+    return await compare_and_swap(store, id, change)

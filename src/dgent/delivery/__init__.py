@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dgent.delivery.deliverer import Deliverer
-from dgent.delivery.entry import RESERVED, Entry, Known, Version, digest_of, key_of, roomy
+from dgent.delivery.delivery_report import DeliveryReport, Progress, Tally
 from dgent.delivery.queue import Queue, QueueUnreadable
-from dgent.delivery.report import Delivery, Progress, Tally
+from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, key_of, roomy
 
 __all__ = [
     "RESERVED",
     "Deliverer",
-    "Delivery",
-    "Entry",
-    "Known",
+    "DeliveryReport",
+    "KnownTarget",
     "Progress",
     "Queue",
     "QueueUnreadable",
+    "QueuedWrite",
     "Tally",
     "Version",
     "digest_of",

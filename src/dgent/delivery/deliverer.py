@@ -9,7 +9,7 @@ One page at a time. A page is cut into waves in which no id comes twice; of each
 
 and at the end of the page receipts are written and the entries are taken off. A crash or a cancel at any point leaves
 entries that are looked at again, by their plans. Any number of processes may deliver one queue; the tasks of one
-`Deliverer` take turns page by page, so that a single id can be brought in between.
+`Deliverer` hold its lock page by page, so that a single id can be brought in between.
 
 An id whose entry somebody else has planned is left to them (`blocked`), until they are done or for `LEASE` seconds. For
 a put behind a version that is not live can only say "nothing is live", not "that version is the last": of two programs
@@ -25,18 +25,18 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dgent.backoff import Backoff
 from dgent.datum import uuid7
+from dgent.delivery.delivery_report import Tally
+from dgent.delivery.page_delivery import PageDelivery
 from dgent.delivery.queue import Queue, QueueUnreadable
-from dgent.delivery.report import Tally
-from dgent.delivery.trip import Trip
-from dgent.delivery.turns import Turns
 from dgent.exceptions import StorageError
+from dgent.runtime.backoff import Backoff
+from dgent.runtime.per_loop_lock import PerLoopLock
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
-    from dgent.delivery.entry import Entry
+    from dgent.delivery.queued_write import QueuedWrite
     from dgent.exceptions import Corrupt
     from dgent.store import Backend
 
@@ -51,7 +51,7 @@ class Deliverer:
     def __init__(self, queue: Queue, target: Backend, *, clock: Callable[[], float] = time.time) -> None:
         self.queue, self.target, self.clock = queue, target, clock
         self.name = uuid7()
-        self._turns = Turns()
+        self._lock = PerLoopLock()
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def page(self, tally: Tally) -> bool:
@@ -60,7 +60,7 @@ class Deliverer:
         Raises:
             StorageError: the target failed. QueueUnreadable: the store in which they wait did.
         """
-        async with self._turns.mine():
+        async with self._lock.current():
             waiting = await self.ask(self.queue.page())
             moved = await self._put_damaged_aside(waiting.damaged, tally)
             blocked = await self._deal_with(waiting.entries, tally)
@@ -78,7 +78,7 @@ class Deliverer:
         """Deal with what waits for some ids. Raises as `page` does."""
         for id in ids:
             while (await self.ask(self.queue.of(namespace, id))).entries:
-                async with self._turns.mine():
+                async with self._lock.current():
                     blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries, tally)
                 await self._wait(blocked=blocked)
 
@@ -89,31 +89,31 @@ class Deliverer:
         else:
             self._backoff.reset()
 
-    async def _put_damaged_aside(self, entries: list[Entry], tally: Tally) -> int:
+    async def _put_damaged_aside(self, entries: list[QueuedWrite], tally: Tally) -> int:
         if not entries:
             return 0
         tally.aside += entries
         return await self.ask(self.queue.put_damaged_aside(entries))
 
-    async def _deal_with(self, entries: list[Entry], tally: Tally) -> bool:
+    async def _deal_with(self, entries: list[QueuedWrite], tally: Tally) -> bool:
         """Deliver entries, and tell whether somebody else is at some of them."""
-        places, broken = await self.ask(self.queue.places(entry.group for entry in entries))
+        watermarks, broken = await self.ask(self.queue.watermarks(entry.group for entry in entries))
         for group, error in broken.items():
             await self._put_aside_all_of(next(one for one in entries if one.group == group), error, tally)
         rest = [entry for entry in entries if entry.group not in broken]
         if not rest:
             return False
-        trip = Trip(self, tally, places)
+        page_delivery = PageDelivery(self, tally, watermarks)
         try:
             for wave in _waves(rest):
-                await trip.carry(wave)
+                await page_delivery.carry(wave)
         except StorageError:
-            await trip.finish()  # what is in is in
+            await page_delivery.finish()  # what is in is in
             raise
-        await trip.finish()
-        return bool(trip.blocked)
+        await page_delivery.finish()
+        return bool(page_delivery.blocked)
 
-    async def _put_aside_all_of(self, one: Entry, error: Corrupt, tally: Tally) -> None:
+    async def _put_aside_all_of(self, one: QueuedWrite, error: Corrupt, tally: Tally) -> None:
         """Set aside all that waits of an id whose record is damaged, then erase that: it costs no other id anything."""
         reason = f"how far the writes of {one.id!r} have come is not known, and this one may be in: {error}"
         while waiting := (await self.ask(self.queue.of(one.namespace, one.id))).entries:
@@ -121,7 +121,7 @@ class Deliverer:
             await self.ask(self.queue.put_aside(aside))
             await self.ask(self.queue.forget(waiting))
             tally.aside += aside
-        await self.ask(self.queue.drop_damaged_place(one.group))
+        await self.ask(self.queue.drop_damaged_watermark(one.group))
 
     async def ask(self, answer: Awaitable[T]) -> T:
         """Tell a failure of the queue's store from one of the target."""
@@ -131,9 +131,9 @@ class Deliverer:
             raise QueueUnreadable(self.queue, error) from None
 
 
-def _waves(entries: list[Entry]) -> Iterator[list[Entry]]:
+def _waves(entries: list[QueuedWrite]) -> Iterator[list[QueuedWrite]]:
     """Cut entries, in their order, into runs in which no id comes twice."""
-    wave: dict[str, Entry] = {}
+    wave: dict[str, QueuedWrite] = {}
     for entry in entries:
         if entry.group in wave:
             yield [*wave.values()]

@@ -1,7 +1,7 @@
 """Where writes for a store elsewhere wait: an append-only log in reserved namespaces of any `Backend`.
 
     .dgent/queue/<target>   the writes, each one datum; the order of everything is their seq
-    .dgent/places/<target>  how far each id has come: see `place`
+    .dgent/places/<target>  how far each id has come: see `watermark`
     .dgent/aside/<target>   the writes that the target must not take, each with its reason, until somebody decides
 
 A key begins with a digest of namespace and id, so what waits for one id is one range of keys. An entry is never
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from dgent.datum import Datum
-from dgent.delivery.entry import EVERYTHING, PAGE, RESERVED, Entry, damaged, decoded, encoded, group_of
-from dgent.delivery.place import RECEIPT, Place, place_in, record_of
-from dgent.delivery.spill import take_over_spill
+from dgent.delivery.queue_format_1 import take_over_format_1
+from dgent.delivery.queued_write import EVERYTHING, PAGE, RESERVED, QueuedWrite, damaged, decoded, encoded, group_of
+from dgent.delivery.watermark import RECEIPT, Watermark, record_of, watermark_in
 from dgent.exceptions import Corrupt, StorageError
 from dgent.query import Query
 
@@ -35,8 +35,8 @@ _AT_ONCE: Final = 1e-6
 class Waiting:
     """A page of a queue: entries, the next first; those that are not what was written; where to read on."""
 
-    entries: list[Entry]
-    damaged: list[Entry]
+    entries: list[QueuedWrite]
+    damaged: list[QueuedWrite]
     after_seq: int | None = None
 
     def __bool__(self) -> bool:
@@ -56,7 +56,7 @@ class Queue:
         self.segment = blake3(target.encode()).hexdigest(8)
         self._prepared = False
         self._log = store.within(f"{RESERVED}/queue/{self.segment}")
-        self._places = store.within(f"{RESERVED}/places/{self.segment}")
+        self._watermarks = store.within(f"{RESERVED}/places/{self.segment}")
         self._aside = store.within(f"{RESERVED}/aside/{self.segment}")
 
     def over(self, store: Backend) -> Queue:
@@ -66,10 +66,10 @@ class Queue:
     async def prepare(self) -> None:
         """Take over what the first format of this queue left in the store."""
         if not self._prepared:
-            await take_over_spill(self)
+            await take_over_format_1(self)
             self._prepared = True
 
-    async def append(self, entries: Iterable[Entry]) -> list[Entry]:
+    async def append(self, entries: Iterable[QueuedWrite]) -> list[QueuedWrite]:
         """Take writes, all or none, and return them with their keys; they are safe in the store when this answers."""
         taken = [entry if entry.key else entry.keyed() for entry in entries]
         stored = await self._log.put_many([encoded(entry) for entry in taken])
@@ -93,16 +93,16 @@ class Queue:
                 yield page
             at = page.after_seq
 
-    async def children(self, parent: str) -> list[Entry]:
+    async def children(self, parent: str) -> list[QueuedWrite]:
         """Return puts that wait, in any namespace, whose datum has this parent: at most as many as fit on a page."""
         found = await self._log.query(Query(where={"metadata.parent": parent}, order="seq", limit=PAGE))
         return _waiting(found).entries
 
-    async def forget(self, entries: Sequence[Entry]) -> None:
+    async def forget(self, entries: Sequence[QueuedWrite]) -> None:
         """Take entries off, all at once. What is left of them expires here and is erased by `sweep`."""
         await self._log.put_many([Datum(entry.key, b"", entry.at) for entry in entries], ttl=_AT_ONCE)
 
-    async def places(self, groups: Iterable[str]) -> tuple[dict[str, Place], dict[str, Corrupt]]:
+    async def watermarks(self, groups: Iterable[str]) -> tuple[dict[str, Watermark], dict[str, Corrupt]]:
         """Return how far ids have come, by the groups of their entries, and of which that cannot be told.
 
         Raises:
@@ -110,57 +110,57 @@ class Queue:
         """
         wanted = list(dict.fromkeys(groups))
         try:
-            found = await self._places.get_many(wanted)
-            return {group: place_in(datum) for group, datum in found.items()}, {}
+            found = await self._watermarks.get_many(wanted)
+            return {group: watermark_in(datum) for group, datum in found.items()}, {}
         except Corrupt:  # one of them may be
-            await self._places.count()
-        whole: dict[str, Place] = {}
+            await self._watermarks.count()
+        whole: dict[str, Watermark] = {}
         broken: dict[str, Corrupt] = {}
         for group in wanted:
             try:
-                datum = await self._places.get(group)
+                datum = await self._watermarks.get(group)
                 if datum is not None:
-                    whole[group] = place_in(datum)
+                    whole[group] = watermark_in(datum)
             except Corrupt as error:
                 broken[group] = error
         return whole, broken
 
-    async def place(self, group: str) -> Place:
+    async def watermark(self, group: str) -> Watermark:
         """Return how far one id has come.
 
         Raises:
             Corrupt: its record is damaged.
         """
-        whole, broken = await self.places([group])
+        whole, broken = await self.watermarks([group])
         if broken:
             raise broken[group]
-        return whole.get(group, Place())
+        return whole.get(group, Watermark())
 
-    async def drop_damaged_place(self, group: str) -> None:
+    async def drop_damaged_watermark(self, group: str) -> None:
         """Erase the record of an id, unless somebody else has done so and begun a new one."""
-        if (await self.places([group]))[1]:
-            await self._places.purge(group)
+        if (await self.watermarks([group]))[1]:
+            await self._watermarks.purge(group)
 
-    async def move(self, group: str, place: Place, *, receipt: bool = False) -> Place:
-        """Write down how far an id has come, by compare-and-swap against the record that `place` was made from.
+    async def move(self, group: str, watermark: Watermark, *, receipt: bool = False) -> Watermark:
+        """Write down how far an id has come, by compare-and-swap against the record that `watermark` was made from.
 
         Raises:
             VersionConflict: somebody else was first.
         """
         ttl = RECEIPT if receipt else None
-        stored = await self._places.put(record_of(group, place), expect=place.row, ttl=ttl)
-        return place._replace(row=stored.version)
+        stored = await self._watermarks.put(record_of(group, watermark), expect=watermark.row, ttl=ttl)
+        return watermark._replace(row=stored.version)
 
-    async def put_aside(self, entries: Sequence[Entry]) -> None:
+    async def put_aside(self, entries: Sequence[QueuedWrite]) -> None:
         """Keep entries that the target must not take, with their reasons, until somebody decides."""
         await self._aside.put_many([encoded(entry) for entry in entries])
 
-    async def put_damaged_aside(self, entries: Sequence[Entry]) -> int:
+    async def put_damaged_aside(self, entries: Sequence[QueuedWrite]) -> int:
         """Keep the bytes of entries that are not what was written, take these out of the way, and return how many."""
         await self.put_aside(entries)
         return sum([await self._log.purge(entry.key) > 0 for entry in entries])
 
-    async def set_aside(self) -> list[Entry]:
+    async def set_aside(self) -> list[QueuedWrite]:
         """Return what was set aside, oldest first: at most as much as fits on one page."""
         page = await self._aside.list(order="seq", limit=PAGE)
         found = _waiting(page)
@@ -185,7 +185,7 @@ class Queue:
     async def sweep(self) -> None:
         """Erase what is left of entries that were taken off, and receipts that are too old."""
         await self._log.compact()
-        await self._places.compact()
+        await self._watermarks.compact()
 
     async def count(self) -> tuple[int, int]:
         """Return how many entries wait, and how many were set aside."""

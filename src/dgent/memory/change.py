@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeAlias
 
-from dgent.callbacks import call_all
+from dgent.runtime.callbacks import call_all
 
 
 @dataclass(frozen=True, slots=True)

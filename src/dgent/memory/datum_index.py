@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import bindparam, select
 
-from dgent.database.statement import Statement
-from dgent.database.table_set import TableSet
 from dgent.exceptions import InvalidInput, SchemaTooNew
-from dgent.memory.tables import FORMAT, Row, datums, heads, is_whole, metadata
-from dgent.memory.terms import MetadataIndex
+from dgent.memory.metadata_index import MetadataIndex
+from dgent.memory.sql.datum_tables import FORMAT, Row, datums, heads, is_whole, metadata
+from dgent.sql.statement import Statement
+from dgent.sql.table_set import TableSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

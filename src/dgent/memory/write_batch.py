@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 
-from dgent.checks import check_id
 from dgent.datum import stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
 from dgent.operations import Delete, Operation, Outcome, Put
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-from dgent.database.refusals import declare
 from dgent.models.base import (
     JSON,
     Base,
@@ -26,6 +25,7 @@ from dgent.models.brain import BrainSetting, Crystal, CrystalTag
 from dgent.models.gardener import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot
 from dgent.models.self_grow import STATUS, GrowthBudget, GrowthProposal, NurseryEntry, RollbackToken
 from dgent.models.town import Citizen, CitizenConversation, ConversationTurn
+from dgent.sql.error_details import declare
 
 declare(Base.metadata)
 

@@ -18,9 +18,9 @@ from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dgent.checks import ID_LENGTH, canonical_json
 from dgent.datum import uuid7
 from dgent.exceptions import InvalidDatum, InvalidRow
+from dgent.validation import ID_LENGTH, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

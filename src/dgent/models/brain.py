@@ -9,9 +9,9 @@ import orjson
 from sqlalchemy import CheckConstraint, ForeignKey, Index, delete, event, insert, inspect, select, text
 from sqlalchemy.orm import Mapped, Mapper, mapped_column
 
-from dgent.database.constructs import one_of
-from dgent.database.statement import Statement
 from dgent.models.base import JSON, Base, DatumMixin, IdMixin, JSONList, TimestampMixin, VersionMixin, length
+from dgent.sql.constructs import one_of
+from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

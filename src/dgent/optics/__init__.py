@@ -15,9 +15,9 @@ from dgent.optics.factories import (
     key,
     path,
 )
-from dgent.optics.laws import Violation, check_lens, check_prism, check_traversal
 from dgent.optics.lens_agent import LensAgent
 from dgent.optics.optic import MISSING, Lens, Missing, Optic, Prism, Traversal
+from dgent.optics.optic_laws import Violation, check_lens, check_prism, check_traversal
 
 __all__ = [
     "MISSING",

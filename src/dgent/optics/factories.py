@@ -13,10 +13,10 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import orjson
 
-from dgent.checks import canonical_json
 from dgent.exceptions import FocusNotFound, InvalidDatum, InvalidFocus, InvalidQuery
-from dgent.optics.optic import MISSING, Lens, Missing, Prism, Step, Traversal, of_steps
+from dgent.optics.optic import MISSING, Lens, Missing, OpticStep, Prism, Traversal, of_steps
 from dgent.query import parse_path
+from dgent.validation import canonical_json
 
 A = TypeVar("A")
 
@@ -45,7 +45,7 @@ def key(name: Hashable) -> Lens[Any, Any]:
         fresh[name] = foci[0]
         return fresh
 
-    step = Step(_spelled(name), take, give, single=True, key=name)
+    step = OpticStep(_spelled(name), take, give, single=True, key=name)
     return of_steps(Lens, step)
 
 
@@ -63,7 +63,7 @@ def at(name: Hashable) -> Lens[Any, Any]:
             fresh[name] = foci[0]
         return fresh
 
-    step = Step(f"{_spelled(name)}?", take, give, single=True, key=name)
+    step = OpticStep(f"{_spelled(name)}?", take, give, single=True, key=name)
     return of_steps(Lens, step)
 
 
@@ -91,7 +91,7 @@ def index(place: int) -> Lens[Any, Any]:
         items[place] = foci[0]
         return _sequence(state, items)
 
-    step = Step(f"[{place}]", take, give, single=True)
+    step = OpticStep(f"[{place}]", take, give, single=True)
     return of_steps(Lens, step)
 
 
@@ -106,7 +106,7 @@ def field(name: str) -> Lens[Any, Any]:
         _remaker(state, name)
         return [getattr(state, name)]
 
-    step = Step(f".{name}", take, lambda state, foci: _remaker(state, name)(**{name: foci[0]}), single=True)
+    step = OpticStep(f".{name}", take, lambda state, foci: _remaker(state, name)(**{name: foci[0]}), single=True)
     return of_steps(Lens, step)
 
 
@@ -131,7 +131,7 @@ def attribute(name: str) -> Lens[Any, Any]:
             setattr(fresh, each, copy(value))  # a list that notices changes belongs to one instance
         return fresh
 
-    step = Step(f".{name}", take, give, single=True)
+    step = OpticStep(f".{name}", take, give, single=True)
     return of_steps(Lens, step)
 
 
@@ -168,7 +168,7 @@ def each() -> Traversal[Any, Any]:
         fresh.update(zip(state, foci, strict=True))
         return fresh
 
-    step = Step("[*]", take, give)
+    step = OpticStep("[*]", take, give)
     return of_steps(Traversal, step)
 
 
@@ -180,7 +180,7 @@ def filtered(predicate: Callable[[A], bool]) -> Traversal[A, A]:
     """
     return of_steps(
         Traversal,
-        Step(
+        OpticStep(
             f"[?{getattr(predicate, '__name__', 'predicate')}]",
             lambda state: [state] if predicate(state) else [],
             lambda state, foci: foci[0] if foci else state,

@@ -7,13 +7,13 @@ import re
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Final
 
-from dgent.checks import canonical_json, check_id
+from dgent.compare_and_swap import compare_and_swap
 from dgent.exceptions import DatumNotFound, InvalidFocus, VersionConflict
 from dgent.optics.factories import path
 from dgent.optics.optic import Lens, Optic, Prism
 from dgent.query import comparable
 from dgent.store import Partial
-from dgent.swap import swap
+from dgent.validation import canonical_json, check_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -93,7 +93,7 @@ class LensAgent:
         return f"LensAgent({self.id!r}, {self.focus!r})"
 
     async def _swap(self, change: Callable[[Any], Awaitable[Any]]) -> Any:
-        async def turn(live: Datum | None) -> tuple[Datum | None, Any]:
+        async def step(live: Datum | None) -> tuple[Datum | None, Any]:
             datum = self._live(live)
             before = _canonical(datum)
             content = await change(datum.data)
@@ -101,7 +101,7 @@ class LensAgent:
             return (None if after == before else datum.replace(content=after.encode())), self._seen(content)
 
         store = _Row(self.store, self.focus) if isinstance(self.store, Partial) else self.store
-        return await swap(store, self.id, turn)
+        return await compare_and_swap(store, self.id, step)
 
     def _live(self, datum: Datum | None) -> Datum:
         if datum is None:
@@ -115,7 +115,7 @@ class LensAgent:
 
 
 class _Row:
-    """A typed table as `swap` sees it: a put writes the columns that change, if what the focus looks at is as read."""
+    """A typed table as `compare_and_swap` sees it: a put writes what changes, if the focus is as it was read."""
 
     def __init__(self, table: Partial, focus: Optic[Any, Any]) -> None:
         self._table, self._column = table, focus.steps[0].key if focus.steps else None

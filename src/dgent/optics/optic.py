@@ -6,7 +6,7 @@
 
 All of them have `get_all`, `set_all`, `set`, `modify` and `>>`; none of them changes a value in place. A lens after a
 lens is a lens, a prism after a prism is a prism, any other two make a traversal. `>>` is associative, `identity()` is
-its identity. The laws are in `dgent.optics.laws`.
+its identity. The laws are in `dgent.optics.optic_laws`.
 
 The idea is that of Foster et al., "Combinators for bidirectional tree transformations" (2007), and its names are those
 of Pickering, Gibbons and Wu, "Profunctor optics" (2017). Here an optic is a list of steps, each of which takes a state
@@ -43,7 +43,7 @@ class Missing(Enum):
 MISSING: Final = Missing.MISSING
 
 
-class Step(NamedTuple):
+class OpticStep(NamedTuple):
     """One step into a value.
 
     Attributes:
@@ -71,7 +71,7 @@ class Optic(Generic[S, A]):
     message says where.
     """
 
-    steps: tuple[Step, ...]
+    steps: tuple[OpticStep, ...]
 
     def get_all(self, state: S) -> list[A]:
         """Return the foci in their order."""
@@ -151,7 +151,7 @@ class Lens(Optic[S, A]):
     """
 
     def __init__(self, get: Callable[[S], A], set: Callable[[S, A], S], name: str = "<lens>") -> None:
-        step = Step(name, lambda state: [get(state)], lambda state, foci: set(state, foci[0]), single=True)
+        step = OpticStep(name, lambda state: [get(state)], lambda state, foci: set(state, foci[0]), single=True)
         object.__setattr__(self, "steps", (step,))
 
     def get(self, state: S) -> A:
@@ -186,7 +186,7 @@ class Prism(Optic[S, A]):
             focus = preview(state)
             return [] if focus is MISSING else [focus]
 
-        step = Step(name, take, lambda state, foci: review(foci[0]) if foci else state, review)
+        step = OpticStep(name, take, lambda state, foci: review(foci[0]) if foci else state, review)
         object.__setattr__(self, "steps", (step,))
 
     def preview(self, state: S) -> A | Missing:
@@ -227,20 +227,20 @@ class Traversal(Optic[S, A]):
         set_all: Callable[[S, list[A]], S],
         name: str = "<traversal>",
     ) -> None:
-        object.__setattr__(self, "steps", (Step(name, lambda state: [*get_all(state)], set_all),))
+        object.__setattr__(self, "steps", (OpticStep(name, lambda state: [*get_all(state)], set_all),))
 
 
 K = TypeVar("K", bound=Optic[Any, Any])
 
 
-def of_steps(kind: type[K], *steps: Step) -> K:
+def of_steps(kind: type[K], *steps: OpticStep) -> K:
     """Return the optic that goes these steps."""
     optic = object.__new__(kind)
     object.__setattr__(optic, "steps", steps)
     return optic
 
 
-def spelled(steps: Iterable[Step]) -> str:
+def spelled(steps: Iterable[OpticStep]) -> str:
     """Return steps as a path."""
     return "".join(step.name for step in steps).removeprefix(".")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgent.services.brain import Brain, NewCrystal
 from dgent.services.gardener import Gardener
-from dgent.services.healing import Healing
+from dgent.services.repair import RepairReport
 from dgent.services.town import NewTurn, Resumed, Town
 
-__all__ = ["Brain", "Gardener", "Healing", "NewCrystal", "NewTurn", "Resumed", "Town"]
+__all__ = ["Brain", "Gardener", "NewCrystal", "NewTurn", "RepairReport", "Resumed", "Town"]

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, update
 
-from dgent.checks import check_id
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import Corrupt, InvalidQuery
 from dgent.models import Crystal, utcnow
 from dgent.query import Query
-from dgent.services import healing, searching
-from dgent.services.mirror import SCHEMA, crystal_of, hash_of
-from dgent.services.tracks import (
+from dgent.services import crystal_search, repair
+from dgent.services.crystal_row import SCHEMA, crystal_of, hash_of
+from dgent.services.dual_write import (
     Taken,
     check_moment,
     check_optional,
@@ -28,6 +27,7 @@ from dgent.services.tracks import (
     runner,
     select_rows,
 )
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.bridge import UnitOfWork
-    from dgent.services.searching import Crystals
+    from dgent.services.crystal_search import CrystalRowPage
     from dgent.storage import StorageProvider
 
 MAX_TAGS: Final = 64
@@ -161,7 +161,7 @@ class Brain:
         until: datetime | float | None = None,
         limit: int = 20,
         cursor: str | None = None,
-    ) -> Crystals:
+    ) -> CrystalRowPage:
         """Return a page of the crystals that have all the tags, with `text` in the content, newest first.
 
         Letters A to Z match in either case. `since <= created_at < until`: aware datetimes, or Unix seconds. A search
@@ -181,7 +181,7 @@ class Brain:
             limit=limit,
             cursor=cursor,
         )
-        return await searching.search(self._storage, asked, text)
+        return await crystal_search.search(self._storage, asked, text)
 
     async def touch(self, id: str) -> int:
         """Count one access, in one statement, and return how many there were.
@@ -220,12 +220,12 @@ class Brain:
 
         return await in_both(self._storage, work)
 
-    async def heal(self) -> healing.Healing:
+    async def heal(self) -> repair.RepairReport:
         """Bring rows and datums that were changed apart together again; it never shortens content.
 
-        See `dgent.services.healing` for what is done in each case.
+        See `dgent.services.repair` for what is done in each case.
         """
-        return await healing.heal(self._storage)
+        return await repair.repair(self._storage)
 
 
 async def _known(tx: UnitOfWork, ids: list[str]) -> dict[str, Crystal]:

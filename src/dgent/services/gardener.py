@@ -6,11 +6,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from dgent.checks import check_id
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput
 from dgent.models import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot, utcnow
-from dgent.services.tracks import (
+from dgent.services.dual_write import (
     SHORT,
     Taken,
     check_optional,
@@ -24,6 +23,7 @@ from dgent.services.tracks import (
     missing,
     select_rows,
 )
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
-from dgent.checks import check_id
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
-from dgent.services.tracks import (
+from dgent.services.dual_write import (
     SHORT,
     Taken,
     check_moment,
@@ -25,6 +24,7 @@ from dgent.services.tracks import (
     refuse_live,
     select_rows,
 )
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

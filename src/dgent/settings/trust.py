@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from blake3 import blake3
 
 from dgent.exceptions import ReadOnly, SettingsWarning
-from dgent.settings.private import private_directory, read_regular, replace_private
+from dgent.runtime.private_files import private_directory, read_regular, replace_private
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,14 +77,14 @@ class Trust:
         """Write what the block makes of the record, in turn with other processes."""
         folder = private_directory(self.record.parent)
         try:
-            turn = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                fcntl.flock(turn, fcntl.LOCK_EX)  # the next one waits for a few milliseconds
+                fcntl.flock(lock, fcntl.LOCK_EX)  # the next one waits for a few milliseconds
                 files = self.files()
                 yield files
                 replace_private(self.record, json.dumps({"format": FORMAT, "trusted": files}, indent=2).encode())
             finally:
-                os.close(turn)
+                os.close(lock)
         except OSError as error:
             if isinstance(error, ReadOnly):
                 raise

@@ -11,26 +11,27 @@ from sqlalchemy import URL
 
 from dgent import migrations
 from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
-from dgent.bridge import MaintainedTables, Outbox, TableAdapter, Tables, UnitOfWork, unit_of_work
-from dgent.causal import AsyncGeneration, Doorbell, Log, MaintainedLog
-from dgent.checks import called
+from dgent.bridge import MaintainedTables, Outbox, TableAdapter, TableRegistry, UnitOfWork, unit_of_work
+from dgent.causal import AsyncGeneration, AsyncLog, Doorbell, MaintainedLog
 from dgent.crystal import Universe
-from dgent.database import Database, open_database
 from dgent.exceptions import DgentError, InvalidSettings
-from dgent.loop import running_loop
-from dgent.memory.bus import DataBus
-from dgent.memory.maintained import MaintainedMemory
-from dgent.memory.router import DgentRouter
-from dgent.settings import Settings, look_at_directory
+from dgent.memory.event_bus import DataBus
+from dgent.memory.failover.router import DgentRouter
+from dgent.memory.sql.maintenance import MaintainedMemory
+from dgent.runtime.event_loop import running_loop
+from dgent.runtime.private_files import look_at_directory
+from dgent.settings import Settings
+from dgent.sql import Database, open_database
 from dgent.storage.relational import RelationalStore
+from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from contextlib import AbstractAsyncContextManager
     from types import TracebackType
 
-    from dgent.database.maintained import Maintained
-    from dgent.delivery import Delivery, Entry
+    from dgent.delivery import DeliveryReport, QueuedWrite
+    from dgent.sql.maintained import Maintained
 
 _NOWHERE: Final = Path("/dev/null/dgent")  # no folder can be made there: what wanted one would be refused
 
@@ -55,12 +56,12 @@ class StorageProvider:
         self.database = database
         self.memory = memory
         self.relational = RelationalStore(database)
-        self.tables = Tables(database, bus.publish)
+        self.tables = TableRegistry(database, bus.publish)
         for model in (*AGENT_TABLES, *promoted()):
             self.tables.register(model)
         self.bus = bus
         self.doorbell = Doorbell()
-        self.log = Log(database, self.doorbell)
+        self.log = AsyncLog(database, self.doorbell)
         self.universe = Universe(self.memory)
         self.maintained: list[Maintained] = [
             MaintainedMemory(database),
@@ -170,7 +171,7 @@ class StorageProvider:
         """
         return await self._resolver.resolve(path, umwelt, **arguments)
 
-    async def reconcile(self) -> Delivery:
+    async def reconcile(self) -> DeliveryReport:
         """Deliver what a crash kept between the two tracks, where agent memory lies elsewhere than the tables.
 
         Raises:
@@ -178,15 +179,15 @@ class StorageProvider:
         """
         return await (await self._outbox()).reconcile()
 
-    async def set_aside(self) -> list[Entry]:
+    async def set_aside(self) -> list[QueuedWrite]:
         """Return the writes that could not be delivered, to the memory or to the first store of its chain."""
         return [*await self.memory.set_aside(), *await (await self._outbox()).set_aside()]
 
-    async def retry(self, entry: Entry) -> bool:
+    async def retry(self, entry: QueuedWrite) -> bool:
         """Deliver a write that was set aside over whatever is there; tell whether it was there and whole."""
         return await self.memory.retry(entry) or await (await self._outbox()).retry(entry)
 
-    async def discard(self, entry: Entry) -> bool:
+    async def discard(self, entry: QueuedWrite) -> bool:
         """Erase a write that was set aside; tell whether it was there."""
         return await self.memory.discard(entry) or await (await self._outbox()).discard(entry)
 

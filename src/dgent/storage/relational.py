@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import Connection, CursorResult, text
 
-from dgent.database.block import control_in, refused
 from dgent.exceptions import InvalidQuery
+from dgent.sql.transaction_block import control_in, refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.database import Runner
-    from dgent.database.base import T
+    from dgent.sql import Runner
+    from dgent.sql.database import T
 
 Params = Mapping[str, Any]
 
@@ -99,7 +99,7 @@ def _prepared(query: str, params: Params | None, take: Callable[[CursorResult[An
 
 
 def _only_reads(query: str) -> bool:
-    """Tell whether a statement can be run where nothing is written; a doubt costs a turn among the writers."""
+    """Tell whether a statement can be run where nothing is written; a doubt costs a wait among the writers."""
     if _WITH.match(query):
         return not _WRITES.search(query)
     return _READS.match(query) is not None or query.lstrip()[:6].upper() == "PRAGMA"

@@ -12,8 +12,8 @@ pytest.register_assert_rewrite(
     *(f"dgent.testing.{name}" for name in ("base", "machine", "reading", "writing", "clocks", "contract"))
 )
 
-from dgent.testing.clock import ManualClock  # noqa: E402
 from dgent.testing.contract import DgentContract  # noqa: E402
-from dgent.testing.model import Model  # noqa: E402
+from dgent.testing.manual_clock import ManualClock  # noqa: E402
+from dgent.testing.reference_model import ReferenceModel  # noqa: E402
 
-__all__ = ["DgentContract", "ManualClock", "Model"]
+__all__ = ["DgentContract", "ManualClock", "ReferenceModel"]

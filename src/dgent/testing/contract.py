@@ -11,15 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.checks import check_namespace
 from dgent.exceptions import InvalidNamespace, StoreClosed
 from dgent.store import Backend, DgentProtocol
-from dgent.testing.base import HOSTILE, as_backend, examples, fresh
-from dgent.testing.clocks import ClockLaws
-from dgent.testing.machine import Machine, steps
-from dgent.testing.reading import ReadingLaws
-from dgent.testing.values import ValueLaws
-from dgent.testing.writing import WritingLaws
+from dgent.testing.clock_laws import ClockLaws
+from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
+from dgent.testing.reading_laws import ReadingLaws
+from dgent.testing.value_laws import ValueLaws
+from dgent.testing.verb_machine import VerbMachine, steps
+from dgent.testing.writing_laws import WritingLaws
+from dgent.validation import check_namespace
 
 
 class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
@@ -40,7 +40,7 @@ class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
     @examples()
     @given(data=st.data())
     async def test_d3_answers_as_the_model(self, place: Any, data: st.DataObject) -> None:
-        await Machine(self, place).run(data.draw(steps(self)))
+        await VerbMachine(self, place).run(data.draw(steps(self)))
 
     async def test_capabilities_are_what_was_said(self, place: Any) -> None:
         async with self.opened(place) as store:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from dgent.crystal.promotion.promote import Promoted, promote
+from dgent.crystal.promotion.promote import PromotionReport, promote
 
-__all__ = ["Promoted", "promote"]
+__all__ = ["PromotionReport", "promote"]

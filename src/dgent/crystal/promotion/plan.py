@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy.dialects import postgresql, sqlite
 
-from dgent.bridge.tables import names_of
-from dgent.checks import nearest
+from dgent.bridge.table_registry import names_of
 from dgent.crystal.promotion.columns import TAGS, columns_of
 from dgent.exceptions import InvalidInput, InvalidSchema
 from dgent.migrations import VERSION_TABLE
 from dgent.models import Base, CrystalMixin
+from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +38,7 @@ _TAKEN: Final = {*dir(Base), *dir(CrystalMixin), *_HIDING} - {TAGS}
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TablePlan:
     """A table that is to be written. Make it with `plan`, which checks it.
 
     Attributes:
@@ -73,7 +73,7 @@ class Plan:
         return [f"ck_{self.table}_{each}" for each in [*lengths, *labels]]
 
 
-def plan(schema: Schema[Any], table: str, indexes: Iterable[str]) -> Plan:
+def plan(schema: Schema[Any], table: str, indexes: Iterable[str]) -> TablePlan:
     """Plan the table that the crystals of a schema get.
 
     Raises:
@@ -86,7 +86,7 @@ def plan(schema: Schema[Any], table: str, indexes: Iterable[str]) -> Plan:
     _check_spelling(schema)
     columns = tuple(columns_of(schema))
     asked = dict.fromkeys([indexes] if isinstance(indexes, str) else indexes)
-    made = Plan(
+    made = TablePlan(
         schema.name,
         schema.version,
         summary_of(schema.contract, f"A crystal of {schema.name}"),
@@ -160,7 +160,7 @@ def _check_index(name: str, table: str, columns: tuple[Column, ...]) -> bool:
     return True
 
 
-def _check_names(made: Plan) -> None:
+def _check_names(made: TablePlan) -> None:
     for mapper in Base.registry.mappers:
         taken = set(names_of(mapper.class_.__name__, str(mapper.persist_selectable)))
         if both := taken.intersection(names_of(made.name, made.table)):

@@ -12,11 +12,11 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError, rev_id
 
 from dgent import migrations
-from dgent.crystal.promotion.face import with_module
-from dgent.crystal.promotion.model import model_source
+from dgent.crystal.promotion.model_source import model_source
+from dgent.crystal.promotion.models_init import with_module
 from dgent.crystal.promotion.plan import plan
-from dgent.crystal.promotion.revision import revision_source
-from dgent.crystal.promotion.style import styled
+from dgent.crystal.promotion.revision_source import revision_source
+from dgent.crystal.promotion.ruff_format import styled
 from dgent.exceptions import InvalidInput, MigrationError, ReadOnly
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ _FACE: Final = Path("models", "__init__.py")
 
 
 @dataclass(frozen=True, slots=True)
-class Promoted:
+class PromotionReport:
     """What a promotion wrote, or would write.
 
     Attributes:
@@ -47,7 +47,7 @@ class Promoted:
 
 def promote(
     schema: Schema[Any], table: str, *, indexes: Iterable[str] = (), into: Path | None = None, dry_run: bool = False
-) -> Promoted:
+) -> PromotionReport:
     """Write a model for the crystals of a schema, and the revision that makes its table, into a checkout of D-gent.
 
     The model is imported in `models/__init__.py`; `alembic upgrade head` makes the table. The texts are what a person
@@ -80,7 +80,7 @@ def promote(
     model_path, revision_path = (checkout / name if written else name for name in names)
     if written:
         _check_free(checkout, table, revision_path)
-    promoted = Promoted(
+    promoted = PromotionReport(
         table,
         planned.name,
         revision,
@@ -117,7 +117,7 @@ def _check_free(checkout: Path, table: str, revision_path: Path) -> None:
         raise InvalidInput(f"{revision_path} is there already: remove it")
 
 
-def _write(checkout: Path, promoted: Promoted) -> None:
+def _write(checkout: Path, promoted: PromotionReport) -> None:
     face = checkout / _FACE
     new = {promoted.model_path: promoted.model_source, promoted.revision_path: promoted.revision_source}
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dgent.crystal.schemas.brain import BrainCrystal, BrainSetting
+from dgent.crystal.schemas.brain import BrainCrystal, BrainSettingCrystal
 from dgent.crystal.schemas.trail import Trail, TrailStep
 from dgent.crystal.schemas.witness import WitnessMark, WitnessTrust
 
-__all__ = ["BrainCrystal", "BrainSetting", "Trail", "TrailStep", "WitnessMark", "WitnessTrust"]
+__all__ = ["BrainCrystal", "BrainSettingCrystal", "Trail", "TrailStep", "WitnessMark", "WitnessTrust"]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from datetime import datetime  # noqa: TC003  # pydantic reads the annotations at run time
 from typing import Any
 
-from dgent.crystal.registry import schema
 from dgent.crystal.schema import Contract
+from dgent.crystal.schema_registry import schema
 
 
 @schema("brain.crystal", version=1)
@@ -25,7 +25,7 @@ class BrainCrystal(Contract):
 
 @schema("brain.setting", version=1)
 @dataclass(frozen=True)
-class BrainSetting(Contract):
+class BrainSettingCrystal(Contract):
     """One named JSON value. A row of `brain_settings`, where the key is the id."""
 
     key: str

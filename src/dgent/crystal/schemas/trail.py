@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from dgent.crystal.crystal import Ref  # noqa: TC001  # pydantic reads the annotations at run time
-from dgent.crystal.registry import schema
 from dgent.crystal.schema import Contract
+from dgent.crystal.schema_registry import schema
 
 
 @schema("trail.trail", version=1)

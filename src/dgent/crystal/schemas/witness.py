@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dgent.crystal.registry import schema
 from dgent.crystal.schema import Contract
+from dgent.crystal.schema_registry import schema
 
 
 @schema("witness.mark", version=3)

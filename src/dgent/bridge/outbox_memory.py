@@ -1,0 +1,231 @@
+"""An agent memory that lies elsewhere, as a transaction sees it: its writes wait in the outbox."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+from typing_extensions import override
+
+from dgent.datum import Datum, stamped
+from dgent.exceptions import CapabilityMissing, CausalCycle, LimitExceeded
+from dgent.operations import Outcome
+from dgent.query import Damaged, Page, Query
+from dgent.store_base import StoreBase
+from dgent.validation import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dgent.bridge.outbox import Outbox
+    from dgent.capabilities import Capabilities
+    from dgent.operations import TTL, Operation
+    from dgent.sql import Runner
+    from dgent.store import Datums, Names, Outcomes, Revisions
+
+
+class OutboxMemory(StoreBase):
+    """A `DgentProtocol` over what waits and, below it, over what is in the memory.
+
+    A put is delivered after the commit, so it has no version yet and cannot expect one. History and seq are those of
+    what was delivered. Unless it is joined to a transaction, each write waits in one of its own.
+
+    Attributes:
+        database: where the writes wait.
+    """
+
+    def __init__(self, box: Outbox) -> None:
+        self._box, self._memory, self.database = box, box.memory, box.database
+        self._runner: Runner = box.database
+        self.limits = getattr(box.memory, "limits", box.database.settings.limits)
+
+    async def prepare(self) -> None:
+        """Make the tables if they are not there."""
+        await self._box.prepare()
+
+    def joined(self, transaction: Runner) -> Self:
+        """Return the same memory as part of an open transaction."""
+        other = copy.copy(self)
+        other._runner = transaction  # a copy of this class
+        return other
+
+    @property
+    @override
+    def name(self) -> str:
+        return self._memory.name
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        return replace(self._memory.capabilities, versioned=False)
+
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        self._admit(operations)
+        await self._refuse_cycles(operations)
+        live = await self._live_among(operations)
+        writes: _Writes = []
+        outcomes: Outcomes = []
+        for one in operations:
+            was_live = one.id in live
+            if one.datum is None:
+                outcomes.append(Outcome(None, was_live))
+                live.discard(one.id)
+                if not was_live:
+                    continue
+            else:
+                outcomes.append(Outcome(stamped(one.datum, 0, 0), changed=True))
+                live.add(one.id)
+            # Those that are live now and gone on delivery take the new one along.
+            keeps = one.ttl == "keep" and not (was_live and self.capabilities.ttl)
+            writes.append((one.id, one.datum, None if keeps else one.ttl))
+        await self._add(writes)
+        return outcomes
+
+    async def _live_among(self, operations: Iterable[Operation]) -> set[str]:
+        """Return which ids are live, as far as it matters: a put that keeps no moment of expiry asks nobody."""
+        ids = [one.id for one in operations if one.datum is None or one.ttl == "keep"]
+        return set(await self._get_many(list(dict.fromkeys(ids)))) if ids else set()
+
+    def _admit(self, operations: Iterable[Operation]) -> None:
+        """Refuse what cannot be delivered later."""
+        for one in operations:
+            check_id(one.id)
+            if one.expect is not None:
+                raise CapabilityMissing(
+                    "the agent memory lies outside of this transaction, which cannot compare its versions: leave out "
+                    "expect=, or keep the memory in the same database"
+                )
+            if one.datum is not None:
+                self.limits.admit(one.datum)
+            if isinstance(one.ttl, float):
+                self.capabilities.require("ttl", self.name)
+
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
+        if version is not None:
+            return await self._memory.get(id, version=version)
+        return (await self._get_many([id])).get(id)
+
+    @override
+    async def _get_many(self, ids: Names) -> dict[str, Datum]:
+        waiting = await self._waiting(ids)
+        below = await self._memory.get_many([id for id in ids if id not in waiting])
+        found = {**below, **waiting}
+        return {id: datum for id in ids if (datum := found.get(id)) is not None}
+
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        waiting = {id: datum for id, datum in (await self._waiting(None)).items() if id.startswith(prefix or "")}
+        replaced = await self._memory.get_many(waiting)
+        added = sum(datum is not None for datum in waiting.values())
+        return await self._memory.count(prefix=prefix) - len(replaced) + added
+
+    @override
+    async def _query(self, query: Query) -> Page:
+        waiting = await self._waiting(None)
+        if not waiting or query.order == "seq" or query.after_seq is not None:
+            return await self._memory.query(query)
+        found: Datums = []
+        damaged: _Damaged = []
+        cursor = query.cursor
+        while query.limit and len(found) <= query.limit:
+            page = await self._memory.query(replace(query, cursor=cursor))
+            found += [datum for datum in page if datum.id not in waiting]
+            damaged += [each for each in page.damaged if each.id not in waiting]
+            cursor = page.cursor
+            if cursor is None:
+                break
+        found += [datum for datum in waiting.values() if datum is not None and query.matches(datum)]
+        joined = query.page(_in_order(query, found))
+        joined.damaged = tuple(damaged)
+        return joined
+
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
+        waiting = await self._waiting(None)
+        if not waiting:
+            return await self._memory.causal_chain(id)
+        chain: dict[str, Datum] = {}
+        at: str | None = id
+        while at is not None and at not in chain:
+            datum = waiting[at] if at in waiting else await self._memory.get(at)
+            if datum is None:
+                break
+            if len(chain) == self.limits.max_chain:
+                raise LimitExceeded(f"the causal chain of {id!r} is longer than {self.limits.max_chain:,}")
+            chain[at] = datum
+            at = datum.causal_parent
+        return [*chain.values()][::-1]
+
+    @override
+    async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
+        return await self._memory.history(id, limit=limit, before=before)
+
+    @override
+    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
+        return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
+
+    @override
+    async def _purge(self, id: str) -> int:
+        """Refuse: what is erased cannot be rolled back.
+
+        Raises:
+            CapabilityMissing: always.
+        """
+        raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
+
+    async def _refuse_cycles(self, operations: Iterable[Operation]) -> None:
+        """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
+        given: dict[str, str | None] = {}
+        for one in operations:
+            datum = one.datum
+            given[one.id] = None if datum is None else datum.causal_parent
+            if datum is None or datum.causal_parent is None:
+                continue
+            if datum.causal_parent == datum.id:
+                raise CausalCycle(f"{datum.id!r} cannot be its own parent")
+            if datum.id in given.values() or await self._may_be_parent(datum.id):
+                await self._walk(datum, given)
+
+    async def _may_be_parent(self, id: str) -> bool:
+        """Tell whether anything that waits or is live may name this id as its parent."""
+        if await self._box.is_waiting_parent(self._runner, id):
+            return True
+        asked: Any = getattr(self._memory, "is_parent", None)
+        return asked is None or await asked(id)
+
+    async def _walk(self, datum: Datum, given: dict[str, str | None]) -> None:
+        at, passed = datum.causal_parent, set[str]()
+        while at is not None and at not in passed:
+            if at == datum.id:
+                raise CausalCycle(f"{datum.causal_parent!r} descends from {datum.id!r}, so it cannot be its parent")
+            passed.add(at)
+            if at in given:
+                at = given[at]
+                continue
+            above = await self.get(at)
+            at = None if above is None else above.causal_parent
+
+    async def _add(self, writes: _Writes) -> None:
+        if writes:
+            await self._box.add(self._runner, writes)
+
+    async def _waiting(self, ids: _Ids) -> dict[str, Datum | None]:
+        return await self._box.latest(self._runner, ids)
+
+
+_Damaged = list[Damaged]
+_Writes = list[tuple[str, Datum | None, "TTL"]]
+_Ids = list[str] | None
+
+
+def _in_order(query: Query, datums: Datums) -> Datums:
+    """Return what a query found in its order, from where its page begins."""
+    newest = query.order == "newest"
+    found = sorted(datums, key=query.position, reverse=newest)
+    start: Any = query.start()
+    if start is None:
+        return found
+    return [datum for datum in found if (query.position(datum) < start if newest else query.position(datum) > start)]

@@ -1,0 +1,43 @@
+"""What a program sees that had to start without the first store: only what was written since, from the queues."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from dgent.exceptions import DgentError
+from dgent.memory.inmemory.backend import MemoryBackend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from dgent.datum import Limits
+    from dgent.delivery import Queue, QueuedWrite
+
+
+class QueuedView:
+    """It is held in memory and follows the queues, so it also has what other processes add to them."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.memory = MemoryBackend(limits=limits)
+        self._seen: dict[Queue, int] = {}
+
+    async def of(self, queues: Iterable[Queue], namespace: str) -> MemoryBackend:
+        """Return a namespace of it, with everything that was acknowledged before this call."""
+        for queue in queues:
+            async for page in queue.pages(self._seen.get(queue, 0)):
+                for entry in page.entries:
+                    if entry.seq > self._seen.get(queue, 0):  # else another reader has taken it meanwhile
+                        self._seen[queue] = entry.seq
+                        await self._take(entry)
+        return self.memory.within(namespace)
+
+    async def _take(self, entry: QueuedWrite) -> None:
+        store = self.memory.within(entry.namespace)
+        if entry.datum is None:
+            await store.delete(entry.id)
+            return
+        try:
+            await store.put(entry.datum, ttl=entry.rest_of_ttl(time.time()))
+        except DgentError:  # it closes a cycle; it is set aside on delivery
+            return

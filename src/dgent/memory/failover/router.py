@@ -1,0 +1,443 @@
+"""The backend that a service takes: the first of a chain that answers, and no silence when it is not the first."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from time import time
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from typing_extensions import override
+
+from dgent.datum import stamped
+from dgent.delivery import RESERVED, key_of
+from dgent.exceptions import (
+    BackendUnavailable,
+    CapabilityMissing,
+    DeliveryPending,
+    InvalidNamespace,
+    OutcomeUnknown,
+    StorageError,
+    StorageTimeout,
+)
+from dgent.memory.failover.builder import ChainBuilder, only
+from dgent.memory.failover.manifest import ManifestFile
+from dgent.memory.failover.observed_versions import ObservedVersions
+from dgent.memory.failover.state import FailoverState
+from dgent.memory.sql.backend import SqlBackend
+from dgent.operations import Outcome
+from dgent.settings import Settings
+from dgent.store_base import BackendBase
+from dgent.validation import check_id, check_kind
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from dgent.capabilities import Capabilities
+    from dgent.datum import Datum
+    from dgent.delivery import DeliveryReport, QueuedWrite
+    from dgent.memory.change import Change
+    from dgent.memory.event_bus import DataBus, Event
+    from dgent.operations import Operation
+    from dgent.query import Page, Query
+    from dgent.sql import Database, Runner
+    from dgent.store import Backend, Datums, Names, Outcomes, Revisions, StoreStats
+
+T = TypeVar("T")
+FEW: Final = 64
+"""For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
+
+
+class DgentRouter(BackendBase):
+    """A `Backend` over a chain of them.
+
+    It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
+    later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
+    put that waits answers with version and seq 0, a delete with True: what they will be is not known yet. What depends
+    on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
+
+    While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
+    wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
+
+    Args:
+        settings: where things lie, and the defaults of the other arguments.
+        database: the open database that the settings name, so that both tracks share it.
+        backends: the chain, in the order of preference, instead of the one in the settings. They do not tell the bus
+            of changes unless they were made with `on_change=bus.publish`.
+        force_backend: the name of the one that must serve; it alone is the chain.
+        strict: the first of the chain must serve, else opening is an error.
+        spill: take writes when the first goes out of reach in mid-run.
+        bus: is told of puts, deletes, purges, degradation and recovery.
+
+    Raises:
+        UnknownBackend: a name that no backend has. BackendUnavailable: nothing is configured for the forced name.
+    """
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        database: Database | None = None,
+        backends: Sequence[Backend] | None = None,
+        namespace: str | None = None,
+        force_backend: str | None = None,
+        strict: bool | None = None,
+        spill: bool | None = None,
+        bus: DataBus | None = None,
+    ) -> None:
+        loaded = Settings.load() if settings is None else settings
+        check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
+        tell, observed = None if bus is None else bus.publish, ObservedVersions()
+        publish, spilling = tell or _ignore, loaded.spill if spill is None else spill
+
+        def on_change(change: Change) -> None:
+            observed.note(change)
+            publish(change)
+
+        names = loaded.chain if force_backend is None else (force_backend,)
+        chosen = (
+            ChainBuilder(loaded, database, on_change if spilling else tell).build(names)
+            if backends is None
+            else backends
+        )
+        if force_backend is not None or not chosen:
+            chosen = only(force_backend, chosen)
+        default = backends[0].namespace if backends else loaded.namespace
+        self.limits = loaded.limits
+        self._failover = FailoverState(
+            chosen,
+            ManifestFile(loaded.manifest_path),
+            order=() if backends is not None or force_backend is not None else loaded.chain,
+            strict=loaded.strict if strict is None else strict,
+            spilling=spilling,
+            patience=loaded.delivery_timeout,
+            limits=loaded.limits,
+            publish=publish,
+            observed=observed,
+        )
+        self._enter(default if namespace is None else namespace)
+
+    @override
+    def _enter(self, namespace: str) -> None:
+        super()._enter(namespace)
+        if namespace.partition("/")[0] == RESERVED:
+            raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
+        self._first, self._observed = self._failover.first.within(namespace), self._failover.observed.of(namespace)
+
+    @property
+    @override
+    def name(self) -> str:
+        """The kind of the store that serves."""
+        return self._failover.serving.name
+
+    @property
+    @override
+    def priority(self) -> int:
+        """The place of the store that serves."""
+        return self._failover.serving.priority
+
+    @property
+    @override
+    def capabilities(self) -> Capabilities:
+        """What the router can do now: that of the first store, or the little that is left while it is out of reach."""
+        return self._failover.capabilities
+
+    @property
+    def serving(self) -> Backend:
+        """The first store, under this namespace, for what goes beyond the verbs.
+
+        Raises:
+            BackendUnavailable: it is out of reach, or the router was not opened.
+            DeliveryPending: writes are on their way to it: see `settled`.
+        """
+        if not self._failover.normal:
+            raise self._failover.refusal("transactions and reconcile() need it")
+        return self._first
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the first store serves and nothing waits for it."""
+        return self._failover.normal
+
+    async def settled(self) -> Backend:
+        """Return the first store, under this namespace, when nothing waits for it any more.
+
+        Raises:
+            BackendUnavailable: it is out of reach. DeliveryPending: it takes longer than `delivery_timeout`.
+        """
+        if not self._failover.opened:
+            await self._failover.open()
+        await self._failover.settled()
+        return self.serving
+
+    def joined(self, transaction: Runner) -> SqlBackend:
+        """Return the same store as part of an open transaction of its database.
+
+        Raises:
+            CapabilityMissing: the store that serves takes no part in transactions.
+        """
+        serving = self.serving
+        if not isinstance(serving, SqlBackend):
+            raise CapabilityMissing(f"{self.name} takes no part in a transaction: use a store in a database")
+        return serving.joined(transaction)
+
+    async def open(self) -> Self:
+        """Open the first store that answers, and begin to deliver what waits for it.
+
+        Raises:
+            BackendUnavailable: none answers, or, with `strict`, not the first. Corrupt: the store is damaged, or not
+                the one that was here. SchemaTooNew: a newer version of dgent wrote it.
+        """
+        await self._failover.open()
+        return self
+
+    async def recover(self) -> DeliveryReport:
+        """Probe the first store now, deliver to it what waits, and report."""
+        return await self._failover.recover()
+
+    async def set_aside(self) -> Sequence[QueuedWrite]:
+        """Return the writes that were set aside, oldest first, each with its reason."""
+        return await self._failover.replay.set_aside()
+
+    async def retry(self, entry: QueuedWrite) -> bool:
+        """Deliver a write that was set aside over whatever the first store holds; tell whether it was there.
+
+        One that is damaged cannot be delivered: False.
+        """
+        return await self._failover.retry(key_of(entry))
+
+    async def discard(self, entry: QueuedWrite) -> bool:
+        """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
+        return await self._failover.replay.discard(key_of(entry))
+
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        # By the time of a delivery the live datum may have changed, or expired.
+        chain, needs_live = self._failover, any(one.needs_live for one in operations)
+        while True:
+            if not chain.normal:
+                waiting = await self._put_off(operations, needs_live=needs_live)
+                if waiting is not None:
+                    return waiting
+            try:
+                if not chain.normal and not await self._brought(None if needs_live else _ids(operations)):
+                    continue
+                if self._observed.is_new:
+                    await self._look_first()
+                outcomes = await self._first.apply(operations)
+            except DeliveryPending:
+                raise
+            except (OutcomeUnknown, CancelledError):
+                self._doubt(operations)
+                raise
+            except (BackendUnavailable, StorageTimeout) as error:
+                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
+                    raise
+                continue
+            self._wrote(outcomes)
+            return outcomes
+
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
+        datum = await self._read([id], lambda store: store.get(id, version=version))
+        if datum is not None:
+            self._saw([datum])
+        return datum
+
+    @override
+    async def _get_many(self, ids: Names) -> dict[str, Datum]:
+        return await self._read(ids, lambda store: store.get_many(ids))
+
+    @override
+    async def exists(self, id: str) -> bool:
+        checked = self._checked_id(id)
+        return await self._read([checked], lambda store: store.exists(checked))
+
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        return await self._read(None, lambda store: store.count(prefix=prefix))
+
+    @override
+    async def _query(self, query: Query) -> Page:
+        page = await self._read(None, lambda store: store.query(query))
+        self._saw(page)
+        return page
+
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
+        return await self._read(None, lambda store: store.causal_chain(id))
+
+    @override
+    async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
+        return await self._read([id], lambda store: store.history(id, limit=limit, before=before))
+
+    @override
+    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
+        page = await self._read(None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor))
+        self._saw(page)
+        return page
+
+    @override
+    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
+        return await self._read(None, lambda store: store.namespaces(prefix, limit=limit))
+
+    @override
+    async def stats(self) -> StoreStats:
+        return await self._read(None, lambda store: store.stats())
+
+    @override
+    async def _purge(self, id: str) -> int:
+        await self._refuse_while_away("purge")
+        return await self._read(None, lambda store: store.purge(id))
+
+    @override
+    async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
+        await self._refuse_while_away("compact")
+        return await self._read(None, lambda store: store.compact(keep_versions=keep_versions, older_than=older_than))
+
+    @override
+    async def is_available(self) -> bool:
+        return await self._failover.is_available()
+
+    @override
+    async def status(self) -> Mapping[str, object]:
+        """Return which store serves, what is out of reach and why, what waits and what was set aside."""
+        described = await self._failover.describe()
+        return {
+            "name": self.name,
+            "namespace": self.namespace,
+            "available": await self.is_available(),
+            "read_only": getattr(getattr(self._first, "database", None), "read_only", ""),
+            "capabilities": str(self.capabilities),
+            **described,
+        }
+
+    @override
+    async def close(self) -> None:
+        await self._failover.close()
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await self.open()
+        except BaseException:
+            await self.close()
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _read(self, ids: Sequence[str] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
+        """Ask a store for what concerns some ids, or None for more than that: the first, or what stands for it."""
+        chain = self._failover
+        while not chain.normal:
+            if not chain.opened:
+                await chain.open()
+            elif chain.away:
+                return await ask(await chain.view(self.namespace))
+            elif await self._brought(ids):
+                break
+        if self._observed.is_new:
+            await self._look_first()
+        try:
+            answer = await ask(self._first)
+        except BackendUnavailable as error:
+            chain.lost(error)
+            raise
+        chain.heard = time()
+        if chain.down:
+            chain.answered()
+        return answer
+
+    async def _brought(self, ids: Sequence[str] | None) -> bool:
+        """While writes are on their way: bring in those of some ids, or wait for all; tell whether some were asked for.
+
+        Raises:
+            StorageError: the first store failed. DeliveryPending: all of them take too long.
+        """
+        if ids is None or len(ids) > FEW:
+            await self._failover.settled()
+            return False
+        try:
+            await self._failover.bring(self.namespace, ids)
+        except BackendUnavailable as error:
+            self._failover.lost(error)
+            raise
+        return True
+
+    async def _refuse_while_away(self, verb: str) -> None:
+        """Refuse to erase what is elsewhere."""
+        if not self._failover.opened:
+            await self._failover.open()
+        if self._failover.away:
+            raise self._failover.refusal(f"{verb} needs it")
+
+    async def _put_off(self, operations: Sequence[Operation], *, needs_live: bool) -> Outcomes | None:
+        """While the first is out of reach, let writes wait and return what they answer; None where it is not."""
+        chain = self._failover
+        while not chain.normal:
+            if not chain.opened:
+                await chain.open()
+            elif not chain.away:
+                break
+            elif needs_live:
+                raise chain.refusal("only it can compare versions and keep a time to live")
+            else:
+                self._admit(operations)
+                if await chain.keep(self.namespace, operations):
+                    return [_waiting(one) for one in operations]
+        return None
+
+    def _admit(self, operations: Iterable[Operation]) -> None:
+        """Check writes as the store that they wait for would."""
+        for one in operations:
+            check_id(one.id)
+            if one.datum is not None:
+                self.limits.admit(one.datum)
+
+    def _wrote(self, outcomes: Outcomes) -> None:
+        """Take note that writes were acknowledged; a version up to its seq is nobody else's."""
+        chain = self._failover
+        chain.heard = time()
+        self._observed.note(max([outcome.seq for outcome in outcomes], default=0))
+        self._saw([outcome.datum for outcome in outcomes if outcome.datum is not None])
+        if chain.down:
+            chain.answered()
+        if not chain.filled:
+            chain.fill()
+
+    def _saw(self, datums: Iterable[Datum]) -> None:
+        """Remember the seq of what an answer showed."""
+        self._observed.note(max([datum.seq for datum in datums], default=0))
+        if self._failover.observed.unknown:
+            for datum in datums:
+                self._failover.observed.settle(self.namespace, datum.id)
+
+    def _doubt(self, operations: Iterable[Operation]) -> None:
+        """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
+        for one in operations:
+            self._failover.observed.doubt(self.namespace, one.id, one.datum)
+
+    async def _look_first(self) -> None:
+        """Look where the namespace stands when it is first used, if a write may have to wait one day."""
+        seen, head = self._observed, getattr(self._first, "head", None)
+        seen.is_new = False
+        if self._failover.spilling and head is not None:
+            try:
+                seen.note(await head())
+            except BaseException as error:
+                seen.is_new = True
+                if not isinstance(error, StorageError):  # that the verb itself meets, or not
+                    raise
+
+
+def _ids(operations: Iterable[Operation]) -> list[str]:
+    return list({one.id: None for one in operations})
+
+
+def _waiting(operation: Operation) -> Outcome:
+    """Return what an operation that waits answers: what its version will be is not known yet."""
+    datum = operation.datum
+    return Outcome(None if datum is None else stamped(datum, 0, 0), changed=True)
+
+
+def _ignore(event: Event) -> None:
+    """Publish nothing."""

@@ -1,0 +1,91 @@
+"""The backend that forgets at the end of the process: for tests, for caches, and as the last link of a chain."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from typing_extensions import override
+
+from dgent.capabilities import Capabilities
+from dgent.datum import Limits
+from dgent.exceptions import StoreClosed
+from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.inmemory.resident_backend import ResidentBackend
+from dgent.memory.inmemory.store_state import Clock, StoreState
+from dgent.validation import check_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+    from dgent.operations import Operation
+    from dgent.store import Outcomes
+
+
+class MemoryBackend(ResidentBackend):
+    """Datums in memory, safe between tasks and threads; the same verbs and laws as every other backend."""
+
+    name = "memory"
+    priority = 100
+    capabilities = Capabilities(durable=False, transactions=False, shared=False, indexed=False)
+
+    def __init__(
+        self,
+        namespace: str = "default",
+        *,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+        clock: Clock = time.time,
+        on_change: OnChange | None = None,
+    ) -> None:
+        self.namespace, self.limits = check_namespace(namespace), limits
+        self._on_change = on_change
+        self._shared = _SharedState(StoreState(limits, clock))
+
+    @override
+    async def close(self) -> None:
+        """Forget everything. May be called twice."""
+        self._shared.state = None
+
+    @override
+    async def _current(self) -> StoreState:
+        return self._shared.open()
+
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        state = self._shared.open()
+        with state.lock:
+            batch = state.batch(self.namespace)
+            outcomes = batch.apply(operations)
+            changes = state.take([batch])
+        announce(self._on_change, changes)
+        return outcomes
+
+    @override
+    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
+        state = self._shared.open()
+        with state.lock:
+            namespace_state = state.namespace_state(self.namespace)
+            doomed = choose(namespace_state)
+            namespace_state.erase(doomed)
+        if purged is not None and doomed:
+            announce(self._on_change, [Change("purge", self.namespace, purged)])
+        return len(doomed)
+
+
+class _SharedState:
+    """What the namespaces of one store share."""
+
+    def __init__(self, state: StoreState) -> None:
+        self.state: StoreState | None = state
+        self._process: Final = os.getpid()
+
+    def open(self) -> StoreState:
+        if self.state is None:
+            raise StoreClosed("the memory store was closed and what it held is gone: make a new one")
+        if os.getpid() != self._process:
+            raise StoreClosed(
+                "the memory store was made before a fork and is not shared with the child: make a new one"
+            )
+        return self.state

@@ -1,0 +1,228 @@
+"""The backend that keeps datums in one JSONL file: durable, shared between processes, readable with any text tool."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Final
+
+from typing_extensions import override
+
+from dgent.capabilities import Capabilities
+from dgent.datum import Limits
+from dgent.exceptions import DgentError, StorageError, StoreClosed
+from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.inmemory.resident_backend import ResidentBackend
+from dgent.memory.jsonl.journal import Journal
+from dgent.runtime.batch_worker import BatchWorker, Job, complete
+from dgent.settings import checked_path
+from dgent.validation import check_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+    from dgent.memory.inmemory.store_state import Clock, StoreState
+    from dgent.memory.write_batch import WriteBatch
+    from dgent.operations import Operation
+    from dgent.store import Outcomes, StoreStats
+
+_FLUSH: Final = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class _Write:
+    namespace: str
+    operations: Sequence[Operation]
+
+
+@dataclass(frozen=True, slots=True)
+class _Erase:
+    namespace: str
+    choose: Callable[[NamespaceState], list[StoredVersion]]
+    purged: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Only see what other processes wrote."""
+
+
+class JSONLBackend(ResidentBackend):
+    """Datums in one file, which is read into memory when it is first used.
+
+    Writes that wait together share one line, one write and one sync; each is acknowledged after the sync. Several
+    processes may use the file at once: they take turns at `<name>.lock`, and each sees what the others acknowledged.
+    What a crash left of a write is kept aside in `<name>.torn-1` and so on. Erasing (purge, compact) writes the file
+    anew, so it needs as much free space as the file has.
+
+    Args:
+        path: where the file lies, or will after the first use; private to its owner.
+        lock_timeout: longest wait for another process, in seconds.
+
+    Raises:
+        InvalidSettings: a URL, or a name of a database in memory, stands where the path of a file is meant.
+    """
+
+    name = "jsonl"
+    priority = 75
+    capabilities = Capabilities(transactions=False, indexed=False)
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        namespace: str = "default",
+        *,
+        limits: Limits = Limits(),  # noqa: B008  # frozen
+        clock: Clock = time.time,
+        on_change: OnChange | None = None,
+        lock_timeout: float = 30.0,
+    ) -> None:
+        self.namespace, self.limits = check_namespace(namespace), limits
+        file = checked_path(path, "MemoryBackend()")
+        self._shared = _SharedFile(Journal(file, limits, clock, lock_timeout), on_change)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self._shared.journal.path
+
+    async def prepare(self) -> str:
+        """Make the file if it is not there, and return the id of the store."""
+        await self._current()
+        return self._shared.journal.store
+
+    @override
+    async def close(self) -> None:
+        """Wait for what was asked for, then release the file and the thread. May be called twice."""
+        await self._shared.close()
+
+    @override
+    async def stats(self) -> StoreStats:
+        """Return what the namespace holds, and how large the whole file is."""
+        return replace(await super().stats(), size=self._shared.journal.size)
+
+    @override
+    async def status(self) -> Mapping[str, object]:
+        journal = self._shared.journal
+        torn = sorted(path.name for path in journal.path.parent.glob(f"{journal.path.name}.torn-*"))
+        where = {"path": str(journal.path), "size": journal.size, "generation": journal.generation, "torn": torn}
+        return {**await super().status(), **where}
+
+    @override
+    async def _current(self) -> StoreState:
+        shared = self._shared
+        if not shared.open().is_current():
+            await shared.do(_Look())
+        return shared.journal.state
+
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        outcomes: Outcomes = await self._shared.do(_Write(self.namespace, operations))
+        return outcomes
+
+    @override
+    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
+        erased: int = await self._shared.do(_Erase(self.namespace, choose, purged))
+        return erased
+
+
+class _SharedFile:
+    """What the namespaces of one store share: the journal, and the thread that alone writes it."""
+
+    def __init__(self, journal: Journal, on_change: OnChange | None) -> None:
+        self.journal = journal
+        self._on_change = on_change
+        self._worker: BatchWorker | None = None
+        self._starting = Lock()
+        self._closed = False
+        self._process: Final = os.getpid()
+
+    def open(self) -> Journal:
+        """Return the journal, or raise StoreClosed."""
+        if self._closed:
+            raise StoreClosed(f"the store {self.journal.path} was closed: open it again")
+        if os.getpid() != self._process:
+            raise StoreClosed(f"the store {self.journal.path} was opened before a fork: open it anew in the child")
+        return self.journal
+
+    async def do(self, task: _Write | _Erase | _Look) -> Any:
+        """Have the thread do a task, together with all that waits, and return its answer."""
+        with self._starting:
+            self.open()
+            if self._worker is None:
+                self._worker = BatchWorker(f"dgent-jsonl-{self.journal.path.name}", self._run, self.journal.close)
+        return await self._worker.do(task)
+
+    async def close(self) -> None:
+        """End the thread after what it has to do."""
+        with self._starting:
+            self._closed = True
+        if self._worker is not None:
+            await self._worker.stop()
+
+    def _run(self, jobs: list[Job]) -> None:
+        with self.journal.exclusive():
+            flush = _Flush(self.journal.state)
+            for job in jobs:
+                if isinstance(job.task, _Write):
+                    flush.plan(job)
+                if isinstance(job.task, _Erase) or flush.weight > _FLUSH:
+                    self._write(flush)
+                    flush = _Flush(self.journal.state)
+                if isinstance(job.task, _Erase):
+                    self._do_erase(job)
+            self._write(flush)
+        complete(jobs)
+
+    def _write(self, flush: _Flush) -> None:
+        try:
+            announce(self._on_change, self.journal.append(flush.batches.values()))
+        except StorageError as error:
+            for job in flush.jobs:  # even one that changed nothing may have relied on one that did
+                job.error = job.error or error
+
+    def _do_erase(self, job: Job) -> None:
+        task, state = job.task, self.journal.state
+        try:
+            with state.lock:
+                doomed = task.choose(state.namespace_state(task.namespace))
+            if doomed:
+                self.journal.erase(task.namespace, doomed)
+            if doomed and task.purged is not None:
+                announce(self._on_change, [Change("purge", task.namespace, task.purged)])
+            job.result = len(doomed)
+        except DgentError as error:
+            job.error = error
+
+
+class _Flush:
+    """The writes that share a line and a sync.
+
+    Attributes:
+        batches: by namespace.
+        jobs: whose they are.
+        weight: the bytes of their contents.
+    """
+
+    def __init__(self, state: StoreState) -> None:
+        self.batches: dict[str, WriteBatch[StoredVersion]] = {}
+        self.jobs: list[Job] = []
+        self.weight = 0
+        self._ledger = state
+
+    def plan(self, job: Job) -> None:
+        """Plan the writes of a job; those of one that is refused are as if it had not been there."""
+        namespace, operations = job.task.namespace, job.task.operations
+        try:
+            with self._ledger.lock:
+                if namespace not in self.batches:
+                    self.batches[namespace] = self._ledger.batch(namespace)
+                job.result = self.batches[namespace].apply(operations)
+            self.weight += sum(len(one.datum.content) for one in operations if one.datum is not None)
+        except DgentError as error:
+            job.error = error
+        self.jobs.append(job)

@@ -1,0 +1,189 @@
+"""The index of metadata: what a live datum can be found by without a scan, hashes of the scalar paths of its metadata.
+
+A term is 64 bits of BLAKE3 over a path and a value. Two values may share one, so whatever an index finds is checked
+against the query itself: an inverted index in a portable table, after the idea of PostgreSQL's GIN `jsonb_path_ops`.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+import orjson
+from blake3 import blake3
+from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table, bindparam, delete, exists, select
+
+from dgent.exceptions import InvalidQuery
+from dgent.memory.sql.datum_tables import is_whole
+from dgent.query import Query, checked_query, comparable_or_none
+from dgent.sql.constructs import BYTEWISE, one_of
+from dgent.sql.error_details import declare
+from dgent.sql.statement import BulkInsert, Statement
+from dgent.sql.table_set import TableSet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Connection
+
+    from dgent.datum import Datum
+    from dgent.memory.sql.datum_tables import Row
+
+metadata = MetaData()
+declare(metadata)
+
+TABLES: Final = TableSet("the index of metadata", "format.index.metadata", metadata, 1)
+
+terms = Table(
+    "dgent_terms",
+    metadata,
+    Column("namespace", BYTEWISE, primary_key=True),
+    Column("term", BigInteger, primary_key=True, autoincrement=False),
+    Column("created_at", Float(53), primary_key=True),
+    Column("id", BYTEWISE, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+    comment="What live datums can be found by: a hash of a metadata path and its value.",
+)
+
+
+t = terms.c
+_MEMBER: Final = "[]"
+_INSERT, _REPLACE = BulkInsert(terms), BulkInsert(terms, replace=["version"])
+"""The second for ids that were there: where one was damaged, its terms could not all be forgotten."""
+_FORGET_TERM = Statement(
+    delete(terms).where(
+        t.namespace == bindparam("ns"),
+        t.term == bindparam("of_term"),
+        t.created_at == bindparam("created"),
+        t.id == bindparam("of_id"),
+    ),
+    "ns of_term created of_id",
+)
+_FORGET_ALL = Statement(delete(terms).where(t.namespace == bindparam("ns")), "ns")
+_FORGET_IDS = Statement(delete(terms).where(t.namespace == bindparam("ns"), one_of(t.id, "ids")), "ns ids", lists="ids")
+
+
+@lru_cache(maxsize=8192)
+def term(path: tuple[str | int, ...], value: str) -> int:
+    """Return the term of a path of names and a value in comparable JSON."""
+    return int.from_bytes(blake3(orjson.dumps([path, value])).digest(8), "big", signed=True)
+
+
+def terms_of(metadata_json: str) -> set[int]:
+    """Return the terms of metadata: each scalar below nested objects, and each member of `tags`."""
+    if metadata_json == "{}":
+        return set()
+    metadata: dict[str, Any] = orjson.loads(metadata_json)
+    found = {term(path, value) for path, value in _scalars(metadata, ())}
+    tags = metadata.get("tags")
+    if isinstance(tags, list):
+        found |= {tag_term(tag) for tag in tags if isinstance(tag, str)}
+    return found
+
+
+def tag_term(tag: str) -> int:
+    """Return the term of one tag."""
+    return term(("tags", _MEMBER), orjson.dumps(tag).decode())
+
+
+def terms_for(query: Query) -> list[int]:
+    """Return the terms that every match of a query has."""
+    found = [tag_term(tag) for tag in sorted(query.tags)]
+    if query.schema is not None:
+        found.append(term(("schema",), orjson.dumps(query.schema).decode()))
+    if query.author is not None and query.author != "system":  # "system" also means that there is none
+        found.append(term(("author",), orjson.dumps(query.author).decode()))
+    return found + [term(path, value) for root, path, value in query.conditions if _has_term(root, path, value)]
+
+
+def covers(query: Query) -> bool:
+    """Tell whether terms stand for all that a query asks of the metadata and the content."""
+    return query.author != "system" and all(_has_term(*condition) for condition in query.conditions)
+
+
+def _has_term(root: str, path: tuple[str | int, ...], value: str) -> bool:
+    return root == "metadata" and value[0] not in "{[" and all(isinstance(step, str) for step in path)
+
+
+def _scalars(value: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    for name, item in value.items():
+        if isinstance(item, dict):
+            yield from _scalars(item, (*path, name))
+        elif not isinstance(item, list) and (text := comparable_or_none(item)) is not None:
+            yield (*path, name), text
+
+
+class MetadataIndex:
+    """The `DatumIndex` of the scalars in the metadata, which narrows queries for tags, schema, author and paths."""
+
+    name = "metadata"
+    tables = TABLES
+
+    def add(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> None:
+        """Take in rows that are live from now on."""
+        found = rows_of(namespace, rows)
+        if found:
+            (_INSERT if all(row.version == 1 for row in rows) else _REPLACE).run(connection, found)
+
+    def remove(self, connection: Connection, namespace: str, rows: Iterable[Row]) -> None:
+        """Take out rows that are not live any more; damaged ones by a scan, since they cannot say where they stand."""
+        found: list[tuple[str, int, float, str]] = []
+        damaged: list[str] = []
+        for row in rows:
+            if is_whole(row):
+                found += [(namespace, term, row.created_at, row.id) for term in terms_of(row.metadata)]
+            else:
+                damaged.append(row.id)
+        if found:
+            _FORGET_TERM.run_many(connection, found)
+        if damaged:
+            _FORGET_IDS.run(connection, namespace, damaged)
+
+    def erase(self, connection: Connection, namespace: str) -> None:
+        """Take out everything of a namespace."""
+        _FORGET_ALL.run(connection, namespace)
+
+    def search(self, connection: Connection, namespace: str, question: Query, limit: int) -> list[str]:
+        """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first."""
+        wanted = terms_for(checked_query(question))
+        if not wanted:
+            raise InvalidQuery(
+                "the index of metadata finds by tag, schema, author and metadata path: give one of these"
+            )
+        return [id for (id,) in _find(len(wanted)).rows(connection, namespace, limit, *wanted)]
+
+    def confirms(self, question: Query, datum: Datum) -> bool:
+        """Tell whether a datum matches: two values may share a term."""
+        return question.matches(datum)
+
+
+def rows_of(namespace: str, rows: Iterable[Row]) -> list[tuple[str, int, float, str, int]]:
+    """Return what stands in the index for some rows."""
+    return [
+        (namespace, term, row.created_at, row.id, row.version)
+        for row in rows
+        if row.metadata != "{}"
+        for term in terms_of(row.metadata)
+    ]
+
+
+@lru_cache(maxsize=16)
+def _find(count: int) -> Statement:
+    """Write the statement that finds what has so many terms."""
+    where = [t.namespace == bindparam("ns"), t.term == bindparam("term0"), *(also(at) for at in range(1, count))]
+    found = (
+        select(t.id).where(*where).order_by(t.created_at.desc(), t.id.desc()).limit(bindparam("most", type_=Integer))
+    )
+    return Statement(found, " ".join(["ns most", *(f"term{at}" for at in range(count))]))
+
+
+def also(at: int) -> ColumnElement[bool]:
+    """Return the condition that a row of the index, in an outer query, has another term as well."""
+    other = terms.alias(f"also{at}")
+    return exists().where(
+        other.c.namespace == bindparam("ns"),
+        other.c.term == bindparam(f"term{at}"),
+        other.c.created_at == t.created_at,
+        other.c.id == t.id,
+    )

@@ -1,0 +1,1 @@
+"""Agent memory in SQL: one store for SQLite and PostgreSQL."""

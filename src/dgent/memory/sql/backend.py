@@ -1,0 +1,209 @@
+"""Agent memory in a SQL database: the verbs of a `Backend` over whatever runs SQL."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
+
+from typing_extensions import override
+
+from dgent.capabilities import Capabilities
+from dgent.exceptions import DgentError
+from dgent.memory import datum_index
+from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.datum_index import TABLES
+from dgent.memory.metadata_index import covers
+from dgent.memory.sql import erasure, reads
+from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
+from dgent.memory.sql.writes import is_parent
+from dgent.operations import Put
+from dgent.query import DEFAULT_LIMIT
+from dgent.sql.sql_store import SqlStore
+from dgent.store_base import BackendBase
+from dgent.validation import check_id, check_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection
+
+    from dgent.datum import Datum, Limits
+    from dgent.operations import Operation
+    from dgent.query import Page, Query
+    from dgent.sql import Database
+    from dgent.store import Datums, Names, Outcomes, Revisions, StoreStats
+
+T = TypeVar("T")
+P = ParamSpec("P")
+_Work: TypeAlias = "Callable[Concatenate[Connection, str, P], T]"
+
+_ALL: Final = Capabilities()
+_READ_ONLY: Final = replace(_ALL, writable=False)
+_VOLATILE: Final = replace(_ALL, durable=False, shared=False)
+SHORT: Final = 200
+"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
+
+
+class _Able:
+    """The capabilities of a store: of its class all, of one that can only be read all but that one."""
+
+    def __get__(self, store: SqlBackend | None, owner: object = None) -> Capabilities:
+        try:
+            if store is None or (store.database.durable and not store.database.read_only):
+                return _ALL
+        except DgentError:  # nobody can look at the file: who opens it hears why
+            return _ALL
+        return _READ_ONLY if store.database.durable else _VOLATILE
+
+
+class SqlBackend(SqlStore, BackendBase):
+    """A `Backend` in the tables of `dgent.memory.sql.datum_tables`, which it makes on first use.
+
+    Args:
+        clock: what time it is, in Unix seconds, for tests. It decides what has expired where the database is a file;
+            a server goes by its own clock, and what this one says is only how much time has passed.
+    """
+
+    name = "sql"
+    priority = 50
+    capabilities = _Able()
+
+    def __init__(
+        self,
+        database: Database,
+        namespace: str = "default",
+        *,
+        limits: Limits | None = None,
+        clock: Callable[[], float] | None = None,
+        on_change: OnChange | None = None,
+    ) -> None:
+        super().__init__(database, TABLES)
+        self.namespace = check_namespace(namespace)
+        self.limits = limits or database.settings.limits
+        self.clock = clock or time.time
+        self.on_change = on_change
+        writer = partial(NamespaceWriter, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
+        self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
+
+    @override
+    async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
+        if self._ready.store_id is None:
+            await self.prepare()
+        outcomes = await self._runner.write_each(self._writer(self.namespace), operations, ("put", self.namespace))
+        if self.on_change is not None:
+            self._announce(_changes(self.namespace, operations, outcomes))
+        return outcomes
+
+    @override
+    async def _get(self, id: str, version: int | None) -> Datum | None:
+        if self._ready.store_id is None:
+            await self.prepare()
+        return await self._runner.read_each(self._get_each, (id, version), ("get", self.namespace))
+
+    @override
+    async def _get_many(self, ids: Names) -> dict[str, Datum]:
+        return await self._read(self._here(reads.get_many, ids, self.clock()), short=len(ids) <= SHORT)
+
+    @override
+    async def _count(self, prefix: str | None) -> int:
+        return await self._read(self._here(reads.count, prefix, self.clock()))
+
+    @override
+    async def _query(self, query: Query) -> Page:
+        short = query.limit <= SHORT and covers(query)
+        return await self._read(self._here(reads.query, query, self.clock()), short=short)
+
+    async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
+        """Return live datums that an index finds, the best first.
+
+        Raises:
+            InvalidInput: there is no such index, or it does not take such a question.
+        """
+        found, most = datum_index.named(index), self.limits.page(limit)
+        ids = await self._read(lambda connection: found.search(connection, self.namespace, question, most))
+        return [datum for datum in (await self.get_many(ids)).values() if found.confirms(question, datum)]
+
+    @override
+    async def _causal_chain(self, id: str) -> Datums:
+        return await self._read(self._here(reads.causal_chain, id, self.clock(), self.limits.max_chain))
+
+    async def is_parent(self, id: str) -> bool:
+        """Tell whether a live datum names this id as its parent."""
+        check_id(id)
+        return await self._read(self._here(is_parent, id), short=True)
+
+    @override
+    async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
+        return await self._read(self._here(reads.history, id, limit, before))
+
+    @override
+    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
+        return await self._read(self._here(reads.as_of, time, prefix, limit, cursor))
+
+    @override
+    async def _purge(self, id: str) -> int:
+        went = await self._write(self._here(erasure.purge, [id]))
+        if went:
+            self._announce([Change("purge", self.namespace, id)])
+        return went
+
+    @override
+    async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
+        return await self._write(self._here(erasure.compact, self.clock, keep_versions, older_than))
+
+    @override
+    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
+        return await self._read(lambda connection: reads.namespaces(connection, prefix, limit))
+
+    @override
+    async def is_available(self) -> bool:
+        return await self.database.is_available()
+
+    async def head(self) -> int:
+        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+        return await self._read(self._here(reads.head), short=True)
+
+    @override
+    async def stats(self) -> StoreStats:
+        return await self._read(self._here(reads.stats, self.clock()))
+
+    @override
+    async def status(self) -> Mapping[str, object]:
+        return {
+            **await super().status(),
+            "where": self.database.what,
+            "available": await self.is_available(),
+            "read_only": self.database.read_only,
+        }
+
+    @override
+    async def close(self) -> None:
+        await self.database.close()
+
+    def _get_each(self, connection: Connection, asked: list[tuple[str, int | None]]) -> list[Datum | Exception | None]:
+        if len(asked) == 1:
+            id, version = asked[0]
+            return [reads.get(connection, self.namespace, id, version, self.clock())]
+        return reads.get_each(connection, self.namespace, asked, self.clock())
+
+    def _here(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> Callable[[Connection], T]:
+        """Return work as it is done in this namespace."""
+        return lambda connection: work(connection, self.namespace, *values, **named)
+
+    async def _look(self) -> None:
+        """Learn whether they may be written."""
+        await self.database.look(self.table_set.names)
+
+    def _announce(self, changes: list[Change]) -> None:
+        if self.on_change is not None and changes:
+            self._after_commit(lambda: announce(self.on_change, changes))
+
+
+def _changes(namespace: str, operations: Sequence[Operation], outcomes: Outcomes) -> list[Change]:
+    return [
+        Change("put" if isinstance(operation, Put) else "delete", namespace, operation.id, outcome.version, outcome.seq)
+        for operation, outcome in zip(operations, outcomes, strict=True)
+        if outcome.changed
+    ]

@@ -1,0 +1,107 @@
+"""How versions are erased for good, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+
+An eraser locks the head row of the namespace before it looks at what is to go, as writers do: an id that somebody puts
+meanwhile is looked at before the put, or after it. What is damaged can be purged; no sweep takes it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tuple_
+
+from dgent.memory.datum_index import registered
+from dgent.memory.sql.datum_tables import datums, is_whole
+from dgent.memory.sql.namespace_head import lock, touch
+from dgent.memory.sql.writes import latest_rows
+from dgent.sql.constructs import one_of
+from dgent.sql.statement import Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Connection
+
+d = datums.c
+
+_PURGE = Statement(delete(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")), "ns ids", lists="ids")
+_EXPIRED = Statement(
+    select(d.id).where(
+        d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
+    ),
+    "ns now",
+)
+_ranked = (
+    select(
+        d.id, d.version, d.stored_at, func.row_number().over(partition_by=d.id, order_by=d.version.desc()).label("age")
+    )
+    .where(d.namespace == bindparam("ns"))
+    .subquery()
+)
+_COMPACT = Statement(
+    delete(datums).where(
+        d.namespace == bindparam("ns"),
+        tuple_(d.id, d.version).in_(
+            select(_ranked.c.id, _ranked.c.version).where(
+                _ranked.c.age > literal_column("1"),
+                or_(_ranked.c.age > bindparam("keep"), _ranked.c.stored_at < bindparam("before")),
+            )
+        ),
+    ),
+    "ns keep before",
+)
+
+
+def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
+    """Erase every version of these ids and return how many there were."""
+    if lock(connection, namespace, _no_time) is None:
+        return 0
+    return _touched(connection, namespace, _erase(connection, namespace, list(ids)))
+
+
+def compact(
+    connection: Connection,
+    namespace: str,
+    clock: Callable[[], float],
+    keep_versions: int | None,
+    older_than: float | None,
+) -> int:
+    """Erase the ids that have expired and old superseded versions, and return how many versions went.
+
+    What is damaged is not taken for expired.
+
+    `clock` is asked on SQLite, whose file has none; a server goes by its own.
+    """
+    head = lock(connection, namespace, clock)
+    if head is None:
+        return 0
+    went = _erase(connection, namespace, _expired(connection, namespace, head.now))
+    if keep_versions is not None or older_than is not None:
+        most = 2**62 if keep_versions is None else keep_versions
+        went += _COMPACT.run(connection, namespace, most, float("-inf") if older_than is None else older_than)
+    return _touched(connection, namespace, went)
+
+
+def _expired(connection: Connection, namespace: str, now: float) -> list[str]:
+    """Return the ids that have expired. What is damaged may only seem to have, and stays until somebody purges it."""
+    ids = [id for (id,) in _EXPIRED.rows(connection, namespace, now)]
+    return [row.id for row in latest_rows(connection, namespace, ids).values() if is_whole(row)] if ids else []
+
+
+def _erase(connection: Connection, namespace: str, ids: list[str]) -> int:
+    if not ids:
+        return 0
+    rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live or not is_whole(row)]
+    for index in registered():
+        index.remove(connection, namespace, rows)
+    return _PURGE.run(connection, namespace, ids)
+
+
+def _touched(connection: Connection, namespace: str, went: int) -> int:
+    if went:
+        touch(connection, namespace)
+    return went
+
+
+def _no_time() -> float:
+    return 0.0

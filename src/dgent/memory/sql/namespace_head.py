@@ -1,0 +1,75 @@
+"""The head row of a namespace: its lock puts writers in the order of their commits, and its time is theirs.
+
+Who changes anything in a namespace locks its head row first and decides from what it reads after that. At READ
+COMMITTED each statement sees what was committed before it began; so a statement after the lock sees all that whoever
+held it before has done, while one that took the lock and read at once would see what was there before it waited.
+
+Whatever changes a namespace writes its head row, too: appending moves it, erasing leaves it where it is. So a
+transaction at REPEATABLE READ, whose statements all see what was there at its first, cannot decide from what is no
+longer so: PostgreSQL refuses it the lock (40001, `Conflict`), and it may run again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import Float, bindparam, literal_column, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dgent.memory.sql.datum_tables import heads
+from dgent.memory.write_batch import NamespaceHead
+from dgent.sql.constructs import clock_time
+from dgent.sql.statement import Statement
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+
+h = heads.c
+
+
+_held = select(h.seq, h.stored_at).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")
+# The clock is read outside of the subquery, which PostgreSQL does not merge: after the wait for the lock.
+_LOCK = Statement(select(_held.c.seq, _held.c.stored_at, clock_time("now")), "ns now")
+_BEGIN = Statement(
+    upsert(heads)
+    .values(namespace=bindparam("ns"), seq=literal_column("0"), stored_at=literal_column("0.0"))
+    .on_conflict_do_nothing(index_elements=[h.namespace]),
+    "ns",
+)
+MOVE: Final = (
+    update(heads)
+    .where(h.namespace == bindparam("ns"))
+    .values(seq=bindparam("to_seq"), stored_at=bindparam("at", type_=Float(53))),
+    "ns to_seq at",
+)
+"""Says where a namespace stands after what was appended, with the names of its values: it goes with the INSERT."""
+_MOVE = Statement(*MOVE)
+_TOUCH = Statement(update(heads).where(h.namespace == bindparam("ns")).values(seq=h.seq), "ns")
+
+
+def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead | None:
+    """Lock the head row of a namespace until the commit; None if nobody has ever written there."""
+    _LOCK.begin(connection)  # which may wait for the lock, and the clock goes on meanwhile
+    row = _LOCK.row(connection, namespace, clock())
+    return None if row is None else NamespaceHead(*row)
+
+
+def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead:
+    """Lock the head row of a namespace until the commit; make it, if nobody has ever written there."""
+    head = lock(connection, namespace, clock)
+    if head is not None:
+        return head
+    _BEGIN.run(connection, namespace)
+    return NamespaceHead(*_LOCK.rows(connection, namespace, clock())[0])
+
+
+def move(connection: Connection, namespace: str, seq: int, stored_at: float) -> None:
+    """Say where the namespace stands, where no rows are inserted."""
+    _MOVE.run(connection, namespace, seq, stored_at)
+
+
+def touch(connection: Connection, namespace: str) -> None:
+    """Write the head row as it is, after something was erased."""
+    _TOUCH.run(connection, namespace)

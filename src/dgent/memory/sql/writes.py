@@ -1,0 +1,216 @@
+"""How versions are appended, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+
+Writers of a namespace first lock its head row (see `namespace_head`), so they go one after another and their seqs are
+in the order of their commits: a reader of `seq > s` never misses a later commit with a smaller seq. What waits together
+is written together. What is refused, or changes nothing, moves nothing.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
+
+from dgent.datum import Limits
+from dgent.memory.datum_index import registered
+from dgent.memory.sql.datum_tables import Row, corrupt, datums, digest
+from dgent.memory.sql.namespace_head import MOVE, take
+from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
+from dgent.sql.constructs import one_of
+from dgent.sql.damaged_pages import is_undecodable, lenient_text
+from dgent.sql.statement import BulkInsert, Statement
+from dgent.validation import check_namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Mapping, Sequence
+
+    from dgent.datum import Datum
+    from dgent.operations import Operation, Outcome
+
+d = datums.c
+
+
+_newest = datums.alias("newest")
+_LATEST = Statement(
+    select(datums).where(
+        d.namespace == bindparam("ns"),
+        one_of(d.id, "ids"),
+        d.version
+        == select(func.max(_newest.c.version))
+        .where(_newest.c.namespace == bindparam("ns"), _newest.c.id == d.id)
+        .scalar_subquery(),
+    ),
+    "ns ids",
+    lists="ids",
+)
+_LATEST_OF_ONE = Statement(
+    select(datums)
+    .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
+    .order_by(d.version.desc())
+    .limit(literal_column("1")),
+    "ns id",
+)
+_SUPERSEDE = Statement(
+    update(datums)
+    .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
+    .values(live=literal_column("false")),
+    "ns of_id of_version",
+)
+_ARE_PARENTS = Statement(
+    select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
+    "ns ids",
+    lists="ids",
+)
+_up = (
+    select(d.id, d.parent)
+    .where(
+        d.namespace == bindparam("ns"),
+        d.id == bindparam("start"),
+        d.live,
+        or_(d.expires_at.is_(None), d.expires_at > bindparam("now")),
+    )
+    .cte("up", recursive=True)
+)
+_above = datums.alias("above")
+_up = _up.union(  # each once: a clock that went back may have brought a cycle to life
+    select(_above.c.id, _above.c.parent).join(
+        _up,
+        and_(
+            _above.c.namespace == bindparam("ns"),
+            _above.c.id == _up.c.parent,
+            _above.c.live,
+            or_(_above.c.expires_at.is_(None), _above.c.expires_at > bindparam("now")),
+        ),
+    )
+)
+_ANCESTORS = Statement(select(_up), "ns start now")
+_MOMENT: Final = {float, type(None)}
+_new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
+"""As `Row(...)`, without the call of a function of Python for each write."""
+_INSERT = BulkInsert(datums, MOVE)
+
+
+def planned(
+    namespace: str,
+    limits: Limits,
+    head: NamespaceHead,
+    latest: Mapping[str, Row],
+    parents: Container[str],
+    ancestors: Callable[[str], Mapping[str, str | None]],
+) -> WriteBatch[Row]:
+    """Return a batch over the last versions of its ids, and which of them live datums have as their parents."""
+
+    def readable(id: str) -> Row | None:
+        row = latest.get(id)
+        if row is not None and not (type(row.version) is int and type(row.expires_at) in _MOMENT):
+            raise corrupt(namespace, id, row.version)
+        return row
+
+    def made(id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None) -> Row:
+        if datum is None:
+            created_at, parent, metadata, content = head.now, None, "{}", None
+        else:
+            id, content, created_at, parent, metadata, _, _ = datum._fields
+        kept = digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata, content)
+        live = content is not None
+        return _new_row(
+            (namespace, id, version, seq, live, created_at, stored_at, expires_at, parent, metadata, content, kept)
+        )
+
+    return WriteBatch(namespace, limits, head, Held(readable, parents.__contains__, ancestors, made))
+
+
+def _store(connection: Connection, batch: WriteBatch[Row], latest: Mapping[str, Row]) -> None:
+    """Write the rows of a batch, where the namespace stands then, and what the indexes make of it."""
+    superseded = [row for id in batch.last if (row := latest.get(id)) is not None and row.live]
+    if superseded:  # they are no longer the last: take the mark and what they are found by from them
+        _SUPERSEDE.run_many(connection, [(batch.namespace, row.id, row.version) for row in superseded])
+        for index in registered():
+            index.remove(connection, batch.namespace, superseded)
+    _INSERT.run(connection, _marked(batch), batch.namespace, batch.seq, batch.stored_at)
+    live = [row for row in batch.last.values() if row.live]
+    for index in registered():
+        index.add(connection, batch.namespace, live)
+
+
+def _marked(batch: WriteBatch[Row]) -> list[Row]:
+    """Return the rows to insert. Of an id that comes twice only the last version is live."""
+    rows, last = batch.rows, batch.last
+    if len(last) == len(rows):
+        return rows
+    return [row if last[row.id] is row else row._replace(live=False) for row in rows]
+
+
+def apply_each(
+    connection: Connection,
+    namespace: str,
+    batches: Sequence[Sequence[Operation]],
+    clock: Callable[[], float],
+    limits: Limits = Limits(),  # noqa: B008  # frozen
+) -> list[list[Outcome] | Exception]:
+    """Apply batches of operations in order; each is applied whole, or not at all and answered with its error.
+
+    `clock` is asked for Unix seconds on SQLite, whose file has none; a server goes by its own.
+
+    Raises:
+        InvalidNamespace: not every store can keep it.
+    """
+    return write(connection, check_namespace(namespace), batches, clock, limits)[0]
+
+
+def write(
+    connection: Connection,
+    namespace: str,
+    batches: Sequence[Sequence[Operation]],
+    clock: Callable[[], float],
+    limits: Limits,
+) -> tuple[list[list[Outcome] | Exception], NamespaceHead]:
+    """Apply batches to a namespace that was checked; return also where it stands then."""
+    head = take(connection, namespace, clock)
+    ids = list({one.id: None for batch in batches for one in batch})
+    latest = latest_rows(connection, namespace, ids)
+    children = {one.id for batch in batches for one in batch if one.datum is not None and one.datum.causal_parent}
+    parents = _parents_among(connection, namespace, children)
+    batch = planned(namespace, limits, head, latest, parents, partial(_ancestors, connection, namespace, now=head.now))
+    results = batch.apply_each(batches)
+    if not batch.rows:
+        return results, head
+    _store(connection, batch, latest)
+    return results, NamespaceHead(batch.seq, batch.stored_at, head.now)
+
+
+def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:
+    """Return the last version of each id, tombstones included."""
+    try:
+        rows = _latest(connection, namespace, ids)
+    except Exception as error:
+        if not is_undecodable(error):
+            raise
+        with lenient_text(connection):  # who else writes here has nothing to do with it
+            rows = _latest(connection, namespace, ids)
+    return {row.id: row for row in (Row(*found) for found in rows)}
+
+
+def _latest(connection: Connection, namespace: str, ids: list[str]) -> list[Any]:
+    if len(ids) == 1:
+        return _LATEST_OF_ONE.rows(connection, namespace, ids[0])
+    return _LATEST.rows(connection, namespace, ids)
+
+
+def _ancestors(connection: Connection, namespace: str, start: str, *, now: float) -> dict[str, str | None]:
+    try:
+        return dict(map(tuple, _ANCESTORS.rows(connection, namespace, start, now)))
+    except Exception as error:
+        if is_undecodable(error):
+            raise corrupt(namespace, start, "of an ancestor") from None
+        raise
+
+
+def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set[str]:
+    return {found for (found,) in _ARE_PARENTS.rows(connection, namespace, list(ids))} if ids else set()
+
+
+def is_parent(connection: Connection, namespace: str, id: str) -> bool:
+    """Tell whether a live datum names this id as its parent."""
+    return bool(_parents_among(connection, namespace, {id}))

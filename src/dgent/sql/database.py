@@ -1,0 +1,402 @@
+"""What runs SQL: a database, or one transaction of it. Layers above write plain functions over a `Connection`.
+
+A unit of work is a function that takes a SQLAlchemy `Connection` and does one whole transaction's worth of statements.
+It may run again after a conflict, so it must not do anything but SQL; it returns rows, not a result still to be read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from abc import ABC, abstractmethod
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
+
+from sqlalchemy import text
+
+from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
+from dgent.runtime.callbacks import call_all
+from dgent.runtime.event_loop import uninterrupted
+from dgent.settings import Settings, shown
+from dgent.sql.errors import translated
+from dgent.sql.statement import Statement
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+    from pathlib import Path
+
+    from sqlalchemy import URL, Connection
+    from sqlalchemy.ext.asyncio import AsyncSession
+    from sqlalchemy.orm import SessionTransaction
+
+    from dgent.sql.transaction_block import BlockSession
+    from dgent.sql.watch import Watch
+
+
+T = TypeVar("T")
+A = TypeVar("A")
+Work: TypeAlias = "Callable[[Connection], T]"
+Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
+"""Work on several items that waited together; it answers each with a result or an error of its own."""
+
+
+class Attempt(Protocol[T]):
+    """Items of `Optimistic` work as one statement, which commits itself if what it supposes is so."""
+
+    def run(self, connection: Connection) -> list[T | Exception] | None:
+        """Run it on a connection in autocommit; None if it wrote nothing."""
+
+    def look(self, connection: Connection) -> list[T | Exception] | None:
+        """Return its results if it is in, in a transaction after its answer was lost, and keep it from coming later."""
+
+
+class Optimistic(ABC, Generic[A, T]):
+    """Work on several items for which a runner may first try one statement, where that saves round trips."""
+
+    @abstractmethod
+    def __call__(self, connection: Connection, items: list[A]) -> list[T | Exception]:
+        """Do the work in a transaction, as any `Each`."""
+
+    @abstractmethod
+    def attempt(self, items: list[A]) -> Attempt[T] | None:
+        """Return the statement, if it is worth a try."""
+
+
+class RunIn(Protocol):
+    """How a unit of work runs inside of a session's transaction."""
+
+    async def __call__(self, session: AsyncSession, work: Work[T], /, *, short: bool) -> T:
+        """Run it, and answer when it has run. `short` says that it is a few point reads and inserts."""
+
+
+class Runner(Protocol):
+    """What a unit of work is given to: a `Database`, or a `Transaction` of it."""
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work that only reads. `short` says that it is a few point reads, not a scan."""
+
+    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Run a short read of one item; items of one batch key that wait together may share one call."""
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work that writes and answer after it is committed (in a transaction: after it ran)."""
+
+    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Write one item; items of one batch key that wait together share one call, in the order they came."""
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back once what was written so far is committed; never, if it is rolled back."""
+
+
+class Transaction:
+    """One open transaction of a database, as a runner. `session` sees what units of work wrote, and the reverse."""
+
+    def __init__(self, database: Database, session: BlockSession, run_in: RunIn) -> None:
+        self.database = database
+        self.session = session
+        self._block = session.block
+        self._run_in = run_in
+        self.owner = asyncio.current_task()
+        self.open = True
+        self._what = database.what
+        self._callbacks: list[Callable[[], None]] = []
+        self._lock = asyncio.Lock()  # one connection runs one statement at a time
+
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work inside the transaction."""
+        return await self._run(work, short=short)
+
+    async def write(self, work: Work[T]) -> T:
+        """Run work inside the transaction; an error undoes this work alone."""
+        return await self._run(_in_savepoint(work))
+
+    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Run the work for this item alone."""
+        return only(await self._run(lambda connection: work(connection, [item]), short=True))
+
+    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Run the work for this item alone."""
+        few = not isinstance(item, list) or len(item) <= FEW
+        return only(await self._run(_in_savepoint(lambda connection: work(connection, [item])), short=few))
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Keep the callback until the transaction commits."""
+        self._callbacks.append(callback)
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Keep what the block writes if it ends well, undo that part alone if it does not.
+
+        Raises:
+            RolledBack: it ended well, but was undone before.
+        """
+        before, savepoints = len(self._callbacks), self._block.savepoints
+        try:
+            with translated(self._what, only_sql=True):
+                self._block.check()
+                async with self.session.begin_nested() as opened:
+                    savepoints.append(cast("SessionTransaction", opened.sync_transaction))
+                    try:
+                        await self.session.connection()  # a session says SAVEPOINT when it is used first
+                        yield
+                        self._block.check()
+                    finally:
+                        savepoints.pop()
+        except BaseException:
+            del self._callbacks[before:]
+            raise
+
+    async def commit(self) -> None:
+        """Commit, then run the callbacks that wait for it.
+
+        Raises:
+            RolledBack: it was undone before.
+        """
+        block = self._block
+        block.check()
+        block.committing = True
+        try:
+            await self.session.commit()
+        except BaseException as error:
+            if not block.committed:
+                raise
+            self._callbacks.insert(0, partial(_raise, error))  # a listener of the session's own
+        finally:
+            block.committing = False
+        call_all(self._callbacks)
+
+    async def _run(self, work: Work[T], *, short: bool = False) -> T:
+        if not self.open:
+            raise StoreClosed("this transaction has ended: open another with storage.transaction()")
+        async with self._lock:
+            self._block.check()
+            with translated(self._what):
+                await self.session.flush()
+                return await self._run_in(self.session, work, short=short)
+
+
+_forks = 0
+
+
+def _forked() -> None:
+    global _forks  # noqa: PLW0603  # counted here, because asking for the process id is a system call at every read
+    _forks += 1
+
+
+os.register_at_fork(after_in_child=_forked)
+
+FEW: Final = 8
+"""Items of a list that are written at once in a transaction still count as short work."""
+
+_current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
+
+
+class Database(ABC):
+    """One database, shared by both tracks: all SQL of this library passes here.
+
+    Usable from several event loops, one after another; not in a child after `fork`. Close it when done.
+
+    Attributes:
+        what: the database, for people.
+        look_every: seconds between two looks at whether another process has changed something, while anybody watches.
+        attached: what layers above keep for as long as it lives, by type.
+        durable: whether what was acknowledged is there after the process has ended.
+    """
+
+    look_every: float
+    durable = True
+    read_only = ""
+    """Why it can only be read, for a message; empty where it can be written."""
+
+    def __init__(self, url: URL, settings: Settings) -> None:
+        self.url = url
+        self.settings = settings
+        self.what = shown(url)
+        self.attached: dict[type[Any], Any] = {}
+        self._forks = _forks
+        self._closed = False
+
+    @abstractmethod
+    async def read(self, work: Work[T], *, short: bool = False) -> T:
+        """Run work that only reads."""
+
+    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Run a short read of one item."""
+        return only(await self.read(lambda connection: work(connection, [item]), short=True))
+
+    @abstractmethod
+    async def write(self, work: Work[T]) -> T:
+        """Run work that writes and answer after its commit."""
+
+    @abstractmethod
+    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
+        """Write one item and answer after its commit."""
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        """Call back at once: `write` has answered, so it is committed."""
+        call_all([callback])
+
+    @abstractmethod
+    def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
+        """Call back on this event loop whenever the database may have changed, until the watch is closed.
+
+        It may be for nothing, and it may come late by `look_every`, but it comes: also for what other processes commit,
+        and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
+        (see `constructs.announcing`).
+        """
+
+    @abstractmethod
+    async def backup(self, path: str | os.PathLike[str]) -> Path:
+        """Write a copy of the database as it is at one moment, while it is in use, and return the path of the file.
+
+        The file is its owner's (0600), and is there when it is whole; none is replaced. A cancel leaves none.
+
+        Raises:
+            InvalidInput: something is there already. CapabilityMissing: a server copies itself: the message says how.
+            DiskFull, ReadOnly: the copy cannot be made.
+        """
+
+    async def ahead(self) -> float:
+        """Return by how many seconds the clock of the database is ahead of ours; 0 where it has none."""
+        return 0.0
+
+    @property
+    def where(self) -> str:
+        """What tells it apart from every other database; no password."""
+        return self.what
+
+    @property
+    def is_made(self) -> bool:
+        """Whether there is something that can be read, without making it."""
+        return True
+
+    @property
+    def forked(self) -> bool:
+        """Whether this is a child process of the one that opened the database."""
+        return self._forks != _forks
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """Open a transaction for the ORM and for units of work; commit at the end, roll back on any error.
+
+        Inside of one that the same task opened it is a savepoint of that.
+
+        Raises:
+            StorageTimeout: it stayed open longer than the setting `transaction_timeout`.
+            RolledBack: the block ended well, but something in it had rolled the transaction back.
+        """
+        outer = self.current()
+        if outer is not None:
+            if outer.owner is not asyncio.current_task():
+                raise NestedWrite(
+                    "the transaction that is open here belongs to another task: await it there, or after it"
+                )
+            async with outer.savepoint():
+                yield outer
+            return
+        with translated(self.what, only_sql=True):
+            async with self._session() as session:
+                inner = Transaction(self, session, self._run_in)
+                token = _current.set((self, inner))
+                try:
+                    try:
+                        async with asyncio.timeout(self.settings.transaction_timeout) as bound:
+                            yield inner
+                    except TimeoutError:
+                        self._check_in_time(bound)
+                        raise
+                    await uninterrupted(inner.commit())
+                finally:
+                    inner.open = False
+                    with suppress(ValueError):  # a generator closed by another context: the variable is gone with it
+                        _current.reset(token)
+
+    def current(self) -> Transaction | None:
+        """Return the transaction of this database that is open around the caller."""
+        found = _current.get()
+        return found[1] if found is not None and found[0] is self and found[1].open else None
+
+    @abstractmethod
+    def _session(self) -> AbstractAsyncContextManager[BlockSession]:
+        """Open a session whose transaction holds this process's right to write; close it without a commit."""
+
+    async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
+        """Run a unit of work inside of a session's transaction."""
+        connection = await session.connection()
+        return await connection.run_sync(work)
+
+    async def look(self, tables: Sequence[str]) -> None:  # noqa: B027  # a file knows by itself
+        """Learn whether these tables may be written: `read_only` says so from now on."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Wait for what was accepted, then release every connection and thread. May be called twice.
+
+        Raises:
+            NestedWrite: a transaction is open around the caller.
+        """
+
+    async def is_available(self) -> bool:
+        """Tell whether the database answers a real statement now."""
+        try:
+            await self.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar())
+        except DgentError:
+            return False
+        return True
+
+    def _check_in_time(self, bound: asyncio.Timeout) -> None:
+        if bound.expired():
+            limit = self.settings.transaction_timeout
+            raise StorageTimeout(
+                f"the transaction was open for more than {limit:g} s and was rolled back: do slow work outside of it, "
+                "or raise transaction_timeout"
+            ) from None
+
+    def _check_usable(self) -> None:
+        if self._closed:
+            raise StoreClosed(f"{self.what} was closed: open it again")
+        if self.forked:
+            raise StoreClosed(f"{self.what} was opened before a fork: open it anew in the child process")
+
+    def _check_not_nested(self) -> None:
+        if self.current() is not None:
+            raise NestedWrite(
+                "a transaction is open here, and this write would wait for it forever: write through it "
+                "(tx.memory, tx.table(Model), tx.session), or after it"
+            )
+
+
+def only(results: list[T | Exception]) -> T:
+    """Return the one result, or raise the one error."""
+    (result,) = results
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+_SAVEPOINT, _ROLLBACK, _RELEASE = (
+    Statement(text(command)) for command in ("SAVEPOINT unit", "ROLLBACK TO SAVEPOINT unit", "RELEASE SAVEPOINT unit")
+)
+"""Run past SQLAlchemy, whose own savepoint costs as much as writing a datum."""
+
+
+def _in_savepoint(work: Work[T]) -> Work[T]:
+    def run(connection: Connection) -> T:
+        _SAVEPOINT.run(connection)
+        try:
+            result = work(connection)
+            _RELEASE.run(connection)
+        except BaseException:
+            with suppress(Exception):  # it is gone where all was rolled back, as when the disk is full
+                _ROLLBACK.run(connection)
+                _RELEASE.run(connection)
+            raise
+        return result
+
+    return run

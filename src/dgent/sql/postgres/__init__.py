@@ -1,0 +1,1 @@
+"""PostgreSQL: pooled connections, batched reads and writes, what a server refuses."""

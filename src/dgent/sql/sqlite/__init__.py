@@ -1,0 +1,1 @@
+"""SQLite: a writer thread that commits in groups, readers, ORM sessions, and the files themselves."""

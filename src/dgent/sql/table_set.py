@@ -1,0 +1,163 @@
+"""Tables that code makes on first use, beside those that Alembic migrates: numbered, and upgraded in place.
+
+What an agent remembers has to open without a migration step, so these tables carry the number of their format in
+`dgent_meta`. An older format is brought up to date in the transaction that first looks at it; a newer one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+from sqlalchemy import Column, Connection, MetaData, Table, inspect, select
+from sqlalchemy.dialects.postgresql import insert as upsert
+
+from dgent.datum import uuid7
+from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
+from dgent.sql.advisory_locks import AdvisoryLock
+from dgent.sql.constructs import BYTEWISE, transaction_lock
+
+Upgrade: TypeAlias = Callable[[Connection], None]
+"""Brings the tables from one format to the next."""
+
+UNNUMBERED: Final = 1
+"""The format of tables that were made before they carried a number."""
+
+_STORE_ID: Final = "store_id"
+
+metadata = MetaData()
+
+meta = Table(
+    "dgent_meta",
+    metadata,
+    Column("key", BYTEWISE, primary_key=True),
+    Column("value", BYTEWISE, nullable=False),
+    comment="The id of this store, and the format of each set of tables.",
+)
+
+
+@dataclass(frozen=True)
+class TableSet:
+    """Tables that belong together and have one format.
+
+    Attributes:
+        name: what they hold, for people.
+        key: under which their format stands in `dgent_meta`.
+        metadata: the tables as this version of the code wants them.
+        format: the number of that.
+        upgrades: from each older format to the next. They run in order, before missing tables are made.
+        fill: puts into tables that were just made what is derived from others.
+        parts: returns the sets that are derived from this one, given the formats that are noted; made after it.
+    """
+
+    name: str
+    key: str
+    metadata: MetaData
+    format: int
+    upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
+    fill: Upgrade | None = None
+    parts: Callable[[Mapping[str, str]], Sequence[TableSet]] = lambda _: ()
+
+    def prepare(self, connection: Connection) -> str:
+        """Make the tables or bring them up to date, in the transaction of the connection; return the id of the store.
+
+        Raises:
+            SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
+                format is no number. Nothing was changed.
+        """
+        known = formats(connection)
+        for each in (self, *self.parts(known)):
+            if known.get(each.key) != str(each.format) or _STORE_ID not in known:
+                known = each._bring_up(connection)
+        return known[_STORE_ID]  # most often nothing was to be done: who only opens them waits for nobody
+
+    def _bring_up(self, connection: Connection) -> dict[str, str]:
+        connection.execute(
+            select(transaction_lock(AdvisoryLock.TABLE_SETS))
+        )  # so that two processes do not upgrade at once
+        metadata.create_all(connection)
+        known = _read(connection)
+        found = self._found(connection, known)
+        steps = range(self.format if found is None else found, self.format)
+        for upgrade in [self._upgrade_from(step) for step in steps]:  # none runs if one is missing
+            upgrade(connection)
+        self.metadata.create_all(connection)
+        if found is None and self.fill is not None:
+            self.fill(connection)
+        if known.get(self.key) != str(self.format):
+            _write(connection, self.key, str(self.format))
+        if _STORE_ID not in known:
+            known[_STORE_ID] = uuid7()
+            _write(connection, _STORE_ID, known[_STORE_ID])
+        return {**known, self.key: str(self.format)}
+
+    def check(self, connection: Connection) -> str:
+        """Return the id of a store that can only be read, once it is known that this code can read it.
+
+        Raises:
+            SchemaOutdated: the tables are not there, or are of an older format. SchemaTooNew, Corrupt: as `prepare`.
+        """
+        known = formats(connection)
+        for each in (self, *self.parts(known)):
+            found = each._found(connection, known)
+            if found != each.format or _STORE_ID not in known:
+                raise each._outdated(found)
+        return known[_STORE_ID]
+
+    def _outdated(self, found: int | None) -> SchemaOutdated:
+        what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
+        return SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
+
+    def create_all(self, connection: Connection) -> None:
+        """Make the tables in an empty database, without a number: it is nobody's store."""
+        for each in (self, *self.parts({})):
+            each.metadata.create_all(connection)
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all tables, those of the parts included."""
+        return [name for each in (self, *self.parts({})) for name in each.metadata.tables]
+
+    def is_absent(self, connection: Connection) -> bool:
+        """Tell whether there are none of these tables, of whatever format."""
+        known = formats(connection)
+        return self._found(connection, known) is None
+
+    def _found(self, connection: Connection, known: Mapping[str, str]) -> int | None:
+        """Return the format of the tables that are there, or None where there are none."""
+        if self.key in known:
+            return self._number(known[self.key])
+        there = inspect(connection).get_table_names()
+        return UNNUMBERED if any(name in there for name in self.metadata.tables) else None
+
+    def _number(self, text: str) -> int:
+        if not (text.isascii() and text.isdecimal()):
+            raise Corrupt(f"the format of {self.name} is {text!r:.40}, which is no number: restore a backup")
+        if int(text) > self.format:
+            raise SchemaTooNew(
+                f"{self.name} have format {text}, this version of dgent knows {self.format}: upgrade dgent"
+            )
+        return int(text)
+
+    def _upgrade_from(self, format: int) -> Upgrade:
+        if format not in self.upgrades:
+            raise SchemaOutdated(
+                f"{self.name} have format {format}, and no upgrade leads from it to {self.format}: open them with the "
+                "version of dgent that wrote them, and export what they hold"
+            )
+        return self.upgrades[format]
+
+
+def formats(connection: Connection) -> dict[str, str]:
+    """Return what is noted in a database: the format of each set of tables, by its key, and the id of the store."""
+    return _read(connection) if inspect(connection).has_table(meta.name) else {}
+
+
+def _read(connection: Connection) -> dict[str, str]:
+    return dict(map(tuple, connection.execute(select(meta.c.key, meta.c.value))))
+
+
+def _write(connection: Connection, key: str, value: str) -> None:
+    row = upsert(meta).values(key=key, value=value)
+    connection.execute(row.on_conflict_do_update(index_elements=[meta.c.key], set_={"value": row.excluded.value}))

@@ -1,0 +1,176 @@
+"""Who ends the transaction of a block: the block alone, not a session, a connection or a statement inside of it.
+
+A `Block` is open from its BEGIN on. From there it is `committing`, which its transaction alone sets, and `committed`;
+or `undone`, by whatever ended it within: `session.rollback()`, a flush that failed, a connection that was let go of. An
+undone block begins nothing anew, so that what comes later in it is not committed without what came before. At last it
+is `over`. All of that happens on the event loop of the block; only COMMIT itself may run on another thread meanwhile.
+
+A repository that commits for itself composes, as in SQLAlchemy's `join_transaction_mode="rollback_only"`: its
+`commit()` flushes, its `begin()` is a savepoint, its `rollback()` undoes the innermost `storage.transaction()`, and its
+`close()` lets go of its objects.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
+
+from dgent.exceptions import InvalidQuery, RolledBack
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import SessionTransaction
+
+_UNDONE: Final = (
+    "this transaction was rolled back inside of its block, so nothing of it is kept, and nothing more is taken: let an "
+    "error leave the block, and run what may fail alone in a storage.transaction() or session.begin_nested() within it"
+)
+_NOT_HERE: Final = (
+    "a connection does not commit the transaction of a block, so all of it is rolled back: the end of the block "
+    "commits, and session.commit() flushes until then"
+)
+_UNFLUSHED: Final = (
+    "the session was closed with changes that are not flushed, so the whole transaction is rolled back: flush() or "
+    "commit() before, or expunge what is not wanted"
+)
+_CONTROL: Final = (
+    "{word} is not run inside of a transaction of ours, which ends with its block: leave the block to commit, raise an "
+    "error to roll back, and run what may fail alone in session.begin_nested()"
+)
+
+
+class Block:
+    """How far the transaction of one block is.
+
+    Attributes:
+        savepoints: those of the transactions that are nested in it, the innermost last.
+    """
+
+    __slots__ = ("begun", "committed", "committing", "over", "savepoints", "undone")
+
+    def __init__(self) -> None:
+        self.begun = self.committing = self.committed = self.undone = self.over = False
+        self.savepoints: list[SessionTransaction] = []
+
+    def check(self) -> None:
+        """Raise if it was undone, or if the innermost savepoint was.
+
+        Raises:
+            RolledBack: it was.
+        """
+        if self.undone or (self.savepoints and not self.savepoints[-1].is_active):
+            raise undone()
+
+    def refuse_commit(self) -> None:
+        """Raise unless it is the block that commits.
+
+        Raises:
+            RolledBack: somebody else would.
+        """
+        if not self.committing:
+            self.undone = True
+            raise RolledBack(_NOT_HERE)
+
+
+def undone() -> RolledBack:
+    """Return the error that says that a block was rolled back."""
+    return RolledBack(_UNDONE)
+
+
+class _BlockSyncSession(Session):
+    """A session that leaves the end of its transaction to the block."""
+
+    def __init__(self, *args: Any, block: Block, **named: Any) -> None:
+        super().__init__(*args, **named)
+        self.block = block
+
+    def commit(self) -> None:
+        """Flush; the block commits at its end."""
+        if self.block.committing:
+            super().commit()
+        else:
+            self.flush()
+
+    def begin(self, nested: bool = False) -> SessionTransaction:  # noqa: ARG002, FBT001, FBT002, RUF100  # SQLAlchemy's
+        """Begin a savepoint: the transaction is open already."""
+        return super().begin(nested=True)
+
+    def rollback(self) -> None:
+        """Undo the innermost `storage.transaction()`, which then ends with RolledBack unless an error leaves it."""
+        if self.block.savepoints:
+            self.block.savepoints[-1].rollback()
+        else:
+            super().rollback()
+
+    def close(self) -> None:
+        """Let go of the objects; the transaction stays open."""
+        if self.block.over:
+            super().close()
+        else:
+            self._let_go()
+
+    def reset(self) -> None:
+        """Let go of the objects; the transaction stays open."""
+        self.close()
+
+    def _let_go(self) -> None:
+        if self.new or self.deleted or any(map(self.is_modified, self.dirty)):
+            self.rollback()
+            raise RolledBack(_UNFLUSHED)
+        self.expunge_all()
+
+
+class BlockSession(AsyncSession):
+    """A session inside of the transaction of a block."""
+
+    sync_session_class = _BlockSyncSession
+
+    @property
+    def block(self) -> Block:
+        """The block of its transaction."""
+        found: Block = self.sync_session.block  # type: ignore[attr-defined]  # it is a `_BlockSyncSession`
+        return found
+
+    async def end(self) -> None:
+        """Undo what the block did not commit, and release the connection."""
+        self.block.over = True
+        await self.close()
+
+
+_SKIPPED: Final = re.compile(r"(?:\s|;|--[^\n]*(?:\n|\Z)|/\*.*?\*/)*", re.DOTALL)
+_ENDS: Final = re.compile(
+    r"(COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION|ROLLBACK(?!(?:\s+(?:WORK|TRANSACTION))?\s+TO\b))\b",
+    re.IGNORECASE,
+)
+_LITERAL: Final = re.compile(
+    r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+_ATOMIC: Final = re.compile(r"\bBEGIN\s+ATOMIC\b", re.IGNORECASE)
+
+
+@lru_cache(maxsize=512)
+def control_in(sql: str, *, several: bool = False) -> str | None:
+    """Return the word of SQL that would begin or end a transaction, or None. A savepoint is none.
+
+    With `several` the text may hold several statements, else only the first one counts.
+    """
+    for statement in [sql, *(_statements(sql) if several and ";" in sql else ())]:
+        start: Any = _SKIPPED.match(statement)  # it matches the empty text
+        found = _ENDS.match(statement, start.end())
+        if found is not None:
+            return found[1].upper()
+    return None
+
+
+def refused(word: str) -> InvalidQuery:
+    """Return the error for SQL that would begin or end a transaction by this word."""
+    return InvalidQuery(_CONTROL.format(word=word))
+
+
+def _statements(sql: str) -> list[str]:
+    """Split what a server may take as several statements, without what stands in quotes; a body in SQL is one."""
+    bare = _LITERAL.sub(" ", sql)
+    return [] if _ATOMIC.search(bare) else bare.split(";")

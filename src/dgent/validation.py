@@ -1,0 +1,257 @@
+"""The one input check of every backend and every entry point: what is refused, and what to do about it."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+
+import orjson
+
+from dgent.exceptions import InvalidDatum, InvalidInput, InvalidNamespace, InvalidQuery
+
+if TYPE_CHECKING:
+    from types import UnionType
+
+    from pydantic import ValidationError
+
+JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
+
+T = TypeVar("T")
+
+ID_LENGTH: Final = 512
+MAX_DEPTH: Final = 32
+LONGEST: Final = 1e12  # seconds: some thirty thousand years
+_INT64: Final = range(-(2**63), 2**63)
+
+
+def check_key(id: Any) -> str:
+    """Return an id of any length, which a row of several key columns may have, that a store may be asked for.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if problem := _text_problem(id, math.inf):
+        raise InvalidDatum(f"id {problem}")
+    return id if type(id) is str else str.__str__(id)
+
+
+def check_id(id: Any, field: str = "id") -> str:
+    """Return an id that every store can keep: 1 to 512 code points, no NUL, no lone surrogates.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if problem := _text_problem(id):
+        raise InvalidDatum(f"{field} {problem}")
+    return id if type(id) is str else str.__str__(id)
+
+
+def check_time(value: object, field: str = "created_at") -> float:
+    """Return a finite number of seconds as a float; there is one zero, because SQLite keeps one.
+
+    Raises:
+        InvalidDatum: the value is not a finite number, or outside the years 1 to 9999.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidDatum(f"{field} is Unix seconds in UTC, not {type(value).__name__}: use datetime.timestamp()")
+    if not -62_135_596_800 <= value < 253_402_300_800:  # also false for NaN
+        raise InvalidDatum(f"{field} is not a time between the years 1 and 9999, in Unix seconds")
+    return float(value) + 0.0
+
+
+def check_namespace(namespace: str) -> str:
+    """Return the namespace if every store can keep it: segments joined by `/`, none of them empty, `.` or `..`.
+
+    Raises:
+        InvalidNamespace: says which rule was broken.
+    """
+    if problem := _text_problem(namespace):
+        raise InvalidNamespace(f"namespace {problem}")
+    for segment in namespace.split("/"):
+        if segment in {"", ".", ".."}:
+            raise InvalidNamespace(f"namespace {namespace!r} has the segment {segment!r}: use names joined by single /")
+    return namespace if type(namespace) is str else str.__str__(namespace)
+
+
+def _text_problem(text: object, longest: float = ID_LENGTH) -> str | None:
+    if not isinstance(text, str):
+        return f"is {type(text).__name__}, not str"
+    if not 1 <= len(text) <= longest:
+        return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
+    if type(text) is not str and not _is_its_text(text):
+        return f"is {type(text).__name__}, which is written or compared as something else than its text: pass its value"
+    return _unstorable(text)
+
+
+def _is_its_text(text: str) -> bool:
+    """Tell whether a class of its own acts as the text that a database keeps of it: a str that is an Enum does not."""
+    plain = str.__str__(text)
+    return f"{text}" == plain and text == plain and hash(text) == hash(plain)
+
+
+def _unstorable(text: str) -> str | None:
+    if "\0" in text:
+        return "holds a NUL character, which PostgreSQL cannot store: remove it or encode it"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return "holds a lone surrogate, which is not Unicode text"
+    return None
+
+
+def canonical_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return metadata as canonical JSON: sorted keys, no spaces.
+
+    Raises:
+        InvalidDatum: it is not a JSON object, or holds what not every store can keep (NUL, NaN, integers over 64 bits,
+            lone surrogates, more than 32 levels); the message names the path.
+    """
+    return canonical_json(dict(metadata), "metadata") if check_mapping(metadata) else "{}"
+
+
+def check_mapping(metadata: object) -> Mapping[str, Any]:
+    """Return metadata that are a mapping, or raise InvalidDatum."""
+    if not isinstance(metadata, Mapping):
+        raise InvalidDatum(f"metadata is {type(metadata).__name__}, not a mapping")
+    return metadata
+
+
+def canonical_json(value: Any, where: str) -> str:
+    """Return a JSON value in canonical form, or raise InvalidDatum naming the path that every store cannot keep."""
+    _check_json(value, where, 0)
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+
+def _check_json(value: Any, path: str, depth: int) -> None:
+    kind = type(value)
+    if kind is str:
+        if problem := _unstorable(value):
+            raise InvalidDatum(f"{path} {problem}")
+    elif kind is dict or kind is list:
+        if depth >= MAX_DEPTH:
+            raise InvalidDatum(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels")
+        _check_container(value, path, depth)
+    elif kind is int:
+        if value not in _INT64:
+            raise InvalidDatum(f"{path} is an integer over 64 bits: store it as text")
+    elif kind is float:
+        if not math.isfinite(value):
+            raise InvalidDatum(f"{path} is {value!r}, which JSON cannot hold")
+    elif kind is not bool and value is not None:
+        raise InvalidDatum(f"{path} is {kind.__name__}, which is not JSON: use str, int, float, bool, None, list, dict")
+
+
+def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_json(item, f"{path}[{index}]", depth + 1)
+        return
+    for key, item in value.items():
+        if type(key) is not str:
+            raise InvalidDatum(f"{path} has the key {key!r}, which is {type(key).__name__}, not str")
+        if problem := _unstorable(key):
+            raise InvalidDatum(f"a key of {path} {problem}")
+        _check_json(item, f"{path}.{key}", depth + 1)
+
+
+def check_content(content: Any) -> bytes:
+    """Return a content, or raise InvalidDatum if it is not bytes."""
+    if not isinstance(content, bytes):
+        raise InvalidDatum(f"content is {type(content).__name__}, not bytes: encode it, or use Datum.create(data=)")
+    return content if type(content) is bytes else bytes(memoryview(content))
+
+
+def check_limit(limit: object, field: str = "limit") -> int:
+    """Return a limit that is a whole number from 0.
+
+    Raises:
+        InvalidQuery: it is negative or no integer.
+    """
+    if type(limit) is not int or not 0 <= limit < 2**63:
+        shown = limit if isinstance(limit, int) and abs(limit) < 2**63 else type(limit).__name__
+        raise InvalidQuery(f"{field} is {shown}: use a whole number from 0")
+    return limit
+
+
+def check_expect(expect: int | None) -> int | None:
+    """Return `expect` if it is None or a whole number from 0 that a column holds, else raise InvalidDatum."""
+    if expect is not None and (type(expect) is not int or not 0 <= expect < 2**63):
+        shown = expect if isinstance(expect, int) and abs(expect) < 2**63 else called(expect)
+        raise InvalidDatum(f"expect is {shown}: use the version that must be live, 0 for none")
+    return expect
+
+
+def check_version(version: int | None, field: str = "version") -> int | None:
+    """Return a version if it is None or an integer, brought into the range that a column is compared with.
+
+    Raises:
+        InvalidQuery: it is no integer.
+    """
+    if version is None:
+        return None
+    if type(version) is not int:
+        raise InvalidQuery(f"{field} is {version!r}: use a whole number from 1")
+    return max(0, min(version, 2**62))
+
+
+def check_ttl(ttl: float | Literal["keep"] | None) -> float | Literal["keep"] | None:
+    """Return `ttl` if it is None, "keep" or a positive, finite number of seconds, else raise InvalidDatum."""
+    if ttl is None:
+        return None
+    if isinstance(ttl, str) and ttl == "keep":
+        return "keep"
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < LONGEST:
+        raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, 'keep' for what the live one has, or leave it out")
+    return float(ttl)
+
+
+def checked_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids as a list, each one once, in the order given; raise InvalidDatum for one that no store takes."""
+    listed = as_list(ids, "ids")
+    for id in listed:
+        check_id(id)
+    return list(dict.fromkeys(listed))
+
+
+def as_list(values: Iterable[T], what: str) -> list[T]:
+    """Return many values as a list.
+
+    Raises:
+        InvalidDatum: there is but one, or a text, which is many by accident.
+    """
+    if isinstance(values, str | bytes | bytearray) or not isinstance(values, Iterable):
+        raise InvalidDatum(f"the {what} are {type(values).__name__}: pass a list of them")
+    return [*values]
+
+
+def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None:
+    """Refuse a value that is of another type; `instead` says what to pass.
+
+    Raises:
+        InvalidInput: it is.
+    """
+    if not isinstance(value, kind):
+        raise InvalidInput(f"{called(value)} is not what belongs here: {instead}")
+
+
+def called(value: object) -> str:
+    """Name a value for a message, without showing more than its type where it could be long or private."""
+    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+
+
+def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
+    """Return the end of a message about an unknown name: those like it, or all that there are, or `nothing`."""
+    among = list(names)
+    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
+    if found:
+        return f": did you mean {' or '.join(found)}?"
+    return f": there are {', '.join(among)}" if among else nothing
+
+
+def wrong_at(error: ValidationError) -> str:
+    """Return where a value does not fit its type, and why, without the value: "is wrong at tags.0: ..."."""
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"

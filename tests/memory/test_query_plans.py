@@ -1,0 +1,70 @@
+"""SQLite's planner takes the index that each statement was written for: a wrong choice is slow and never an error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import Connection, create_engine
+
+from dgent.memory.datum_index import TABLES
+from dgent.memory.sql import erasure, namespace_head, reads, writes
+from dgent.memory.sql.reads import _listing, _QueryShape
+from dgent.sql.statement import Statement
+
+STATEMENTS = {
+    f"{module.__name__.rpartition('.')[2]}{name}": statement
+    for module in (erasure, namespace_head, reads, writes)
+    for name, statement in vars(module).items()
+    if isinstance(statement, Statement)
+}
+BY_ID = ("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_CHAIN", "_ANCESTORS", "_PURGE", "_SUPERSEDE")
+
+
+@pytest.fixture
+def connection() -> Iterator[Connection]:
+    engine = create_engine("sqlite://")
+    with engine.connect() as opened:
+        TABLES.prepare(opened)
+        yield opened
+    engine.dispose()
+
+
+def plan(connection: Connection, statement: Statement) -> list[str]:
+    sql = statement._compile(connection.dialect).sql
+    values = ["[]" if "json_each" in sql else None] * sql.count("?")
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    return [row[3] for row in driver.cursor().execute(f"EXPLAIN QUERY PLAN {sql}", values).fetchall()]
+
+
+@pytest.mark.parametrize("name", sorted(STATEMENTS))
+def test_no_statement_scans_a_table(connection: Connection, name: str) -> None:
+    steps = plan(connection, STATEMENTS[name])
+    assert not [step for step in steps if step.startswith("SCAN dgent_")], steps
+
+
+@pytest.mark.parametrize("name", sorted(name for name in STATEMENTS if name.endswith(BY_ID)))
+def test_an_id_is_looked_up_by_its_key(connection: Connection, name: str) -> None:
+    steps = [step for step in plan(connection, STATEMENTS[name]) if step.startswith("SEARCH")]
+    by_key = [step for step in steps if "namespace=? AND id=?" in step]
+    assert by_key
+    assert all(step in by_key or "rowid=?" in step for step in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"),
+    [
+        (_QueryShape("newest", "order", 0, False, frozenset(), False), "ix_dgent_datums_time"),
+        (_QueryShape("oldest", "order", 0, True, frozenset(["after"]), True), "ix_dgent_datums_time"),
+        (_QueryShape("seq", "order", 0, False, frozenset(["after_seq"]), True), "ix_dgent_datums_seq"),
+        (_QueryShape("newest", "id", 0, True, frozenset(), True), "(namespace=? AND id>? AND id<?)"),
+        (_QueryShape("seq", "id", 0, True, frozenset(), False), "(namespace=? AND id>? AND id<?)"),
+        (_QueryShape("newest", "term", 2, True, frozenset(["since"]), True), "PRIMARY KEY (namespace=? AND term=?"),
+        (_QueryShape("seq", "term", 1, False, frozenset(), False), "PRIMARY KEY (namespace=? AND term=?"),
+    ],
+)
+def test_a_listing_walks_what_was_chosen_for_it(connection: Connection, shape: _QueryShape, index: str) -> None:
+    first = plan(connection, _listing(shape))[0]
+    assert first.startswith("SEARCH dgent_")
+    assert index in first
