@@ -182,7 +182,7 @@ def _flat(facts: Mapping[str, Any], indent: str) -> Iterable[tuple[str, Any]]:
 
 
 def _said(value: Any) -> str:
-    if value is None:
+    if value is None or value == {}:
         return "none"
     if isinstance(value, bool):
         return "yes" if value else "no"
