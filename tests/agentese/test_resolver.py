@@ -24,6 +24,7 @@ from dgent.exceptions import (
     TableNotFound,
 )
 from dgent.models import Crystal, GrowthProposal
+from dgent.operations import Put
 from dgent.store import DgentProtocol
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ _MODELS = dict.fromkeys(NAMES, ()) | {"brain_crystals": ("crystal", "Crystal"), 
 PROPER: dict[str, dict[str, Any]] = {
     "put": {"datum": {"id": "new", "text": "{}"}},
     "put_many": {"datums": []},
+    "apply": {"operations": []},
     "get": {"id": "c1"},
     "get_many": {"ids": ["c1", "d1"]},
     "delete": {"id": "nothing"},
@@ -273,6 +275,27 @@ def test_verbs_answer_as_the_store_does(house: House) -> None:
     assert house.resolve("self.data.table.citizens.count") == 0
     assert house.resolve("self.data.put", owner, datum={"id": "d1", "text": "x"}, ttl="keep").version == 2
     assert house.resolve("self.data.purge", owner, id="d1") == 2
+
+
+def test_puts_and_deletes_are_applied_together(house: House) -> None:
+    owner = Umwelt.owner()
+    given = '[{"put": {"id": "n", "text": "new"}, "expect": 0, "ttl": 60}, {"delete": "d1", "expect": 1}]'
+    put, deleted = house.resolve("self.data.apply", owner, operations=given)
+    assert (put.datum.text, put.datum.version, deleted.changed) == ("new", 1, True)
+    outcomes = house.resolve("self.data.apply", owner, operations=[Put(Datum("n", b"newer", 5.0)), {"delete": "d1"}])
+    assert [outcome.changed for outcome in outcomes] == [True, False]
+    for wrong in (
+        [{"put": {"text": "x"}, "id": "n"}],
+        [{"delete": "n", "ttl": 1}],
+        [{}],
+        ["n"],
+        [{"put": "n", "delete": "n"}],
+    ):
+        with pytest.raises(InvalidInput):
+            house.resolve("self.data.apply", owner, operations=wrong)
+    assert house.resolve("self.data.get", owner, id="n").text == "newer"
+    with pytest.raises(PermissionDenied):
+        house.resolve("self.data.apply", Umwelt.reader("eve"), operations=given)
 
 
 @pytest.mark.parametrize(

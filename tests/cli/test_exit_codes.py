@@ -100,7 +100,7 @@ def test_an_error_is_one_line_without_a_traceback(capsys: pytest.CaptureFixture[
 def test_a_bug_is_named_and_its_text_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert end(RuntimeError(SECRET)) == 1
     told = capsys.readouterr().err
-    assert "a bug of ours: RuntimeError in test_ends.py" in told
+    assert "a bug of ours: RuntimeError in test_exit_codes.py" in told
     assert SECRET not in told
     assert end(RuntimeError("shown"), traceback=True) == 1
     assert "Traceback" in capsys.readouterr().err

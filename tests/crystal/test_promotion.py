@@ -47,7 +47,7 @@ from dgent.crystal.promotion.model_source import model_source
 from dgent.crystal.promotion.models_init import with_module
 from dgent.crystal.promotion.plan import plan
 from dgent.crystal.promotion.revision_source import revision_source
-from dgent.crystal.schemas import BrainSettingCrystal, WitnessMark, WitnessTrust
+from dgent.crystal.schemas import WitnessMark, WitnessTrust
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, InvalidRow, InvalidSchema, MigrationError, ReadOnly
 from dgent.models import Base, CrystalMixin, ExactDecimal
@@ -491,7 +491,8 @@ def test_a_text_that_no_column_keeps_is_refused() -> None:
 
 
 def test_a_contract_whose_name_is_taken_gets_another() -> None:
-    assert "class BrainSettingRow(" in texts_of(BrainSettingCrystal.schema, "settings_kept")[0]
+    taken = Schema("test.taken", 1, make_dataclass("BrainSetting", [("a", int)], frozen=True))
+    assert "class BrainSettingRow(" in texts_of(taken, "settings_kept")[0]
     made = Schema("test.made", 1, make_dataclass("Index", [("a", int)], frozen=True))
     with pytest.raises(InvalidSchema, match="'Index' would hide"):
         texts_of(made, "mades")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dgent.sql.postgres.database import PostgresDatabase
 
 PACKAGE = Path(dgent.__file__).parent
-_KEY = re.compile(r"\b0x[0-9a-fA-F]{6,}\b|transaction_lock\((?!Lock\.|0\)|Fun)|advisory\w*lock\w*\((?!\{)")
+_KEY = re.compile(r"\b0x[0-9a-fA-F]{6,}\b|transaction_lock\((?!AdvisoryLock\.|0\)|Fun)|advisory\w*lock\w*\((?!\{)")
 
 
 def test_no_two_purposes_share_a_number() -> None:
@@ -34,7 +34,7 @@ def test_no_two_purposes_share_a_number() -> None:
 
 
 def test_no_number_of_a_lock_is_written_elsewhere() -> None:
-    known = {"locks.py", "query.py", "constructs.py"}  # the last code point of Unicode; what takes a lock
+    known = {"advisory_locks.py", "query.py", "constructs.py"}  # the last code point of Unicode; what takes a lock
     others = [path for path in PACKAGE.rglob("*.py") if path.name not in known]
     assert others
     assert {path.name: found for path in others if (found := _KEY.findall(path.read_text("utf-8")))} == {}

@@ -350,35 +350,35 @@ def test_two_loops_in_two_threads_take_turns() -> None:
 
 async def test_the_turn_goes_on_past_whoever_left() -> None:
     turns = FIFOLock()
-    await turns.take()
-    first, second, third = (asyncio.create_task(turns.take()) for _ in range(3))
+    await turns.acquire()
+    first, second, third = (asyncio.create_task(turns.acquire()) for _ in range(3))
     await asyncio.sleep(0)
-    turns.give()  # the first one's is on its way
+    turns.release()  # the first one's is on its way
     first.cancel()
     second.cancel()
     await asyncio.wait([first, second])
     await third
-    turns.give()
-    await turns.take()
+    turns.release()
+    await turns.acquire()
 
 
 def test_the_turn_goes_on_past_a_loop_that_was_closed() -> None:
     turns = FIFOLock()
 
     async def wait() -> None:
-        task = asyncio.create_task(turns.take())
+        task = asyncio.create_task(turns.acquire())
         await asyncio.sleep(0)
         tasks.append(task)
 
     tasks: list[asyncio.Task[None]] = []
     loop = asyncio.new_event_loop()
-    loop.run_until_complete(turns.take())
+    loop.run_until_complete(turns.acquire())
     loop.run_until_complete(wait())
     loop.close()
-    turns.give()
+    turns.release()
 
     async def take() -> None:
-        await turns.take()
+        await turns.acquire()
 
     asyncio.run(take())
     tasks[0]._log_destroy_pending = False  # type: ignore[attr-defined]  # it was left on purpose

@@ -44,7 +44,7 @@ class Calls:
 async def read_all(store: SQLiteBackend, calls: Any, items: list[int]) -> list[Any]:
     database = store.database
     assert isinstance(database, SQLiteDatabase)
-    (await database._start()).together._alone_until = 0.0
+    (await database._start()).batcher._alone_until = 0.0
     return await asyncio.gather(*(database.read_each(calls, item, "key") for item in items), return_exceptions=True)
 
 
@@ -74,7 +74,7 @@ async def test_a_call_that_fails_is_made_again_for_each(store: SQLiteBackend) ->
 
 
 async def test_a_cancelled_reader_disturbs_no_other(store: SQLiteBackend) -> None:
-    (await store.database._start()).together._alone_until = 0.0  # type: ignore[attr-defined]
+    (await store.database._start()).batcher._alone_until = 0.0  # type: ignore[attr-defined]
     tasks = [asyncio.create_task(store.get(f"d{at}")) for at in range(20)]
     await asyncio.sleep(0)
     for task in tasks[::2]:
@@ -124,7 +124,7 @@ async def test_who_reads_without_end_lets_others_have_their_turn(store: SQLiteBa
 
 
 async def test_who_waits_while_the_store_is_closed_is_answered(store: SQLiteBackend) -> None:
-    (await store.database._start()).together._alone_until = 0.0  # type: ignore[attr-defined]
+    (await store.database._start()).batcher._alone_until = 0.0  # type: ignore[attr-defined]
     tasks = [asyncio.create_task(store.get(f"d{at}")) for at in range(20)]
     await asyncio.sleep(0)
     await store.close()

@@ -12,6 +12,7 @@ import orjson
 
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
+from dgent.operations import Delete, Operation, Put
 from dgent.query import Query
 from dgent.validation import canonical_json
 
@@ -116,6 +117,25 @@ def _datums(value: Any) -> list[Datum]:
     return [_datum(item) for item in _several(value)]
 
 
+def _operations(value: Any) -> list[Operation]:
+    """Read operations: each one, or a mapping with `put`, a datum, or `delete`, an id; and `expect` and `ttl`."""
+    return [_operation(item) for item in _several(value)]
+
+
+def _operation(value: Any) -> Operation:
+    if isinstance(value, Put | Delete):
+        return value
+    record = _object(value)
+    expect = _whole(record["expect"]) if record.get("expect") is not None else None
+    match record:
+        case {"put": datum, **rest} if rest.keys() <= {"expect", "ttl"}:
+            ttl = rest.get("ttl")
+            return Put(_datum(datum), expect, None if ttl is None else _ttl(ttl))
+        case {"delete": id, **rest} if rest.keys() <= {"expect"}:
+            return Delete(_text(id), expect)
+    raise InvalidInput("an operation is {'put': <datum>} or {'delete': <id>}, with 'expect', and 'ttl' for a put")
+
+
 def _ids(value: Any) -> list[str]:
     return [_text(item) for item in _several(value)]
 
@@ -163,7 +183,8 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
     aspect.name: aspect
     for aspect in (
         Aspect("put", "write", lambda s: s.put, {"datum": _datum}, {"expect": _whole, "ttl": _ttl}),
-        Aspect("put_many", "write", lambda s: s.put_many, {"datums": _datums}, {"ttl": _ttl}),
+        Aspect("put_many", "write", lambda s: s.put_many, {"datums": _datums}, {"expect": _whole, "ttl": _ttl}),
+        Aspect("apply", "write", lambda s: s.apply, {"operations": _operations}),
         Aspect("get", "read", lambda s: s.get, {"id": _text}, {"version": _whole}),
         Aspect("get_many", "read", lambda s: s.get_many, {"ids": _ids}),
         Aspect("delete", "write", lambda s: s.delete, {"id": _text}, {"expect": _whole}),
