@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from dgent.datum import Datum, Limits, as_datetime, content_address, load_datum, stamped, uuid7
 from dgent.exceptions import InvalidDatum, InvalidNamespace, LimitExceeded
-from dgent.validation import ID_LENGTH, MAX_DEPTH, canonical_metadata, check_id, check_namespace
+from dgent.jsonvalue import MAX_DEPTH, canonical_metadata
+from dgent.validation import ID_LENGTH, check_id, check_namespace
 
 many = settings(max_examples=settings().max_examples * 5)  # pure functions are cheap to try
 

@@ -14,7 +14,8 @@ from dgent.capabilities import Capabilities
 from dgent.datum import Datum, Limits
 from dgent.exceptions import DgentError
 from dgent.operations import Delete, Outcome, Put
-from dgent.query import Page, Query
+from dgent.page import Page
+from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StateBackend
 
 if TYPE_CHECKING:

@@ -16,15 +16,8 @@ import orjson
 from blake3 import blake3
 
 from dgent.exceptions import InvalidDatum, LimitExceeded
-from dgent.validation import (
-    canonical_json,
-    canonical_metadata,
-    check_content,
-    check_id,
-    check_limit,
-    check_mapping,
-    check_time,
-)
+from dgent.jsonvalue import canonical_json, canonical_metadata
+from dgent.validation import check_content, check_id, check_limit, check_mapping, check_time
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 

@@ -18,7 +18,7 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageError
 from dgent.memory.sql.datum_tables import FORMAT
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
-from dgent.query import Page
+from dgent.page import Page
 from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from tests.faults.damaged_datum_rows import Change, change, changes, execute, ke
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, DamagedWarning
 from dgent.memory.sql.backend import SqlBackend
-from dgent.query import Damaged, Order, Page, Query
+from dgent.page import Damaged, Page
+from dgent.query import Order, Query
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.sql.damaged_pages import MOST

@@ -12,8 +12,8 @@ import orjson
 
 from dgent.datum import Datum, uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
+from dgent.jsonvalue import canonical_json
 from dgent.query import Query
-from dgent.validation import canonical_json
 
 if TYPE_CHECKING:
     from dgent.agentese.umwelt import Right

@@ -23,7 +23,7 @@ from dgent.bridge.column_codec import is_text, unwrapped
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidInput, InvalidRow
 from dgent.models.base import Base
-from dgent.query import Damaged
+from dgent.page import Damaged
 from dgent.sql.damaged_pages import as_text
 from dgent.sql.error_details import declare
 from dgent.validation import called

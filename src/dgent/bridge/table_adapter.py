@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.operations import Operation
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.sql.database import Each, Work
     from dgent.store import Datums, Outcomes
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from dgent.datum import Datum, Limits
-    from dgent.query import Page
+    from dgent.page import Page
     from dgent.store import DgentProtocol
 
 PAGE = 1000

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from dgent.crystal.crystal import Ref
     from dgent.datum import Datum
     from dgent.operations import TTL
-    from dgent.query import Damaged, Query
+    from dgent.page import Damaged
+    from dgent.query import Query
     from dgent.store import Backend
 
 T = TypeVar("T")

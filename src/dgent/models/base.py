@@ -20,7 +20,8 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from dgent.datum import uuid7
 from dgent.exceptions import InvalidDatum, InvalidRow
-from dgent.validation import ID_LENGTH, canonical_json
+from dgent.jsonvalue import canonical_json
+from dgent.validation import ID_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

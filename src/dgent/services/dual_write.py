@@ -16,7 +16,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from dgent.compare_and_swap import after_conflict
 from dgent.datum import as_datetime
 from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
-from dgent.validation import canonical_json
+from dgent.jsonvalue import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
 from dgent.exceptions import Corrupt, DamagedWarning
-from dgent.query import Damaged
+from dgent.page import Damaged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

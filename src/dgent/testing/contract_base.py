@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.capabilities import Capabilities
-    from dgent.query import Page
+    from dgent.page import Page
 
 START: Final = 1_700_000_000.0
 HOSTILE: Final = "ab%_\\[]*'\"AéÉ\u0301/. \x7f\ud7ff\ue000\U0001f600\U0010ffff"

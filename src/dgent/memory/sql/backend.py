@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum, Limits
     from dgent.operations import Operation
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.sql import Database
     from dgent.store import Datums, Names, Outcomes, Revisions, StoreStats
 
