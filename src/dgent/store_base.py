@@ -30,7 +30,8 @@ from dgent.validation import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
     from dgent.page import Page
 
 

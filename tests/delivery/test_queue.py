@@ -16,11 +16,12 @@ from tests.delivery.delivering_programs import Outage, Program, value
 from tests.memory.switchable_backend import Switch, Switchable
 
 from dgent.capabilities import Capabilities
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally, Version, roomy
 from dgent.delivery import queued_write as entry_module
 from dgent.delivery.queued_write import RESERVED, group_of
 from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, StorageError
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend

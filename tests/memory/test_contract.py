@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, DgentError
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import TTL
 from dgent.page import Page

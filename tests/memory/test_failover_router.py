@@ -12,7 +12,7 @@ import pytest
 from tests.memory.switchable_backend import Switch, Switchable
 from tests.sql.proxy import Proxy
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.delivery import Progress
 from dgent.exceptions import (
     BackendUnavailable,
@@ -28,6 +28,7 @@ from dgent.exceptions import (
     UnknownBackend,
     VersionConflict,
 )
+from dgent.limits import Limits
 from dgent.memory.change import Change
 from dgent.memory.event_bus import DataBus, Failover
 from dgent.memory.failover import state as failover_state

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import Corrupt, PrivacyWarning, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
+from dgent.limits import Limits
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.memory.jsonl.line_format import seal, unseal

@@ -14,7 +14,8 @@ from tests.faults.damaged_datum_rows import execute
 
 from dgent.crystal import DECLARED
 from dgent.crystal.schemas import BrainCrystal
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import Conflict, Corrupt, DamagedWarning, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query

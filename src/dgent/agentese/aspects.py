@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.jsonvalue import canonical_json
 from dgent.query import Query

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.bridge.mapping import TableMapping
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
 
 
 class Update(NamedTuple):

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, update
 
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt, InvalidQuery
 from dgent.models import Crystal, utcnow
 from dgent.query import Query

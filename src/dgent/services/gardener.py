@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput
 from dgent.models import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot, utcnow
 from dgent.services.dual_write import (

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
 from dgent.services.dual_write import (

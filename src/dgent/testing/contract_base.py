@@ -19,7 +19,8 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
+from dgent.limits import Limits
 from dgent.store import Backend, DgentProtocol
 
 if TYPE_CHECKING:

@@ -21,7 +21,8 @@ from dgent.store import Revision, StoreStats
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
 
 Key = TypeVar("Key", str, tuple[float, str], tuple[int, str])
 _FEW: Final = 32

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
     from dgent.operations import Operation
     from dgent.page import Page
     from dgent.query import Query
