@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from dgent.exceptions import InvalidDatum, InvalidInput, InvalidNamespace, InvalidQuery
@@ -185,6 +186,49 @@ def as_list(values: Iterable[T], what: str) -> list[T]:
     if isinstance(values, str | bytes | bytearray) or not isinstance(values, Iterable):
         raise InvalidDatum(f"the {what} are {type(values).__name__}: pass a list of them")
     return [*values]
+
+
+def check_text(name: str, value: object, *, blank: bool = False) -> str:
+    """Return text that both tracks can keep.
+
+    Raises:
+        InvalidInput: it is no text, holds a NUL or a lone surrogate, or is blank and may not be.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is {type(value).__name__}, not text")
+    if not blank and not value.strip():
+        raise InvalidInput(f"{name} is blank")
+    problem = unstorable(value) if type(value) is str else f"is {type(value).__name__}: pass its value, as str"
+    if problem:
+        raise InvalidDatum(f"{name} {problem}")
+    return value
+
+
+def check_optional_text(name: str, value: object) -> str | None:
+    """Return text that both tracks can keep, or None."""
+    return None if value is None else check_text(name, value, blank=True)
+
+
+def check_tags(tags: str | Iterable[str]) -> list[str]:
+    """Return tags as they came, each once; one text is one tag."""
+    given = [tags] if isinstance(tags, str) else tags
+    return list(dict.fromkeys(check_text("a tag", tag) for tag in given))
+
+
+def check_moment(name: str, moment: datetime | None, default: datetime) -> datetime:
+    """Return an aware datetime, `default` where there is none."""
+    if moment is None:
+        return default
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidInput(f"{name} is an aware datetime, such as datetime.now(UTC); {moment!r} is not")
+    return moment
+
+
+def check_share(name: str, value: object, low: float = 0.0) -> float:
+    """Return a finite number between `low` and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 1:
+        raise InvalidInput(f"{name} is a number from {low:g} to 1; {value!r:.40} is not")
+    return float(value)
 
 
 def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None:

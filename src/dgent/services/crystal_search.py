@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import literal, select, tuple_
 
+from dgent.bridge.dual_write import SHORT, get_datums, runner, select_rows
 from dgent.cursor import seal_cursor
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime
 from dgent.page import Damaged
-from dgent.services.crystal_row import hash_of
-from dgent.services.dual_write import SHORT, get_datums, moment_of, runner, select_rows
+from dgent.services.crystal_row import hash_of, moment_of
 from dgent.sql.damaged_pages import tell
 
 if TYPE_CHECKING:
