@@ -13,10 +13,11 @@ import orjson
 from blake3 import blake3
 
 from dgent.cursor import CURSOR_CONTEXT, Position, open_cursor, seal_cursor
+from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidQuery
 from dgent.jsonvalue import MISSING, comparable, follow, parse_path, stored_comparable
 from dgent.page import Page
-from dgent.validation import called, check_limit, check_query_text
+from dgent.validation import check_limit, check_query_text
 
 if TYPE_CHECKING:
     from dgent.datum import Datum

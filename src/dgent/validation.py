@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
+from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidInput, InvalidNamespace, InvalidQuery
 
 if TYPE_CHECKING:
     from types import UnionType
-
-    from pydantic import ValidationError
 
 T = TypeVar("T")
 
@@ -239,24 +237,3 @@ def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None
     """
     if not isinstance(value, kind):
         raise InvalidInput(f"{called(value)} is not what belongs here: {instead}")
-
-
-def called(value: object) -> str:
-    """Name a value for a message, without showing more than its type where it could be long or private."""
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
-    """Return the end of a message about an unknown name: those like it, or all that there are, or `nothing`."""
-    among = list(names)
-    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
-    if found:
-        return f": did you mean {' or '.join(found)}?"
-    return f": there are {', '.join(among)}" if among else nothing
-
-
-def wrong_at(error: ValidationError) -> str:
-    """Return where a value does not fit its type, and why, without the value: "is wrong at tags.0: ..."."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"

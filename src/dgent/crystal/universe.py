@@ -10,6 +10,7 @@ from dgent.crystal.crystal import Crystal, names_in
 from dgent.crystal.schema import Schema
 from dgent.crystal.schema_registry import DECLARED, Schemas
 from dgent.crystal.upgrade import UpgradeReport, upgrade
+from dgent.error_messages import called
 from dgent.exceptions import (
     DegradedWarning,
     DgentError,
@@ -19,7 +20,7 @@ from dgent.exceptions import (
     NotFound,
     UpgradeError,
 )
-from dgent.validation import as_list, called, check_kind
+from dgent.validation import as_list, check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
