@@ -30,3 +30,19 @@ def wrong_at(error: ValidationError) -> str:
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     where = ".".join(map(str, first["loc"]))
     return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"
+
+
+def version_refused(id: str, expected: int, actual: int) -> str:
+    """Return the message about a live version that is not the one that was expected; 0 is none."""
+    found = f"version {actual} is live" if actual else "nothing is live"
+    wanted = f"version {expected}" if expected else "no version"
+    return f"{id!r}: expected {wanted}, but {found}: get it again and retry"
+
+
+def row_refused(table: str | None, columns: tuple[str, ...], kind: str | None, constraint: str | None) -> str:
+    """Return the message about a row that a constraint refused, as far as the database says which."""
+    rule = f"a {kind} constraint" if kind else "a constraint"
+    named = f" {constraint!r}" if constraint else ""
+    of = f" of {table}" if table else ""
+    on = f" ({', '.join(columns)})" if columns else ""
+    return f"{rule}{named}{of}{on} refused the row"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MARK = b"the content of the one that is looked at, "
 HEADER = 100  # bytes, of a SQLite file
-pytestmark = pytest.mark.filterwarnings("ignore::dgent.exceptions.DamagedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::dgent.warnings.DamagedWarning")
 
 
 def datum(n: int, version: int = 0) -> Datum:

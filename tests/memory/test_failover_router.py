@@ -18,7 +18,6 @@ from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
     Corrupt,
-    DegradedWarning,
     InvalidDatum,
     InvalidNamespace,
     LimitExceeded,
@@ -41,6 +40,7 @@ from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.testing import DgentContract
 from dgent.testing.contract_base import patience
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

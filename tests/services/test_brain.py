@@ -16,10 +16,11 @@ from dgent.crystal import DECLARED
 from dgent.crystal.schemas import BrainCrystal
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
-from dgent.exceptions import Conflict, Corrupt, DamagedWarning, InvalidCursor, InvalidInput, LimitExceeded, NotFound
+from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
 from dgent.services import Brain, NewCrystal, crystal_search, repair
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,16 +11,9 @@ from dgent.crystal.schema import Schema
 from dgent.crystal.schema_registry import DECLARED, Schemas
 from dgent.crystal.upgrade import UpgradeReport, upgrade
 from dgent.error_messages import called
-from dgent.exceptions import (
-    DegradedWarning,
-    DgentError,
-    InvalidCrystal,
-    InvalidInput,
-    NoBackendAvailable,
-    NotFound,
-    UpgradeError,
-)
+from dgent.exceptions import DgentError, InvalidCrystal, InvalidInput, NoBackendAvailable, NotFound, UpgradeError
 from dgent.validation import as_list, check_kind
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
