@@ -51,7 +51,9 @@ async def all_ids(store: JSONLBackend) -> set[str]:
 
 
 def python(source: str, *args: object) -> subprocess.Popen[str]:
-    prelude = "import asyncio, os, sys\nfrom dgent.datum import Datum\nfrom dgent.memory.jsonl import JSONLBackend\n"
+    prelude = (
+        "import asyncio, os, sys\nfrom dgent.datum import Datum\nfrom dgent.memory.jsonl.backend import JSONLBackend\n"
+    )
     command = [sys.executable, "-c", prelude + textwrap.dedent(source), *map(str, args)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
