@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from dgent import exceptions
+from dgent import exceptions, warnings
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
@@ -79,15 +79,19 @@ def _kind(annotation: Any) -> str:
 
 
 def errors_tree() -> Iterator[str]:
-    text = inspect.getdoc(exceptions) or ""
-    first, last = text.index("DgentError"), text.index("A message says")
-    yield from ("```text", *inspect.cleandoc("    " + text[first:last]).splitlines(), "```")
+    errors = _drawn(exceptions, "DgentError", "A message says")
+    yield from ("```text", *errors, "", *_drawn(warnings, "DgentWarning", "Work goes on"), "```")
+
+
+def _drawn(module: types.ModuleType, first: str, after: str) -> list[str]:
+    text = inspect.getdoc(module) or ""
+    return inspect.cleandoc("    " + text[text.index(first) : text.index(after)]).splitlines()
 
 
 def errors_table() -> Iterator[str]:
     yield "| class | is also | what happened |"
     yield "|---|---|---|"
-    for name, kind in vars(exceptions).items():
+    for name, kind in (*vars(exceptions).items(), *vars(warnings).items()):
         if inspect.isclass(kind) and issubclass(kind, Exception):
             bases = [f"`{base.__name__}`" for base in kind.__bases__ if base is not Exception]
             yield f"| `{name}` | {', '.join(bases)} | {(kind.__doc__ or '').strip().splitlines()[0]} |"

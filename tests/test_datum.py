@@ -13,9 +13,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from dgent.datum import Datum, Limits, as_datetime, content_address, load_datum, stamped, uuid7
+from dgent.datum import Datum, as_datetime, load_datum, stamped
+from dgent.datum_id import content_address, uuid7
 from dgent.exceptions import InvalidDatum, InvalidNamespace, LimitExceeded
-from dgent.validation import ID_LENGTH, MAX_DEPTH, canonical_metadata, check_id, check_namespace
+from dgent.jsonvalue import MAX_DEPTH, canonical_metadata
+from dgent.limits import Limits
+from dgent.validation import ID_LENGTH, check_id, check_namespace
 
 many = settings(max_examples=settings().max_examples * 5)  # pure functions are cheap to try
 
@@ -451,7 +454,7 @@ def test_uuid7_sorts_by_time(moments: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         made = []
         for moment in moments:
-            patch.setattr("dgent.datum.time.time_ns", lambda moment=moment: moment * 1_000_000)
+            patch.setattr("dgent.datum_id.time.time_ns", lambda moment=moment: moment * 1_000_000)
             made.append(uuid7())
     assert sorted(made) == [each for _, each in sorted(zip(moments, made, strict=True))]
 

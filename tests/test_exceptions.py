@@ -1,28 +1,32 @@
-"""One tree, drawn at the top of its file; what each error also is; and that errors travel between processes."""
+"""The trees drawn at the top of their files; what each error also is; and that errors travel between processes."""
 
 from __future__ import annotations
 
+import copy
 import inspect
 import pickle
 import re
 
 import pytest
 
-from dgent import exceptions
+from dgent import exceptions, warnings
 from dgent.exceptions import (
     ChainBroken,
     DeliveryPending,
     DgentError,
-    DgentWarning,
     IntegrityViolation,
     InvalidRow,
     NonMonotonicGeneration,
     StateConflict,
     VersionConflict,
 )
+from dgent.warnings import DgentWarning
 
 CLASSES = [
-    kind for _, kind in inspect.getmembers(exceptions, inspect.isclass) if kind.__module__ == exceptions.__name__
+    kind
+    for module in (exceptions, warnings)
+    for _, kind in inspect.getmembers(module, inspect.isclass)
+    if kind.__module__ == module.__name__
 ]
 DRAWN = re.compile(r"^    (?P<indent>[│ ├└─]*)(?P<name>\w+)(?: \((?P<also>\w+)\))?(?:  |$)")
 
@@ -31,7 +35,7 @@ def drawn() -> dict[str, tuple[str | None, str | None]]:
     """Read the picture: name to (the class above it, the standard class that it also is)."""
     found: dict[str, tuple[str | None, str | None]] = {}
     above: dict[int, str] = {}
-    for match in filter(None, map(DRAWN.match, (exceptions.__doc__ or "").splitlines())):
+    for match in filter(None, map(DRAWN.match, f"{exceptions.__doc__}\n{warnings.__doc__}".splitlines())):
         depth = len(match["indent"])
         above[depth] = match["name"]
         found[match["name"]] = (above[depth - 4] if depth else None, match["also"])
@@ -110,3 +114,10 @@ def test_errors_of_the_causal_substrate_travel_between_processes() -> None:
     assert str(broken) == "the log of 'w' in 's' is broken at seq 3: it was changed"
     back = pickle.loads(pickle.dumps(NonMonotonicGeneration("k", 5, 4)))  # noqa: S301 - our own bytes
     assert (back.key, back.current, back.attempted) == ("k", 5, 4)
+
+
+def test_what_is_noted_on_an_error_travels_with_it() -> None:
+    error = VersionConflict("counter", 3, 4)
+    error.add_note("in the third of the batch")
+    assert pickle.loads(pickle.dumps(error)).__notes__ == ["in the third of the batch"]  # noqa: S301 - our own bytes
+    assert copy.copy(error).__notes__ == error.__notes__

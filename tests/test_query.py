@@ -12,20 +12,12 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+from dgent.cursor import open_cursor, seal_cursor
 from dgent.datum import Datum, stamped
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery
-from dgent.query import (
-    MAX_PATH,
-    Page,
-    Query,
-    comparable,
-    comparable_or_none,
-    follow,
-    open_cursor,
-    parse_path,
-    prefix_end,
-    seal_cursor,
-)
+from dgent.jsonvalue import MAX_PATH, comparable, comparable_or_none, follow, parse_path
+from dgent.page import Page
+from dgent.query import Query, prefix_end
 from dgent.validation import check_limit
 
 many = settings(max_examples=settings().max_examples * 5)  # pure functions are cheap to try

@@ -14,10 +14,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from dgent.exceptions import InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
+from dgent.exceptions import InvalidSettings, ReadOnly
 from dgent.runtime.private_files import private_directory, private_file
 from dgent.settings import Settings, parse_url, shown
 from dgent.settings.trust import Trust
+from dgent.warnings import PrivacyWarning, SettingsWarning
 
 SECRET = "hunter2-geheim"
 URL = f"postgresql://someone:{SECRET}@db.example.org:5432/agents"

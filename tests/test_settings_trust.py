@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 from dgent import Settings, StorageProvider
-from dgent.exceptions import InvalidSettings, PrivacyWarning, ReadOnly, SettingsWarning
+from dgent.exceptions import InvalidSettings, ReadOnly
 from dgent.settings import approved
 from dgent.settings.trust import Trust
+from dgent.warnings import PrivacyWarning, SettingsWarning
 
 SECRET = "hunter2-geheim"
 HARMLESS = {"namespace": "theirs", "max_content": 10, "max_metadata": 10, "max_page": 10, "max_chain": 10}

@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL, make_url
 
 from dgent import JSONLBackend, PostgresBackend, Settings, SQLiteBackend
-from dgent.exceptions import InvalidSettings, SettingsWarning
+from dgent.exceptions import InvalidSettings
 from dgent.settings import parse_url, shown
 from dgent.settings.trust import Trust
+from dgent.warnings import SettingsWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,12 +14,10 @@ from dgent import Datum, Settings, StorageProvider, migrations
 from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
-    DegradedWarning,
     IntegrityViolation,
     InvalidQuery,
     InvalidSettings,
     PermissionDenied,
-    PrivacyWarning,
     SchemaOutdated,
     StoreClosed,
     TableNotFound,
@@ -28,6 +26,7 @@ from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.models.brain import Crystal
 from dgent.models.self_grow import GrowthProposal
 from dgent.testing.contract_base import patience
+from dgent.warnings import DegradedWarning, PrivacyWarning
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

@@ -11,10 +11,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dgent.capabilities import Capabilities
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import DgentError
+from dgent.limits import Limits
 from dgent.operations import Delete, Outcome, Put
-from dgent.query import Page, Query
+from dgent.page import Page
+from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StateBackend
 
 if TYPE_CHECKING:

@@ -4,27 +4,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Final
 
 import orjson
-from blake3 import blake3
 
-from dgent.exceptions import InvalidDatum, LimitExceeded
-from dgent.validation import (
-    canonical_json,
-    canonical_metadata,
-    check_content,
-    check_id,
-    check_limit,
-    check_mapping,
-    check_time,
-)
+from dgent.datum_id import content_address, uuid7
+from dgent.exceptions import InvalidDatum
+from dgent.jsonvalue import canonical_json, canonical_metadata
+from dgent.validation import check_content, check_id, check_mapping, check_time
 
 _EMPTY: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -256,51 +247,6 @@ def stamped(datum: Datum, version: int, seq: int) -> Datum:
     return load_datum(id, content, created_at, parent, metadata_json, version, seq)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one write or one read may cost; the settings hold an instance.
-
-    Sizes are in bytes, `max_page` is the largest `limit` that a caller may ask for, and `max_chain` the longest chain
-    that is read into memory.
-    """
-
-    max_content: int = 64 * 2**20
-    max_metadata: int = 64 * 2**10
-    max_page: int = 10_000
-    max_chain: int = 250_000
-
-    def admit(self, datum: Datum) -> None:
-        """Refuse a datum that is too large.
-
-        Raises:
-            LimitExceeded: names the datum, its size and the setting.
-        """
-        if len(datum.content) > self.max_content:
-            raise LimitExceeded(
-                f"the content of {datum.id!r} has {len(datum.content):,} bytes, the limit is {self.max_content:,}: "
-                "raise the setting max_content, or store a reference to it"
-            )
-        metadata_size = len(datum.metadata_json.encode())
-        if metadata_size > self.max_metadata:
-            raise LimitExceeded(
-                f"the metadata of {datum.id!r} have {metadata_size:,} bytes, the limit is "
-                f"{self.max_metadata:,}: raise the setting max_metadata, or put them into the content"
-            )
-
-    def page(self, limit: int) -> int:
-        """Return a limit that a caller may ask for.
-
-        Raises:
-            InvalidQuery: it is negative or no integer. LimitExceeded: it is above `max_page`.
-        """
-        if check_limit(limit) > self.max_page:
-            raise LimitExceeded(
-                f"limit is {limit:,}, the largest page has {self.max_page:,}: follow page.cursor instead, or raise the "
-                "setting max_page"
-            )
-        return limit
-
-
 def _merged(metadata: Mapping[str, Any], tags: Iterable[str], named: Mapping[str, str | None]) -> Mapping[str, Any]:
     if not isinstance(tags, Iterable):
         raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
@@ -341,31 +287,6 @@ def _body_of(record: Mapping[str, Any]) -> bytes:
             except (binascii.Error, ValueError):
                 raise InvalidDatum("the field 'base64' is not base64") from None
     raise InvalidDatum("a datum record has either the field 'text' or the field 'base64', a string")
-
-
-def content_address(content: bytes, parent: str | None, metadata: Mapping[str, Any] = _EMPTY) -> str:
-    """Return the BLAKE3 address (64 hex digits) of content, parent and metadata.
-
-    Equal addresses mean equal values: each part is preceded by its length, and an absent parent differs from any.
-
-    Raises:
-        InvalidDatum: the parent or the metadata is not one that every store can take.
-    """
-    if parent is not None:
-        check_id(parent, "causal_parent")
-    digest = blake3(derive_key_context="dgent 2026-11 content address v1")
-    parts = (content, b"" if parent is None else b"=" + parent.encode(), canonical_metadata(metadata).encode())
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
-
-
-def uuid7() -> str:
-    """Return a UUID of version 7 (RFC 9562): 48 bits of Unix milliseconds, then random bits; 36 characters."""
-    stamp, random = f"{time.time_ns() // 1_000_000 & 0xFFFF_FFFF_FFFF:012x}", os.urandom(10)
-    digits, variant = random.hex(), "89ab"[random[9] & 0b11]
-    return f"{stamp[:8]}-{stamp[8:]}-7{digits[:3]}-{variant}{digits[3:6]}-{digits[6:18]}"
 
 
 def as_datetime(seconds: float) -> datetime:

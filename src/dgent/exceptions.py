@@ -65,21 +65,23 @@
         ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
-    DgentWarning (UserWarning)
-    ├── DegradedWarning                     a later backend of the chain serves; reads see only what is written since
-    ├── SettingsWarning                     a config file was skipped or a value ignored
-    ├── DamagedWarning                      a page left out a datum that is not what was written
-    └── PrivacyWarning                      a file of ours can be read by other users
-
 A message says what happened, to what, and what to do next. It never holds a password, and never the text of a
 driver's error where that could quote a value.
 """
 
 from __future__ import annotations
 
+import copyreg
+
+from dgent.error_messages import row_refused, version_refused
+
 
 class DgentError(Exception):
     """Base of every error of this library."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Not made anew from `args`, which is the message: the constructors of some take the parts of it instead.
+        return copyreg.__newobj__, (type(self), *self.args), {**vars(self), "args": self.args}  # type: ignore[attr-defined]
 
 
 class InvalidInput(DgentError, ValueError):
@@ -113,9 +115,6 @@ class InvalidRow(InvalidInput):
         self.table, self.field, self.reason = table, field, reason
         where = f"{table}.{field}" if field else table
         super().__init__(f"{where}: {reason}")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return InvalidRow, (self.table, self.field, self.reason)
 
 
 class InvalidFile(InvalidInput):
@@ -198,12 +197,7 @@ class VersionConflict(Conflict):
 
     def __init__(self, id: str, expected: int, actual: int) -> None:
         self.id, self.expected, self.actual = id, expected, actual
-        found = f"version {actual} is live" if actual else "nothing is live"
-        wanted = f"version {expected}" if expected else "no version"
-        super().__init__(f"{id!r}: expected {wanted}, but {found}: get it again and retry")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return VersionConflict, (self.id, self.expected, self.actual)
+        super().__init__(version_refused(id, expected, actual))
 
 
 class StateConflict(VersionConflict):
@@ -217,9 +211,6 @@ class StateConflict(VersionConflict):
         self.attempts = attempts
         problem = f"other writers were first {attempts} times; at last version {expected} was read and {actual} found"
         self.args = (f"{id!r}: {problem}: let fewer write one state, or allow more attempts",)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return StateConflict, (self.id, self.expected, self.actual, self.attempts)
 
 
 class IntegrityViolation(Conflict):
@@ -240,14 +231,7 @@ class IntegrityViolation(Conflict):
         constraint: str | None = None,
     ) -> None:
         self.table, self.columns, self.kind, self.constraint = table, columns, kind, constraint
-        rule = f"a {kind} constraint" if kind else "a constraint"
-        named = f" {constraint!r}" if constraint else ""
-        of = f" of {table}" if table else ""
-        on = f" ({', '.join(columns)})" if columns else ""
-        super().__init__(f"{rule}{named}{of}{on} refused the row")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return IntegrityViolation, (self.table, self.columns, self.kind, self.constraint)
+        super().__init__(row_refused(table, columns, kind, constraint))
 
 
 class PermissionDenied(DgentError, PermissionError):
@@ -340,9 +324,6 @@ class DeliveryPending(StorageTimeout):
         self.store, self.waiting = store, waiting
         super().__init__(f"{waiting:,} writes are still on their way to {store}: try again when they are in")
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return DeliveryPending, (self.store, self.waiting)
-
 
 class AccessRefused(StorageError, PermissionError):
     """A server refuses the login, or its role lacks a right; the message has the GRANT that is missing."""
@@ -382,9 +363,6 @@ class ChainBroken(StoreError):
         self.stream, self.writer, self.seq, self.reason = stream, writer, seq, reason
         super().__init__(f"the log of {writer!r} in {stream!r} is broken at seq {seq}: {reason}")
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return ChainBroken, (self.stream, self.writer, self.seq, self.reason)
-
 
 class MalformedRow(StoreError):
     """A stored value has a form that it cannot have."""
@@ -399,9 +377,6 @@ class NonMonotonicGeneration(StoreError):
     def __init__(self, key: str, current: int, attempted: int) -> None:
         self.key, self.current, self.attempted = key, current, attempted
         super().__init__(f"the generation {key!r} is at {current} and never moves back to {attempted}")
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return NonMonotonicGeneration, (self.key, self.current, self.attempted)
 
 
 class StoreClosed(StorageError):
@@ -421,23 +396,3 @@ class OutcomeUnknown(StorageError):
 
     A put of the same datum may simply be repeated; what is not idempotent is looked for first.
     """
-
-
-class DgentWarning(UserWarning):
-    """Base of every warning of this library."""
-
-
-class DegradedWarning(DgentWarning):
-    """A later backend of the chain serves; after a late start reads see only what was written since, or nothing."""
-
-
-class SettingsWarning(DgentWarning):
-    """A config file was skipped or a value ignored."""
-
-
-class DamagedWarning(DgentWarning):
-    """A page left out a datum that is not what was written; `Page.damaged` names it."""
-
-
-class PrivacyWarning(DgentWarning):
-    """A file of ours can be read by other users."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal, NamedTuple, Self, TypeAlias
 
 from dgent.datum import Datum
+from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidInput
-from dgent.validation import as_list, called, check_expect, check_key, check_ttl
+from dgent.validation import as_list, check_expect, check_key, check_ttl
 
 TTL: TypeAlias = float | Literal["keep"] | None
 """How long a datum lives: seconds from now, what is left of the live one's time, or for good."""

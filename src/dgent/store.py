@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
 from dgent.operations import TTL, Operation, Outcome
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query
+from dgent.query import DEFAULT_LIMIT, Order, Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dgent.capabilities import Capabilities
+    from dgent.page import Page
 
 
 @dataclass(frozen=True, slots=True)

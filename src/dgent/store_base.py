@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from dgent.exceptions import StorageError
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
-from dgent.query import DEFAULT_LIMIT, Order, Page, Query, checked_query
+from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
 from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
 from dgent.validation import (
     as_list,
@@ -30,7 +30,9 @@ from dgent.validation import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
+    from dgent.page import Page
 
 
 class StoreBase(DgentProtocol, ABC):

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-import orjson
-
+from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidInput, InvalidNamespace, InvalidQuery
 
 if TYPE_CHECKING:
     from types import UnionType
 
-    from pydantic import ValidationError
-
-JSON: TypeAlias = "str | int | float | bool | list[JSON] | dict[str, JSON] | None"
-
 T = TypeVar("T")
 
 ID_LENGTH: Final = 512
-MAX_DEPTH: Final = 32
 LONGEST: Final = 1e12  # seconds: some thirty thousand years
-_INT64: Final = range(-(2**63), 2**63)
 
 
 def check_key(id: Any) -> str:
@@ -82,7 +75,7 @@ def _text_problem(text: object, longest: float = ID_LENGTH) -> str | None:
         return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
     if type(text) is not str and not _is_its_text(text):
         return f"is {type(text).__name__}, which is written or compared as something else than its text: pass its value"
-    return _unstorable(text)
+    return unstorable(text)
 
 
 def _is_its_text(text: str) -> bool:
@@ -91,7 +84,8 @@ def _is_its_text(text: str) -> bool:
     return f"{text}" == plain and text == plain and hash(text) == hash(plain)
 
 
-def _unstorable(text: str) -> str | None:
+def unstorable(text: str) -> str | None:
+    """Return why a database cannot keep a text, or None."""
     if "\0" in text:
         return "holds a NUL character, which PostgreSQL cannot store: remove it or encode it"
     try:
@@ -101,59 +95,11 @@ def _unstorable(text: str) -> str | None:
     return None
 
 
-def canonical_metadata(metadata: Mapping[str, Any]) -> str:
-    """Return metadata as canonical JSON: sorted keys, no spaces.
-
-    Raises:
-        InvalidDatum: it is not a JSON object, or holds what not every store can keep (NUL, NaN, integers over 64 bits,
-            lone surrogates, more than 32 levels); the message names the path.
-    """
-    return canonical_json(dict(metadata), "metadata") if check_mapping(metadata) else "{}"
-
-
 def check_mapping(metadata: object) -> Mapping[str, Any]:
     """Return metadata that are a mapping, or raise InvalidDatum."""
     if not isinstance(metadata, Mapping):
         raise InvalidDatum(f"metadata is {type(metadata).__name__}, not a mapping")
     return metadata
-
-
-def canonical_json(value: Any, where: str) -> str:
-    """Return a JSON value in canonical form, or raise InvalidDatum naming the path that every store cannot keep."""
-    _check_json(value, where, 0)
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
-
-
-def _check_json(value: Any, path: str, depth: int) -> None:
-    kind = type(value)
-    if kind is str:
-        if problem := _unstorable(value):
-            raise InvalidDatum(f"{path} {problem}")
-    elif kind is dict or kind is list:
-        if depth >= MAX_DEPTH:
-            raise InvalidDatum(f"{path[:200]} is nested deeper than {MAX_DEPTH} levels")
-        _check_container(value, path, depth)
-    elif kind is int:
-        if value not in _INT64:
-            raise InvalidDatum(f"{path} is an integer over 64 bits: store it as text")
-    elif kind is float:
-        if not math.isfinite(value):
-            raise InvalidDatum(f"{path} is {value!r}, which JSON cannot hold")
-    elif kind is not bool and value is not None:
-        raise InvalidDatum(f"{path} is {kind.__name__}, which is not JSON: use str, int, float, bool, None, list, dict")
-
-
-def _check_container(value: dict[Any, Any] | list[Any], path: str, depth: int) -> None:
-    if isinstance(value, list):
-        for index, item in enumerate(value):
-            _check_json(item, f"{path}[{index}]", depth + 1)
-        return
-    for key, item in value.items():
-        if type(key) is not str:
-            raise InvalidDatum(f"{path} has the key {key!r}, which is {type(key).__name__}, not str")
-        if problem := _unstorable(key):
-            raise InvalidDatum(f"a key of {path} {problem}")
-        _check_json(item, f"{path}.{key}", depth + 1)
 
 
 def check_content(content: Any) -> bytes:
@@ -173,6 +119,20 @@ def check_limit(limit: object, field: str = "limit") -> int:
         shown = limit if isinstance(limit, int) and abs(limit) < 2**63 else type(limit).__name__
         raise InvalidQuery(f"{field} is {shown}: use a whole number from 0")
     return limit
+
+
+def check_query_text(name: str, value: object) -> None:
+    """Refuse what a query looks for if no stored text is like it; None is no condition.
+
+    Raises:
+        InvalidQuery: it is no text, or holds a NUL or a lone surrogate.
+    """
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise InvalidQuery(f"{name} is {type(value).__name__}, not str")
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidQuery(f"{name} holds a NUL or a lone surrogate, which no stored text does")
 
 
 def check_expect(expect: int | None) -> int | None:
@@ -226,6 +186,49 @@ def as_list(values: Iterable[T], what: str) -> list[T]:
     return [*values]
 
 
+def check_text(name: str, value: object, *, blank: bool = False) -> str:
+    """Return text that both tracks can keep.
+
+    Raises:
+        InvalidInput: it is no text, holds a NUL or a lone surrogate, or is blank and may not be.
+    """
+    if not isinstance(value, str):
+        raise InvalidInput(f"{name} is {type(value).__name__}, not text")
+    if not blank and not value.strip():
+        raise InvalidInput(f"{name} is blank")
+    problem = unstorable(value) if type(value) is str else f"is {type(value).__name__}: pass its value, as str"
+    if problem:
+        raise InvalidDatum(f"{name} {problem}")
+    return value
+
+
+def check_optional_text(name: str, value: object) -> str | None:
+    """Return text that both tracks can keep, or None."""
+    return None if value is None else check_text(name, value, blank=True)
+
+
+def check_tags(tags: str | Iterable[str]) -> list[str]:
+    """Return tags as they came, each once; one text is one tag."""
+    given = [tags] if isinstance(tags, str) else tags
+    return list(dict.fromkeys(check_text("a tag", tag) for tag in given))
+
+
+def check_moment(name: str, moment: datetime | None, default: datetime) -> datetime:
+    """Return an aware datetime, `default` where there is none."""
+    if moment is None:
+        return default
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidInput(f"{name} is an aware datetime, such as datetime.now(UTC); {moment!r} is not")
+    return moment
+
+
+def check_share(name: str, value: object, low: float = 0.0) -> float:
+    """Return a finite number between `low` and 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 1:
+        raise InvalidInput(f"{name} is a number from {low:g} to 1; {value!r:.40} is not")
+    return float(value)
+
+
 def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None:
     """Refuse a value that is of another type; `instead` says what to pass.
 
@@ -234,24 +237,3 @@ def check_kind(value: object, kind: type[Any] | UnionType, instead: str) -> None
     """
     if not isinstance(value, kind):
         raise InvalidInput(f"{called(value)} is not what belongs here: {instead}")
-
-
-def called(value: object) -> str:
-    """Name a value for a message, without showing more than its type where it could be long or private."""
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
-
-
-def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
-    """Return the end of a message about an unknown name: those like it, or all that there are, or `nothing`."""
-    among = list(names)
-    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
-    if found:
-        return f": did you mean {' or '.join(found)}?"
-    return f": there are {', '.join(among)}" if among else nothing
-
-
-def wrong_at(error: ValidationError) -> str:
-    """Return where a value does not fit its type, and why, without the value: "is wrong at tags.0: ..."."""
-    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(map(str, first["loc"]))
-    return f"is wrong at {where}: {first['msg']}" if where else f"is wrong: {first['msg']}"

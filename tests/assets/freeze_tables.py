@@ -26,7 +26,7 @@ from dgent.settings import Settings
 from dgent.sql import open_database
 
 if TYPE_CHECKING:
-    from dgent.query import Page
+    from dgent.page import Page
     from dgent.sql import Database
 
 HERE = Path(__file__).resolve().parent

@@ -12,7 +12,8 @@ import pytest
 from tests.faults.damaged_datum_rows import execute
 
 from dgent.bridge import TableAdapter
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
+from dgent.limits import Limits
 from dgent.sql import open_database
 from dgent.testing import DgentContract
 

@@ -13,8 +13,10 @@ from tests.faults.damaged_datum_rows import execute
 
 from dgent.bridge import TableAdapter
 from dgent.datum import Datum
-from dgent.exceptions import Corrupt, DamagedWarning
-from dgent.query import Damaged, Query
+from dgent.exceptions import Corrupt
+from dgent.page import Damaged
+from dgent.query import Query
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from pathlib import Path

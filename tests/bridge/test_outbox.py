@@ -18,7 +18,7 @@ from sqlalchemy import inspect, text
 
 from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.bridge import outbox as outbox_module
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.delivery import DeliveryReport, Queue, page_delivery
 from dgent.exceptions import (
     BackendUnavailable,
@@ -28,6 +28,7 @@ from dgent.exceptions import (
     LimitExceeded,
     StorageTimeout,
 )
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend

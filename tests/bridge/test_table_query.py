@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgent.bridge import TableAdapter, table_query
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import CapabilityMissing, InvalidCursor, LimitExceeded
+from dgent.limits import Limits
 from dgent.models import Crystal
 from dgent.query import Query
 from dgent.testing.contract_base import examples, pages

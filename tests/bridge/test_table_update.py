@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from dgent.bridge import TableAdapter
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import (
     CausalCycle,
     DatumNotFound,
@@ -21,6 +21,7 @@ from dgent.exceptions import (
     LimitExceeded,
     VersionConflict,
 )
+from dgent.limits import Limits
 from dgent.models.brain import Crystal, CrystalTag
 from dgent.store import Partial
 

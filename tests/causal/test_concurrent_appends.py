@@ -20,7 +20,6 @@ from tests.causal.log_locations import async_database, first_bad, held, put, und
 from dgent.causal.generation import Generation
 from dgent.causal.hash_chain import AGENT_STORE, OWN, Entry, Format
 from dgent.causal.writer_log import WriterLog
-from dgent.datum import Limits
 from dgent.exceptions import (
     Conflict,
     InvalidDatum,
@@ -30,6 +29,7 @@ from dgent.exceptions import (
     NonMonotonicGeneration,
     StoreError,
 )
+from dgent.limits import Limits
 from dgent.sql.errors import translate
 from dgent.testing.contract_base import patience
 

@@ -13,7 +13,8 @@ from tests.faults.damaged_datum_rows import execute
 
 from dgent.causal import AsyncLog, Entries
 from dgent.causal.hash_chain import FORMATS
-from dgent.exceptions import DamagedWarning, StoreError
+from dgent.exceptions import StoreError
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

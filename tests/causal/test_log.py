@@ -20,7 +20,6 @@ from dgent.causal.log_tables import generations
 from dgent.exceptions import (
     CapabilityMissing,
     ChainBroken,
-    DamagedWarning,
     InvalidCheckpoint,
     InvalidDatum,
     InvalidInput,
@@ -34,6 +33,7 @@ from dgent.exceptions import (
 from dgent.migrations import include_name
 from dgent.models import Crystal
 from dgent.sql.table_set import TableSet
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -9,8 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from dgent.causal import BackendKind, Dialect, StorePolicy, Value
-from dgent.exceptions import InvalidSettings, SettingsWarning
+from dgent.exceptions import InvalidSettings
 from dgent.settings import Settings
+from dgent.warnings import SettingsWarning
 
 POSTGRES = "postgresql://me:geheim@host/db"
 

@@ -28,8 +28,9 @@ from tests.faults.stores import sync_engine
 from dgent.causal.hash_chain import AGENT_STORE, OWN, Format
 from dgent.causal.log_tables import TABLES
 from dgent.causal.writer_log import PAGE, Head, WriterLog
-from dgent.exceptions import ChainBroken, Corrupt, DamagedWarning, DgentError, InvalidDatum, InvalidQuery, MalformedRow
+from dgent.exceptions import ChainBroken, Corrupt, DgentError, InvalidDatum, InvalidQuery, MalformedRow
 from dgent.sql.errors import translated
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,8 +29,6 @@ from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
     CrystalTooNew,
-    DamagedWarning,
-    DegradedWarning,
     InvalidCrystal,
     InvalidDatum,
     InvalidInput,
@@ -44,6 +42,7 @@ from dgent.exceptions import (
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.query import Query
 from dgent.store import Backend
+from dgent.warnings import DamagedWarning, DegradedWarning
 
 
 @dataclass(frozen=True)
@@ -136,7 +135,7 @@ async def test_an_outage_of_all_is_not_remembered() -> None:
     assert await universe.get("x") is None
 
 
-@pytest.mark.filterwarnings("ignore::dgent.exceptions.DegradedWarning")
+@pytest.mark.filterwarnings("ignore::dgent.warnings.DegradedWarning")
 async def test_all_tasks_at_first_use_choose_the_same() -> None:
     first, second = Named("first", 1), Named("second", 2)
     flapping = iter([False, True, False, True, True])

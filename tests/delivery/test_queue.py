@@ -16,16 +16,18 @@ from tests.delivery.delivering_programs import Outage, Program, value
 from tests.memory.switchable_backend import Switch, Switchable
 
 from dgent.capabilities import Capabilities
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally, Version, roomy
 from dgent.delivery import queued_write as entry_module
 from dgent.delivery.queued_write import RESERVED, group_of
-from dgent.exceptions import BackendUnavailable, Corrupt, DamagedWarning, StorageError
+from dgent.exceptions import BackendUnavailable, Corrupt, StorageError
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.operations import TTL
 from dgent.testing.manual_clock import ManualClock
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -378,7 +380,7 @@ async def test_a_target_that_is_damaged_for_one_id_takes_the_others() -> None:
     assert await target.exists("b")
 
 
-@pytest.mark.filterwarnings("default::dgent.exceptions.DamagedWarning")
+@pytest.mark.filterwarnings("default::dgent.warnings.DamagedWarning")
 async def test_a_damaged_entry_is_set_aside_with_its_bytes_and_the_others_go_home(tmp_path: Path) -> None:
     import sqlite3
 

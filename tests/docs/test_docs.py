@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent import exceptions
+from dgent import exceptions, warnings
 from dgent.memory import datum_index
 from dgent.settings import Settings
 from dgent.testing.contract_base import patience
@@ -161,7 +161,8 @@ def test_every_error_is_documented() -> None:
     page = (ROOT / "docs" / "errors.md").read_text("utf-8")
     classes = {
         kind.__name__
-        for _, kind in inspect.getmembers(exceptions, inspect.isclass)
-        if kind.__module__ == exceptions.__name__
+        for module in (exceptions, warnings)
+        for _, kind in inspect.getmembers(module, inspect.isclass)
+        if kind.__module__ == module.__name__
     }
     assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == classes

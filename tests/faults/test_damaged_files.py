@@ -18,7 +18,7 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageError
 from dgent.memory.sql.datum_tables import FORMAT
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
-from dgent.query import Page
+from dgent.page import Page
 from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 MARK = b"the content of the one that is looked at, "
 HEADER = 100  # bytes, of a SQLite file
-pytestmark = pytest.mark.filterwarnings("ignore::dgent.exceptions.DamagedWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::dgent.warnings.DamagedWarning")
 
 
 def datum(n: int, version: int = 0) -> Datum:

@@ -11,12 +11,14 @@ import pytest
 from tests.faults.damaged_datum_rows import Change, change, changes, execute, keep, restore
 
 from dgent.datum import Datum
-from dgent.exceptions import Corrupt, DamagedWarning
+from dgent.exceptions import Corrupt
 from dgent.memory.sql.backend import SqlBackend
-from dgent.query import Damaged, Order, Page, Query
+from dgent.page import Damaged, Page
+from dgent.query import Order, Query
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.sql.damaged_pages import MOST
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

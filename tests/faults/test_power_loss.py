@@ -17,7 +17,8 @@ import pytest
 from sqlalchemy import Connection, text
 from tests.faults.stores import sqlite
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
+from dgent.limits import Limits
 from dgent.memory.failover.manifest import KnownStore, Manifest, ManifestFile
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.jsonl.journal import Journal

@@ -11,12 +11,12 @@ import pytest
 from tests.memory.switchable_backend import Switch, Switchable
 
 from dgent.datum import Datum
-from dgent.exceptions import DegradedWarning
 from dgent.memory.failover import state as chain
 from dgent.memory.failover.router import DgentRouter
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.settings import Settings
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, DgentError
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import TTL
-from dgent.query import Page, Query
+from dgent.page import Page
+from dgent.query import Query
 from dgent.testing import DgentContract
 from dgent.testing.contract_base import _running as running
 from dgent.testing.verb_machine import VerbMachine, VerbStep

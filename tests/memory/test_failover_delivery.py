@@ -14,15 +14,7 @@ from tests.memory.test_failover_router import Place, datum
 
 from dgent.delivery import DeliveryReport, Progress, Queue, digest_of
 from dgent.delivery.queued_write import PAGE, group_of
-from dgent.exceptions import (
-    BackendUnavailable,
-    Corrupt,
-    DamagedWarning,
-    DegradedWarning,
-    DeliveryPending,
-    OutcomeUnknown,
-    VersionConflict,
-)
+from dgent.exceptions import BackendUnavailable, Corrupt, DeliveryPending, OutcomeUnknown, VersionConflict
 from dgent.memory.failover import observed_versions
 from dgent.memory.failover import state as failover_state
 from dgent.memory.failover.observed_versions import ObservedVersions
@@ -35,6 +27,7 @@ from dgent.runtime.backoff import Backoff
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.storage import StorageProvider
+from dgent.warnings import DamagedWarning, DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -407,7 +400,7 @@ async def test_a_router_hears_of_all_that_this_program_commits_into_its_own_stor
         assert memory._observed.seq == await memory.serving.head() == 8
 
 
-@pytest.mark.filterwarnings("default::dgent.exceptions.DamagedWarning")
+@pytest.mark.filterwarnings("default::dgent.warnings.DamagedWarning")
 async def test_a_damaged_entry_locks_nobody_out(place: Place) -> None:
     """A flipped byte in one of six writes that wait: the five others go home, and all the verbs work."""
     spare = place.folder / "spare.db"

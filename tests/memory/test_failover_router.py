@@ -12,13 +12,12 @@ import pytest
 from tests.memory.switchable_backend import Switch, Switchable
 from tests.sql.proxy import Proxy
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.delivery import Progress
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
     Corrupt,
-    DegradedWarning,
     InvalidDatum,
     InvalidNamespace,
     LimitExceeded,
@@ -28,6 +27,7 @@ from dgent.exceptions import (
     UnknownBackend,
     VersionConflict,
 )
+from dgent.limits import Limits
 from dgent.memory.change import Change
 from dgent.memory.event_bus import DataBus, Failover
 from dgent.memory.failover import state as failover_state
@@ -40,6 +40,7 @@ from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.testing import DgentContract
 from dgent.testing.contract_base import patience
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

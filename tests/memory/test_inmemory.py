@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import VersionConflict
+from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.inmemory.namespace_state import SortedKeys
 from dgent.testing import DgentContract

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from dgent.datum import Datum, Limits
-from dgent.exceptions import Corrupt, PrivacyWarning, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
+from dgent.datum import Datum
+from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageTimeout, VersionConflict
+from dgent.limits import Limits
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.memory.jsonl.line_format import seal, unseal
 from dgent.operations import Delete, Put
 from dgent.testing import DgentContract, ManualClock
+from dgent.warnings import PrivacyWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -21,7 +21,7 @@ if sys.argv[1] == "another owner's":  # root without its powers, as in a contain
     assert ctypes.CDLL(None).capset(header, none) == 0
 
 from dgent import Datum, StorageProvider
-from dgent.exceptions import DegradedWarning
+from dgent.warnings import DegradedWarning
 
 async def main():
     async with await StorageProvider.from_config() as storage:

@@ -9,7 +9,7 @@ import pytest
 from tests.faults.damaged_datum_rows import execute
 from tests.server_clock import ServerClock
 
-from dgent.datum import Limits
+from dgent.limits import Limits
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.testing import DgentContract
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from tests.faults.damaged_datum_rows import execute
 
-from dgent.datum import Limits
+from dgent.limits import Limits
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.settings import Settings

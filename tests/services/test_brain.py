@@ -14,11 +14,13 @@ from tests.faults.damaged_datum_rows import execute
 
 from dgent.crystal import DECLARED
 from dgent.crystal.schemas import BrainCrystal
-from dgent.datum import Datum, uuid7
-from dgent.exceptions import Conflict, Corrupt, DamagedWarning, InvalidCursor, InvalidInput, LimitExceeded, NotFound
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
+from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound
 from dgent.models import Crystal, CrystalTag
 from dgent.query import Query
 from dgent.services import Brain, NewCrystal, crystal_search, repair
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable

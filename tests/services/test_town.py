@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import select
 from tests.services.conversation_chains import check_v1
 
+from dgent.bridge.dual_write import select_rows
 from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidInput, InvalidQuery, LimitExceeded, NotFound
 from dgent.models import CitizenConversation, ConversationTurn
 from dgent.services import NewTurn, Town
-from dgent.services.dual_write import select_rows
 
 if TYPE_CHECKING:
     from dgent.storage import StorageProvider

@@ -23,7 +23,6 @@ from dgent.datum import Datum
 from dgent.exceptions import (
     IntegrityViolation,
     NestedWrite,
-    PrivacyWarning,
     ReadOnly,
     StorageError,
     StorageTimeout,
@@ -35,6 +34,7 @@ from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.sql.sqlite.engine import CHECKPOINT_PAGES
 from dgent.testing.contract_base import patience
+from dgent.warnings import PrivacyWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -17,7 +17,7 @@ from tests.faults.processes import Child
 from tests.faults.stores import sqlite as opened
 from tests.faults.stores import sync_engine
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
 from dgent.exceptions import (
     CausalCycle,
     InvalidDatum,
@@ -26,6 +26,7 @@ from dgent.exceptions import (
     StorageTimeout,
     VersionConflict,
 )
+from dgent.limits import Limits
 from dgent.memory.datum_index import TABLES
 from dgent.memory.sql import erasure, reads, writes
 from dgent.memory.sql.backend import SqlBackend

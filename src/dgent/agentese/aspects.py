@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import orjson
 
-from dgent.datum import Datum, uuid7
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
+from dgent.jsonvalue import canonical_json
 from dgent.operations import Delete, Operation, Put
 from dgent.query import Query
-from dgent.validation import canonical_json
 
 if TYPE_CHECKING:
     from dgent.agentese.umwelt import Right

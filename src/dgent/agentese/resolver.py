@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.agentese.aspects import ASPECTS, Aspect, capable
 from dgent.agentese.umwelt import EVERY_TABLE, MEMORY, RIGHTS, Umwelt, table_place
+from dgent.error_messages import nearest
 from dgent.exceptions import InvalidInput, InvalidPath, InvalidQuery, PathNotFound, PermissionDenied, TableNotFound
-from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Final
 from dgent.agents.flux import Flux, FluxAgent
 from dgent.agents.functor_laws import LAWS, Functor, LawResult, check
 from dgent.agents.state_functor import StateFunctor
+from dgent.error_messages import nearest
 from dgent.exceptions import FunctorNotFound, InvalidAgent
 from dgent.memory.inmemory.backend import MemoryBackend
-from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

@@ -15,9 +15,9 @@ from pydantic_core import PydanticSerializationError
 from dgent.bridge.orm import datum_from, instance_of
 from dgent.bridge.table_adapter import TableAdapter
 from dgent.datum import Datum
+from dgent.error_messages import called, wrong_at
 from dgent.exceptions import InvalidRow, InvalidState
 from dgent.models import Base
-from dgent.validation import called, wrong_at
 
 if TYPE_CHECKING:
     from dgent.bridge.mapping import TableMapping

@@ -15,8 +15,8 @@ from dgent.agents.flux import Flux, FluxAgent
 from dgent.bridge import TableAdapter
 from dgent.bridge.orm import datum_from
 from dgent.compare_and_swap import ATTEMPTS
+from dgent.error_messages import called
 from dgent.exceptions import InvalidAgent, InvalidState
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -41,8 +41,8 @@ from sqlalchemy import (
 )
 
 from dgent.exceptions import CapabilityMissing, InvalidDatum
+from dgent.jsonvalue import canonical_json
 from dgent.models.base import UTCDateTime, digits
-from dgent.validation import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

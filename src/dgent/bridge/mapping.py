@@ -21,12 +21,12 @@ from sqlalchemy import JSON, Column, DateTime, Integer, Table, Uuid, inspect
 from dgent.bridge.column import ColumnMapping, column_mapping_of, processors, shown
 from dgent.bridge.column_codec import is_text, unwrapped
 from dgent.datum import Datum, load_datum
+from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidInput, InvalidRow
 from dgent.models.base import Base
-from dgent.query import Damaged
+from dgent.page import Damaged
 from dgent.sql.damaged_pages import as_text
 from dgent.sql.error_details import declare
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

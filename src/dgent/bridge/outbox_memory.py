@@ -11,7 +11,7 @@ from typing_extensions import override
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CapabilityMissing, CausalCycle, LimitExceeded
 from dgent.operations import Outcome
-from dgent.query import Damaged, Page, Query
+from dgent.page import Damaged, Page
 from dgent.store_base import StoreBase
 from dgent.validation import check_id
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
     from dgent.operations import TTL, Operation
+    from dgent.query import Query
     from dgent.sql import Runner
     from dgent.store import Datums, Names, Outcomes, Revisions
 

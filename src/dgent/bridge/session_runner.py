@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from dgent.error_messages import called
 from dgent.exceptions import InvalidInput, NestedWrite
 from dgent.runtime.callbacks import call_all
 from dgent.sql.database import A, Each, T, Work, only
 from dgent.sql.errors import translated
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable

@@ -17,18 +17,21 @@ from dgent.bridge.mapping import TableMapping, check_mapped, mapping_of
 from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import RowDelete, RowPut
 from dgent.capabilities import Capabilities
-from dgent.datum import Datum, Limits
+from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
+from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.sql import Database, Runner, Transaction
 from dgent.store_base import StoreBase
-from dgent.validation import as_list, called, check_id, check_kind
+from dgent.validation import as_list, check_id, check_kind
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.datum import Datum
     from dgent.operations import Operation
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.sql.database import Each, Work
     from dgent.store import Datums, Outcomes
 

@@ -26,8 +26,10 @@ from sqlalchemy import (
 from dgent.bridge.column_codec import is_text, unwrapped
 from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
+from dgent.cursor import open_cursor, seal_cursor
 from dgent.exceptions import Corrupt, InvalidCursor
-from dgent.query import Page, Query, open_cursor, prefix_end, seal_cursor
+from dgent.page import Page
+from dgent.query import Query, prefix_end
 from dgent.sql.constructs import bytewise, unindexed
 from dgent.sql.damaged_pages import Source, is_undecodable, page_of, part_of
 from dgent.sql.keyset import BATCH, behind, first_of, in_order
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.column import ColumnMapping
     from dgent.datum import Datum
-    from dgent.query import Damaged
+    from dgent.page import Damaged
 
 NARROW: Final = 1000
 """An id range with fewer rows than this is read whole and sorted; a wider one is walked in the order of time."""

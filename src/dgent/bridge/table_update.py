@@ -11,7 +11,7 @@ from dgent.bridge.from_datum import as_datum, loaded, stamp
 from dgent.bridge.table_sql import bound_key, row_of, statements_of
 from dgent.bridge.table_write import check_acyclic
 from dgent.exceptions import DatumNotFound, InvalidDatum, InvalidRow, VersionConflict
-from dgent.query import comparable
+from dgent.jsonvalue import comparable
 from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.bridge.mapping import TableMapping
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
 
 
 class Update(NamedTuple):

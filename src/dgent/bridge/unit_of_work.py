@@ -10,10 +10,10 @@ from dgent.bridge.outbox import Outbox
 from dgent.bridge.outbox_memory import OutboxMemory
 from dgent.bridge.table_registry import TableRegistry
 from dgent.causal import AsyncGeneration, AsyncLog
+from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing
 from dgent.sql import InDatabase
 from dgent.store import DgentProtocol
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from dgent.error_messages import called
 from dgent.exceptions import InvalidInput
 from dgent.runtime.callbacks import call_all
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import Callable

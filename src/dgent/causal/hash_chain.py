@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Table
 
-    from dgent.query import Damaged
+    from dgent.page import Damaged
 
 _CONTEXT: Final = "dgent 2026-11 writer log v1"
 _NONE: Final = bytes(HASH_SIZE)

@@ -17,9 +17,9 @@ from sqlalchemy.dialects.postgresql import insert
 
 from dgent.causal.hash_chain import OWN, Entries, Entry, Format, chained
 from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
-from dgent.datum import Limits
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
-from dgent.query import Damaged
+from dgent.limits import Limits
+from dgent.page import Damaged
 from dgent.sql.constructs import announcing
 from dgent.sql.damaged_pages import Source, as_bytes, is_undecodable, page_of
 from dgent.sql.statement import BulkInsert, Statement

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
 import typer
 
 from dgent.cli.exit_codes import ExitCode, exit_code, explained, warned
-from dgent.exceptions import DgentError, DgentWarning, InvalidSettings
+from dgent.exceptions import DgentError, InvalidSettings
+from dgent.warnings import DgentWarning
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence

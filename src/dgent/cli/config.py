@@ -81,8 +81,8 @@ def _record(kg: Kg) -> Trust:
     """Return the record of what is trusted; what the settings warn of is what this command is about."""
     import warnings
 
-    from dgent.exceptions import SettingsWarning
     from dgent.settings.trust import Trust
+    from dgent.warnings import SettingsWarning
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SettingsWarning)

@@ -175,9 +175,9 @@ async def demote(kg: Kg, schema: Name, table: Table, *, dry_run: DryRun = False)
 
 
 def _adapter(storage: StorageProvider, table: str) -> TableAdapter:
+    from dgent.error_messages import nearest
     from dgent.exceptions import TableNotFound
     from dgent.models import Base
-    from dgent.validation import nearest
 
     models = {mapper.local_table.name: mapper.class_ for mapper in Base.registry.mappers}  # type: ignore[attr-defined]
     if table not in models:

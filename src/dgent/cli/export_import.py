@@ -17,8 +17,9 @@ from dgent.exceptions import InvalidFile, InvalidInput, NotFound
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
-    from dgent.datum import Datum, Limits
-    from dgent.query import Page
+    from dgent.datum import Datum
+    from dgent.limits import Limits
+    from dgent.page import Page
     from dgent.store import DgentProtocol
 
 PAGE = 1000

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from dgent.causal import AsyncLog, Checkpoint, Entry, Fingerprint
-    from dgent.query import Damaged
+    from dgent.page import Damaged
 
 app = typer.Typer(help="Logs that nobody can edit unseen: chains of entries.", no_args_is_help=True)
 Stream = Annotated[str, typer.Argument(help="The stream.")]

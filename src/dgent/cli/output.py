@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dgent.importing.conversation_import import Counts, ImportReport
     from dgent.models.brain import Crystal
-    from dgent.query import Damaged
+    from dgent.page import Damaged
     from dgent.store import Revision
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")

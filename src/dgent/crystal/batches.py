@@ -12,7 +12,7 @@ from dgent.validation import check_limit
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterable
 
-    from dgent.query import Page
+    from dgent.page import Page
     from dgent.store import DgentProtocol
 
 T = TypeVar("T")

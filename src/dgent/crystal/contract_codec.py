@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict, PydanticUserError, TypeAdapter, Vali
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypeAliasType
 
+from dgent.error_messages import wrong_at
 from dgent.exceptions import InvalidCrystal, InvalidSchema
-from dgent.validation import wrong_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dgent.bridge.mapping import TableMapping
     from dgent.crystal.schema import Schema
     from dgent.datum import Datum
-    from dgent.query import Page
+    from dgent.page import Page
     from dgent.store import DgentProtocol
 
 _MICROSECOND = 1e-6

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dgent.crystal.schema import Schema
+from dgent.error_messages import nearest
 from dgent.exceptions import InvalidSchema, SchemaNotFound
-from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -10,16 +10,10 @@ from dgent.crystal.crystal import Crystal, names_in
 from dgent.crystal.schema import Schema
 from dgent.crystal.schema_registry import DECLARED, Schemas
 from dgent.crystal.upgrade import UpgradeReport, upgrade
-from dgent.exceptions import (
-    DegradedWarning,
-    DgentError,
-    InvalidCrystal,
-    InvalidInput,
-    NoBackendAvailable,
-    NotFound,
-    UpgradeError,
-)
-from dgent.validation import as_list, called, check_kind
+from dgent.error_messages import called
+from dgent.exceptions import DgentError, InvalidCrystal, InvalidInput, NoBackendAvailable, NotFound, UpgradeError
+from dgent.validation import as_list, check_kind
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -27,7 +21,8 @@ if TYPE_CHECKING:
     from dgent.crystal.crystal import Ref
     from dgent.datum import Datum
     from dgent.operations import TTL
-    from dgent.query import Damaged, Query
+    from dgent.page import Damaged
+    from dgent.query import Query
     from dgent.store import Backend
 
 T = TypeVar("T")

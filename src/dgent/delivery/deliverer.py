@@ -25,7 +25,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dgent.datum import uuid7
+from dgent.datum_id import uuid7
 from dgent.delivery.delivery_report import Tally
 from dgent.delivery.page_delivery import PageDelivery
 from dgent.delivery.queue import Queue, QueueUnreadable

@@ -25,7 +25,7 @@ from dgent.query import Query
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Sequence
 
-    from dgent.query import Page
+    from dgent.page import Page
     from dgent.store import Backend
 
 _AT_ONCE: Final = 1e-6

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from blake3 import blake3
 
-from dgent.datum import Datum, Limits, load_datum, uuid7
+from dgent.datum import Datum, load_datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt
+from dgent.limits import Limits
 from dgent.validation import check_kind
 
 if TYPE_CHECKING:

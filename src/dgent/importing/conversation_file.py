@@ -24,7 +24,7 @@ import orjson
 from blake3 import blake3
 
 from dgent.exceptions import InvalidDatum, InvalidFile, NotFound
-from dgent.validation import canonical_json
+from dgent.jsonvalue import canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from dgent.bridge.dual_write import in_both
 from dgent.models import CitizenConversation
 from dgent.services.brain import Brain, NewCrystal
-from dgent.services.dual_write import in_both
 from dgent.services.town import NewTurn, Town
 
 if TYPE_CHECKING:

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Final, Literal, Self, TypeAlias
 from weakref import WeakSet
 
 from dgent.delivery import Progress
+from dgent.error_messages import called
 from dgent.exceptions import InvalidInput
 from dgent.memory.change import Change
-from dgent.validation import as_list, called, check_namespace
+from dgent.validation import as_list, check_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -14,8 +14,9 @@ from blake3 import blake3
 from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table, bindparam, delete, exists, select
 
 from dgent.exceptions import InvalidQuery
+from dgent.jsonvalue import comparable_or_none
 from dgent.memory.sql.datum_tables import is_whole
-from dgent.query import Query, checked_query, comparable_or_none
+from dgent.query import Query, checked_query
 from dgent.sql.constructs import BYTEWISE, one_of
 from dgent.sql.error_details import declare
 from dgent.sql.statement import BulkInsert, Statement

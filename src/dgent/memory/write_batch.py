@@ -16,7 +16,8 @@ from dgent.validation import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
     from dgent.operations import TTL
 
 

@@ -18,9 +18,10 @@ from sqlalchemy.ext.mutable import MutableDict, MutableList
 from sqlalchemy.orm import DeclarativeBase, Mapped, Mapper, declared_attr, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from dgent.datum import uuid7
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidDatum, InvalidRow
-from dgent.validation import ID_LENGTH, canonical_json
+from dgent.jsonvalue import canonical_json
+from dgent.validation import ID_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

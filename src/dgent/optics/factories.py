@@ -14,9 +14,8 @@ from typing import Any, Final, NoReturn, TypeVar
 import orjson
 
 from dgent.exceptions import FocusNotFound, InvalidDatum, InvalidFocus, InvalidQuery
+from dgent.jsonvalue import canonical_json, parse_path
 from dgent.optics.optic import MISSING, Lens, Missing, OpticStep, Prism, Traversal, of_steps
-from dgent.query import parse_path
-from dgent.validation import canonical_json
 
 A = TypeVar("A")
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dgent.compare_and_swap import compare_and_swap
 from dgent.exceptions import DatumNotFound, InvalidFocus, VersionConflict
+from dgent.jsonvalue import canonical_json, comparable
 from dgent.optics.factories import path
 from dgent.optics.optic import Lens, Optic, Prism
-from dgent.query import comparable
 from dgent.store import Partial
-from dgent.validation import canonical_json, check_id
+from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -9,15 +9,8 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dgent.exceptions import (
-    DgentError,
-    DiskError,
-    DiskFull,
-    PrivacyWarning,
-    ReadOnly,
-    ResourceExhausted,
-    StorageError,
-)
+from dgent.exceptions import DgentError, DiskError, DiskFull, ReadOnly, ResourceExhausted, StorageError
+from dgent.warnings import PrivacyWarning
 
 if TYPE_CHECKING:
     from pathlib import Path

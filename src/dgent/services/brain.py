@@ -8,26 +8,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, update
 
-from dgent.datum import Datum, uuid7
+from dgent.bridge.dual_write import Taken, get_datum, in_both, missing, refuse_live, runner, select_rows
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt, InvalidQuery
 from dgent.models import Crystal, utcnow
 from dgent.query import Query
 from dgent.services import crystal_search, repair
 from dgent.services.crystal_row import SCHEMA, crystal_of, hash_of
-from dgent.services.dual_write import (
-    Taken,
-    check_moment,
-    check_optional,
-    check_tags,
-    check_text,
-    get_datum,
-    in_both,
-    missing,
-    refuse_live,
-    runner,
-    select_rows,
-)
-from dgent.validation import check_id
+from dgent.validation import check_id, check_moment, check_optional_text, check_tags, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,8 +56,8 @@ class NewCrystal:
 
     def __post_init__(self) -> None:
         check_text("content", self.content)
-        check_optional("author", self.author)
-        check_optional("source", self.source)
+        check_optional_text("author", self.author)
+        check_optional_text("source", self.source)
         if self.id is not None:
             check_id(self.id)
         object.__setattr__(self, "created_at", check_moment("created_at", self.created_at, utcnow()))

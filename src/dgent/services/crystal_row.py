@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
+from dgent.datum import as_datetime
 from dgent.models import Crystal
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from dgent.datum import Datum
 
 SCHEMA: Final = "brain.content"
@@ -54,3 +54,10 @@ def tags_of(datum: Datum) -> list[str]:
     """Return the tags of a datum in their order, each once."""
     tags = datum.metadata.get("tags")
     return list(dict.fromkeys(tag for tag in tags if isinstance(tag, str))) if isinstance(tags, list) else []
+
+
+def moment_of(value: datetime | float) -> datetime:
+    """Return Unix seconds as a moment, the first or last that a column takes where they lie beyond."""
+    if isinstance(value, datetime):
+        return value
+    return as_datetime(min(max(value, -62_135_596_800), 253_402_300_799))

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import literal, select, tuple_
 
+from dgent.bridge.dual_write import SHORT, get_datums, runner, select_rows
+from dgent.cursor import seal_cursor
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime
-from dgent.query import Damaged, seal_cursor
-from dgent.services.crystal_row import hash_of
-from dgent.services.dual_write import SHORT, get_datums, moment_of, runner, select_rows
+from dgent.page import Damaged
+from dgent.services.crystal_row import hash_of, moment_of
 from dgent.sql.damaged_pages import tell
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
+    from dgent.cursor import Position
     from dgent.datum import Datum
-    from dgent.query import Position, Query
+    from dgent.query import Query
     from dgent.storage import StorageProvider
 
 MOST_CONTENTS: Final = 1000

@@ -6,24 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, uuid7
+from dgent.bridge.dual_write import SHORT, Taken, facts, hold, in_both, locked, missing, select_rows
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput
 from dgent.models import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot, utcnow
-from dgent.services.dual_write import (
-    SHORT,
-    Taken,
-    check_optional,
-    check_share,
-    check_tags,
-    check_text,
-    facts,
-    hold,
-    in_both,
-    locked,
-    missing,
-    select_rows,
-)
-from dgent.validation import check_id
+from dgent.validation import check_id, check_optional_text, check_share, check_tags, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,12 +40,12 @@ class Gardener:
     async def plot(self, name: str, description: str | None = None) -> GardenPlot:
         """Return the plot of this name; one is made where there is none, and a description that is given is changed."""
         check_text("name", name)
-        check_optional("description", description)
+        check_optional_text("description", description)
         return await in_both(self._storage, lambda tx: _plot(tx, name, description))
 
     async def start_session(self, intent: str | None = None, *, plot: str | None = None) -> GardenerSession:
         """Begin a stretch of work, in the plot of this name, and return its row."""
-        check_optional("intent", intent)
+        check_optional_text("intent", intent)
         if plot is not None:
             check_text("plot", plot)
 
@@ -116,7 +104,7 @@ class Gardener:
         if plot is not None:
             check_text("plot", plot)
         share = check_share("confidence", confidence)
-        labels = facts(tags=check_tags(tags) or None, author=check_optional("author", author))
+        labels = facts(tags=check_tags(tags) or None, author=check_optional_text("author", author))
         given = {GardenerSession: session_id, GardenIdea: parent}
 
         async def work(tx: UnitOfWork) -> GardenIdea:

@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Final
 
 from sqlalchemy import select
 
+from dgent.bridge.dual_write import hold, in_both, select_rows
 from dgent.datum import Datum
 from dgent.models import Crystal
 from dgent.query import Query
-from dgent.services.crystal_row import NAMES, SCHEMA, crystal_of, hash_of, is_content, summary_of
-from dgent.services.dual_write import hold, in_both, moment_of, select_rows
+from dgent.services.crystal_row import NAMES, SCHEMA, crystal_of, hash_of, is_content, moment_of, summary_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -7,24 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
-from dgent.datum import Datum, uuid7
+from dgent.bridge.dual_write import SHORT, Taken, facts, in_both, locked, missing, refuse_live, select_rows
+from dgent.datum import Datum
+from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
-from dgent.services.dual_write import (
-    SHORT,
-    Taken,
-    check_moment,
-    check_optional,
-    check_tags,
-    check_text,
-    facts,
-    in_both,
-    locked,
-    missing,
-    refuse_live,
-    select_rows,
-)
-from dgent.validation import check_id
+from dgent.validation import check_id, check_moment, check_optional_text, check_tags, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -62,7 +50,7 @@ class NewTurn:
     def __post_init__(self) -> None:
         check_text("role", self.role)
         check_text("content", self.content, blank=True)
-        check_optional("speaker", self.speaker)
+        check_optional_text("speaker", self.speaker)
         if self.id is not None:
             check_id(self.id)
         object.__setattr__(self, "created_at", check_moment("created_at", self.created_at, utcnow()))
@@ -96,7 +84,9 @@ class Town:
             InvalidInput: the name is blank, or the traits are not JSON.
         """
         check_text("name", name)
-        given = facts(archetype=check_optional("archetype", archetype), traits=None if traits is None else dict(traits))
+        given = facts(
+            archetype=check_optional_text("archetype", archetype), traits=None if traits is None else dict(traits)
+        )
         return await in_both(self._storage, lambda tx: _citizen(tx, name, given))
 
     async def start_conversation(
@@ -111,7 +101,7 @@ class Town:
             Conflict: the id belongs to a conversation with somebody else.
         """
         check_text("citizen_name", citizen_name)
-        check_optional("topic", topic)
+        check_optional_text("topic", topic)
         check_id(id := uuid7() if id is None else id)
         moment = check_moment("created_at", created_at, utcnow())
 

@@ -16,10 +16,11 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from sqlalchemy.engine import URL
 
-from dgent.exceptions import DgentError, InvalidSettings, SettingsWarning
+from dgent.exceptions import DgentError, InvalidSettings
 from dgent.runtime.private_files import OTHERS, read_regular, warn_of
 from dgent.settings.database_url import parse_url
 from dgent.settings.sqlite_url import absolute
+from dgent.warnings import SettingsWarning
 
 if TYPE_CHECKING:
     from dgent.settings.trust import Trust

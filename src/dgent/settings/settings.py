@@ -16,8 +16,8 @@ from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, f
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL
 
-from dgent.datum import Limits
 from dgent.exceptions import DgentError, InvalidSettings
+from dgent.limits import Limits
 from dgent.settings.config_file import ConfigFile, explained, project_file, project_folder, user_file
 from dgent.settings.database_url import parse_url, shown
 from dgent.settings.policy import BackendKind, StorePolicy

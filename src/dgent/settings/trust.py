@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from blake3 import blake3
 
-from dgent.exceptions import ReadOnly, SettingsWarning
+from dgent.exceptions import ReadOnly
 from dgent.runtime.private_files import private_directory, read_regular, replace_private
+from dgent.warnings import SettingsWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,8 +14,9 @@ import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar
 
-from dgent.exceptions import Corrupt, DamagedWarning
-from dgent.query import Damaged
+from dgent.exceptions import Corrupt
+from dgent.page import Damaged
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -13,7 +13,7 @@ from typing import Final, TypeAlias
 from sqlalchemy import Column, Connection, MetaData, Table, inspect, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from dgent.datum import uuid7
+from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
 from dgent.sql.advisory_locks import AdvisoryLock
 from dgent.sql.constructs import BYTEWISE, transaction_lock

@@ -14,6 +14,7 @@ from dgent.agentese import AGENT_TABLES, Resolver, Umwelt, promoted
 from dgent.bridge import MaintainedTables, Outbox, TableAdapter, TableRegistry, UnitOfWork, unit_of_work
 from dgent.causal import AsyncGeneration, AsyncLog, Doorbell, MaintainedLog
 from dgent.crystal import Universe
+from dgent.error_messages import called
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.memory.event_bus import DataBus
 from dgent.memory.failover.router import DgentRouter
@@ -23,7 +24,6 @@ from dgent.runtime.private_files import look_at_directory
 from dgent.settings import Settings
 from dgent.sql import Database, open_database
 from dgent.storage.relational import RelationalStore
-from dgent.validation import called
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -19,7 +19,8 @@ import pytest_asyncio
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from dgent.datum import Datum, Limits
+from dgent.datum import Datum
+from dgent.limits import Limits
 from dgent.store import Backend, DgentProtocol
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.capabilities import Capabilities
-    from dgent.query import Page
+    from dgent.page import Page
 
 START: Final = 1_700_000_000.0
 HOSTILE: Final = "ab%_\\[]*'\"AéÉ\u0301/. \x7f\ud7ff\ue000\U0001f600\U0010ffff"

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.datum import Datum, Limits
-from dgent.exceptions import Corrupt, DamagedWarning, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
+from dgent.datum import Datum
+from dgent.exceptions import Corrupt, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
+from dgent.limits import Limits
 from dgent.query import Order, Query
 from dgent.testing.contract_base import START, ContractBase, examples, fresh, is_full_size, pages
 from dgent.testing.manual_clock import ManualClock
+from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from dgent.store import DgentProtocol

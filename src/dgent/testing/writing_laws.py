@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.datum import Limits
 from dgent.exceptions import CausalCycle, InvalidInput, LimitExceeded, VersionConflict
+from dgent.limits import Limits
 from dgent.operations import Delete, Put
 from dgent.testing.contract_base import ContractBase, as_backend, examples, fresh
 from dgent.testing.manual_clock import ManualClock

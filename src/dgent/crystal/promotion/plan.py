@@ -14,10 +14,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from dgent.bridge.table_registry import names_of
 from dgent.crystal.promotion.columns import TAGS, columns_of
+from dgent.error_messages import nearest
 from dgent.exceptions import InvalidInput, InvalidSchema
 from dgent.migrations import VERSION_TABLE
 from dgent.models import Base, CrystalMixin
-from dgent.validation import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

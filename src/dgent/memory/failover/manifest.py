@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from sqlalchemy import inspect
 
-from dgent.exceptions import Corrupt, DegradedWarning, SchemaTooNew, StorageError
+from dgent.exceptions import Corrupt, SchemaTooNew, StorageError
 from dgent.runtime.durable_files import os_errors, write_private
 from dgent.runtime.file_lock import FileLock
 from dgent.runtime.private_files import private_directory
+from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

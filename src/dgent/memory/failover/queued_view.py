@@ -11,8 +11,8 @@ from dgent.memory.inmemory.backend import MemoryBackend
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dgent.datum import Limits
     from dgent.delivery import Queue, QueuedWrite
+    from dgent.limits import Limits
 
 
 class QueuedView:

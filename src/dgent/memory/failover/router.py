@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from dgent.memory.change import Change
     from dgent.memory.event_bus import DataBus, Event
     from dgent.operations import Operation
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.sql import Database, Runner
     from dgent.store import Backend, Datums, Names, Outcomes, Revisions, StoreStats
 

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dgent.capabilities import Capabilities
-    from dgent.datum import Limits
+    from dgent.limits import Limits
     from dgent.memory.event_bus import Event
     from dgent.memory.failover.manifest import ManifestFile
     from dgent.memory.failover.observed_versions import ObservedVersions

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
-from dgent.datum import Limits
 from dgent.exceptions import StoreClosed
+from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.inmemory.store_state import Clock, StoreState

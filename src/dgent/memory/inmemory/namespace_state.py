@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 import orjson
 from blake3 import blake3
 
+from dgent.cursor import Position, open_cursor, seal_cursor
 from dgent.exceptions import LimitExceeded
-from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+from dgent.page import Page
+from dgent.query import Query, prefix_end
 from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
 
 Key = TypeVar("Key", str, tuple[float, str], tuple[int, str])
 _FEW: Final = 32

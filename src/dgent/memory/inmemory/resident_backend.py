@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
     from dgent.memory.inmemory.store_state import StoreState
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.store import Datums, Names, Revisions, StoreStats
 
 T = TypeVar("T")

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from dgent.datum import Datum, Limits, stamped
+from dgent.datum import Datum, stamped
 from dgent.memory.change import Change
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from dgent.limits import Limits
 
 Clock = Callable[[], float]
 """Unix seconds in UTC; `time.time` everywhere but in tests."""

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
-from dgent.datum import Limits
 from dgent.exceptions import DgentError, StorageError, StoreClosed
+from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.jsonl.journal import Journal

@@ -15,7 +15,7 @@ import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final
 
-from dgent.datum import Limits, uuid7
+from dgent.datum_id import uuid7
 from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
 from dgent.memory.inmemory.store_state import Clock, StoreState
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
+    from dgent.limits import Limits
     from dgent.memory.change import Change
     from dgent.memory.write_batch import WriteBatch
 

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.datum import Datum, Limits
+    from dgent.datum import Datum
+    from dgent.limits import Limits
     from dgent.operations import Operation
-    from dgent.query import Page, Query
+    from dgent.page import Page
+    from dgent.query import Query
     from dgent.sql import Database
     from dgent.store import Datums, Names, Outcomes, Revisions, StoreStats
 

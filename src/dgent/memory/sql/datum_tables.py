@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from dgent.datum import Datum, load_datum
 from dgent.exceptions import Corrupt
-from dgent.query import Damaged
+from dgent.page import Damaged
 from dgent.sql.constructs import BYTEWISE
 from dgent.sql.damaged_pages import as_bytes, as_text
 from dgent.sql.error_details import declare

@@ -16,7 +16,7 @@ from dgent.memory.datum_index import TABLES, registered
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, heads, is_whole
 from dgent.memory.sql.writes import latest_rows
-from dgent.query import Damaged
+from dgent.page import Damaged
 from dgent.sql.damaged_pages import Part, Source, as_text, lenient_text, part_of
 from dgent.sql.maintained import Damage, Keeper, Record, batches
 from dgent.sql.statement import BulkInsert, Statement

@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import CTE, Column, Connection
 
-    from dgent.datum import Limits
+    from dgent.limits import Limits
 
 Batch: TypeAlias = "Sequence[Operation]"
 Result: TypeAlias = "list[Outcome] | Exception"

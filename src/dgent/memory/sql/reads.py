@@ -25,10 +25,12 @@ from sqlalchemy import (
     select,
 )
 
+from dgent.cursor import Position, open_cursor, seal_cursor
 from dgent.exceptions import Corrupt, LimitExceeded
 from dgent.memory.metadata_index import also, terms, terms_for
 from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
-from dgent.query import Page, Position, Query, open_cursor, prefix_end, seal_cursor
+from dgent.page import Page
+from dgent.query import Query, prefix_end
 from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time, unindexed
 from dgent.sql.damaged_pages import Source, is_undecodable, page_of
 from dgent.sql.keyset import behind, first_of, in_order

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
 
-from dgent.datum import Limits
+from dgent.limits import Limits
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, digest
 from dgent.memory.sql.namespace_head import MOVE, take

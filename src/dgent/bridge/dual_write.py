@@ -1,4 +1,4 @@
-"""What the services share: one transaction over both tracks, reads of rows, and a look at what was passed.
+"""What dual writes share: one transaction over both tracks, and reads of rows and datums inside of it or outside.
 
 Within a transaction rows are written before datums, and a row that will change is locked when it is read. So two
 writers always wait for each other in the same order.
@@ -7,27 +7,25 @@ writers always wait for each other in the same order.
 from __future__ import annotations
 
 import asyncio
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from sqlalchemy.orm import Session
 from sqlalchemy.orm.exc import StaleDataError
 
 from dgent.compare_and_swap import after_conflict
-from dgent.datum import as_datetime
-from dgent.exceptions import Conflict, IntegrityViolation, InvalidInput, NotFound
-from dgent.validation import canonical_json
+from dgent.exceptions import Conflict, IntegrityViolation, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy import Connection, Select
 
-    from dgent.bridge import UnitOfWork
+    from dgent.bridge.unit_of_work import UnitOfWork
     from dgent.datum import Datum
     from dgent.models import Base
-    from dgent.sql import Runner
-    from dgent.storage import StorageProvider
+    from dgent.sql import Database, Runner
+    from dgent.store import DgentProtocol
 
 T = TypeVar("T")
 M = TypeVar("M", bound="Base")
@@ -40,7 +38,25 @@ class Taken(Conflict):
     """What is there already stands against this; running again would change nothing."""
 
 
-async def in_both(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+class BothTracks(Protocol):
+    """What a dual write needs; `StorageProvider` is it."""
+
+    @property
+    def database(self) -> Database:
+        """What runs SQL."""
+        ...
+
+    @property
+    def memory(self) -> DgentProtocol:
+        """Agent memory, outside of a transaction."""
+        ...
+
+    def transaction(self) -> AbstractAsyncContextManager[UnitOfWork]:
+        """Return a transaction over both, which is part of the one that is open around the caller."""
+        ...
+
+
+async def in_both(storage: BothTracks, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
     """Run work in one transaction over both tracks; again, up to five times, when another writer was first.
 
     Inside of a transaction that the caller opened it is part of that one, and runs once.
@@ -60,7 +76,7 @@ async def in_both(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitab
     raise AssertionError("unreachable")
 
 
-async def _once(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
+async def _once(storage: BothTracks, work: Callable[[UnitOfWork], Awaitable[T]]) -> T:
     async with storage.transaction() as tx:
         try:
             result = await work(tx)
@@ -70,12 +86,12 @@ async def _once(storage: StorageProvider, work: Callable[[UnitOfWork], Awaitable
         return result
 
 
-def runner(storage: StorageProvider) -> Runner:
+def runner(storage: BothTracks) -> Runner:
     """Return the transaction that is open around the caller, else the database."""
     return storage.database.current() or storage.database
 
 
-async def select_rows(storage: StorageProvider, statement: Select[M], *, short: bool = True) -> list[M]:
+async def select_rows(storage: BothTracks, statement: Select[M], *, short: bool = True) -> list[M]:
     """Return the rows of a query, detached: their columns can be read, their relationships not."""
 
     def work(connection: Connection) -> list[M]:
@@ -85,7 +101,7 @@ async def select_rows(storage: StorageProvider, statement: Select[M], *, short: 
     return await runner(storage).read(work, short=short)
 
 
-async def get_datum(storage: StorageProvider, id: str) -> Datum | None:
+async def get_datum(storage: BothTracks, id: str) -> Datum | None:
     """Return a datum as the caller sees it, who may have written it in a transaction that is still open."""
     if storage.database.current() is None:
         return await storage.memory.get(id)
@@ -93,7 +109,7 @@ async def get_datum(storage: StorageProvider, id: str) -> Datum | None:
         return await tx.memory.get(id)
 
 
-async def get_datums(storage: StorageProvider, ids: Sequence[str]) -> dict[str, Datum]:
+async def get_datums(storage: BothTracks, ids: Sequence[str]) -> dict[str, Datum]:
     """Return the live ones of these datums, as the caller sees them, by id."""
     if not ids or storage.database.current() is None:
         return await storage.memory.get_many(ids) if ids else {}
@@ -139,54 +155,6 @@ async def refuse_live(tx: UnitOfWork, ids: Iterable[str]) -> None:
 def missing(model: type[Base], id: str) -> NotFound:
     """Return the error for a row that is not there."""
     return NotFound(f"{model.__tablename__} has no row {id!r}: list what is there, or make it first")
-
-
-def check_text(name: str, value: object, *, blank: bool = False) -> str:
-    """Return text that both tracks can keep.
-
-    Raises:
-        InvalidInput: it is no text, holds a NUL or a lone surrogate, or is blank and may not be.
-    """
-    if not isinstance(value, str):
-        raise InvalidInput(f"{name} is {type(value).__name__}, not text")
-    if not blank and not value.strip():
-        raise InvalidInput(f"{name} is blank")
-    canonical_json(value, name)
-    return value
-
-
-def check_optional(name: str, value: object) -> str | None:
-    """Return text that both tracks can keep, or None."""
-    return None if value is None else check_text(name, value, blank=True)
-
-
-def check_tags(tags: str | Iterable[str]) -> list[str]:
-    """Return tags as they came, each once; one text is one tag."""
-    given = [tags] if isinstance(tags, str) else tags
-    return list(dict.fromkeys(check_text("a tag", tag) for tag in given))
-
-
-def check_moment(name: str, moment: datetime | None, default: datetime) -> datetime:
-    """Return an aware datetime, `default` where there is none."""
-    if moment is None:
-        return default
-    if not isinstance(moment, datetime) or moment.utcoffset() is None:
-        raise InvalidInput(f"{name} is an aware datetime, such as datetime.now(UTC); {moment!r} is not")
-    return moment
-
-
-def moment_of(value: datetime | float) -> datetime:
-    """Return Unix seconds as a moment, the first or last that a column takes where they lie beyond."""
-    if isinstance(value, datetime):
-        return value
-    return as_datetime(min(max(value, -62_135_596_800), 253_402_300_799))
-
-
-def check_share(name: str, value: object, low: float = 0.0) -> float:
-    """Return a finite number between `low` and 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= 1:
-        raise InvalidInput(f"{name} is a number from {low:g} to 1; {value!r:.40} is not")
-    return float(value)
 
 
 def facts(**named: Any) -> dict[str, Any]:
