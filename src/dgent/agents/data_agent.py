@@ -1,5 +1,14 @@
 """One state in one store: loaded, saved, and changed so that no writer's change is lost."""
 
+# changing   one task of each event loop has this agent's lock for that loop (`PriorityLock`), while `step` runs and
+#            until the state is stored
+# waiting    the others of that loop, in order: a cancelled one is passed over, and changes nothing
+# outrun     another agent of this state, on another loop or in another process, was first, or `save` was: `step` runs
+#            again from the new state, under the lock
+#
+# A cancel of the task that changes ends `step`, or the put, which is done whole or not at all; the lock is passed on.
+# Whatever else an agent does takes no lock.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,18 @@
 """One run of a flux: its state, what its consumer waits for, and how to call the consumer back from there."""
 
+# The consumer's own task drives a flow; all of it is on one event loop, so there is no lock.
+#
+# `awaits`   what the task does      what `stop` does                      what a cancel of the consumer does
+# source     waits for the next      calls it back: the loop of the        STOPPED
+#            event                   consumer ends without an error
+# agent      waits for the agent,    the same; where that event asks for   the agent hears of it; STOPPED
+#            or for the lock         it: nothing, it is finished
+# None       uses the last output,   the flow has ended                    the flow is not told, until the outputs
+#            or has not begun                                              are closed or let go of: STOPPED
+#
+# To call back is to cancel the task as `asyncio.timeout` does: `_interrupts` counts that, `absorb` takes it back, and a
+# cancel by anybody else, which `_base` tells apart, goes on. How a flow ended is what was noted first.
+
 from __future__ import annotations
 
 import asyncio

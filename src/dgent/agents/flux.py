@@ -1,9 +1,18 @@
-"""Agents on streams: each event of a source goes through the agent, in order, at the pace of who consumes the outputs.
+"""Agents on streams: each event goes through the agent, in order, at the pace of who consumes the outputs."""
 
-No task runs beside the consumer's: it is the consumer's `async for` that takes an event from the source, gives it to
-the agent and hands out the output. So an event is taken when its output is asked for, and one that was handed out is
-done with.
-"""
+# No task runs beside the consumer's: it is the consumer's `async for` that takes an event from the source, gives it to
+# the agent and hands out the output. So an event is taken when its output is asked for, and one that was handed out is
+# done with. With a buffer a `ReadAhead` has a task that takes from the source; the flow ends it.
+#
+# who                   holds                                           what a cancel does
+# the consumer          the lock as the stream, while the agent works   an event in work may have had its effect; the
+#                                                                       flow ends as STOPPED
+# `invoke()`            the lock in a hurry, while the agent works      of one that waits: it never comes to the
+#                                                                       agent; else the agent hears of it
+# `stop()`, `drain()`   nothing: they wait for the end of the flow,     the flow ends all the same
+#                       unless that waits for them
+#
+# The states of a flow are those of `FluxState`; who waits for the lock is in `priority_lock.py`.
 
 from __future__ import annotations
 

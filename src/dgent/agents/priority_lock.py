@@ -1,5 +1,19 @@
 """A lock with two queues: one event or change at a time, those in a hurry before the one that waits in a stream."""
 
+# the lock   who has it                       what the others do                 what a cancel does
+# free       nobody                           nobody waits
+# held       the task whose hold is           those in a hurry wait in           of the holder: its work hears of it,
+#            `_holder`; what it starts is     `_first`, in order; one event of   and the lock is passed on
+#            `inside`                         the stream waits in `_stream`
+# given      the one whose future was set,    wait as before                     of that one: the lock is passed on
+#            before it runs: `_GIVEN` keeps
+#            it from others
+# waiting                                                                        it is passed over; with `refuse` those
+#                                                                                in a hurry get an error instead
+#
+# All of it is on the event loop of its callers, and changes between two awaits. A hold lies in the context of its task,
+# so it also reaches tasks that are left behind: it is emptied when the event ends, and then says that nobody is inside.
+
 from __future__ import annotations
 
 import asyncio
@@ -24,7 +38,8 @@ _get, _set = _inside.get, _inside.set
 class PriorityLock:
     """A lock with two queues: `first` is served in its order, before `stream`, where one event waits at most.
 
-    It costs next to nothing where nobody waits. It belongs to the event loop that its callers run on.
+    It belongs to the event loop that its callers run on. A cancelled task that waits is passed over; one that has the
+    lock passes it on.
     """
 
     __slots__ = ("_first", "_holder", "_stream")

@@ -1,5 +1,14 @@
 """Read a source ahead of its reader: one task, a bounded number of items, an end that is always seen to."""
 
+# reading    its task takes an item when `_room` has a place, and wakes the reader
+# full       the task waits for the reader to take an item
+# ended      the source ended or failed: the reader gets what was read, then the end or the error
+# finished   `finish` cancelled the task: the reader gets what was read, then the end
+#
+# The task and the reader are on one event loop; there is one reader, who waits for `_reader` where nothing is there. A
+# cancel of the reader costs no item, and leaves the task to whoever calls `aclose`; a cancel of `aclose` ends that wait
+# alone. Where somebody else cancels the task, the reader gets CancelledError.
+
 from __future__ import annotations
 
 import asyncio

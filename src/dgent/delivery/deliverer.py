@@ -1,22 +1,21 @@
-"""How what waits gets into the target: in order, once, and never over what somebody else wrote meanwhile.
+"""How what waits gets into the target: in order, once, and never over what somebody else wrote meanwhile."""
 
-One page at a time. A page is cut into waves in which no id comes twice; of each wave, all at once
-
-    plan    read the last version of the id in the target, and make durable which version the entry goes behind
-    write   with that version as `expect`; after a conflict or a crash, look whether the next version is this entry
-    aside   keep what the target must not take
-    settle  note the version that was reached: durably with the next plan of that id, else at the end of the page
-
-and at the end of the page receipts are written and the entries are taken off. A crash or a cancel at any point leaves
-entries that are looked at again, by their plans. Any number of processes may deliver one queue; the tasks of one
-`Deliverer` hold its lock page by page, so that a single id can be brought in between.
-
-An id whose entry somebody else has planned is left to them (`blocked`), until they are done or for `LEASE` seconds. For
-a put behind a version that is not live can only say "nothing is live", not "that version is the last": of two programs
-that write one entry, the slower one could put it on top of the delete that the quicker one has delivered after it. If
-that happens all the same, because a program stood still for so long or a stranger wrote and deleted in that moment, the
-put is taken back.
-"""
+# One page at a time. A page is cut into waves in which no id comes twice; of each wave, all at once
+#
+# plan     read the last version of the id in the target, and make durable which version the entry goes behind
+# write    with that version as `expect`; after a conflict or a crash, look whether the next version is this entry
+# aside    keep what the target must not take
+# settle   note the version that was reached: durably with the next plan of that id, else at the end of the page
+#
+# and at the end of the page receipts are written and the entries are taken off. A crash or a cancel at any point leaves
+# entries that are looked at again, by their plans. Any number of processes may deliver one queue; the tasks of one loop
+# that share a `Deliverer` hold its lock page by page, so that a single id can be brought in between.
+#
+# An id whose entry somebody else has planned is left to them (`blocked`), until they are done or for `LEASE` seconds.
+# For a put behind a version that is not live can only say "nothing is live", not "that version is the last": of two
+# programs that write one entry, the slower one could put it on top of the delete that the quicker one has delivered
+# after it. If that happens all the same, because a program stood still for so long or a stranger wrote and deleted in
+# that moment, the put is taken back.
 
 from __future__ import annotations
 

@@ -1,5 +1,18 @@
 """The delivery of one page of a queue: who plans, writes, settles and signs, and what is known of each id."""
 
+# Whoever has it holds the lock of its `Deliverer`. The entries of one wave are planned, then written, each in a task of
+# its own beside the others; no two of them have the same id, so what is known of an id is one task's at a time.
+#
+# a wave     what another deliverer does           what a cancel leaves
+# planning   is found by compare-and-swap: its     some ids planned: this deliverer goes on with them, another one
+#            plan blocks the id, its progress is   after `LEASE` seconds
+#            taken over
+# writing    leaves the planned ids alone          writes that may be in: the plan tells, at the next look
+# noted                                            entries that are in, without a receipt: found in the target again
+# finished                                         receipts without all entries taken off: passed over, and taken off
+#
+# The tasks of a wave are awaited to their ends whatever one of them raises; a cancel goes to all of them.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,8 @@
 """What a backend says after a commit that changed something."""
 
+# The thread that has the answer of a commit calls its listener: that of the caller's loop, or a JSONL file's own, which
+# meanwhile keeps other processes out. Nothing is awaited in `announce`, so no cancel comes between two changes.
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable

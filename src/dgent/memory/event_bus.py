@@ -1,8 +1,23 @@
 """What happened in memory, told to whoever subscribed: pointers, never payloads.
 
-Publishing only appends to bounded queues, so it never waits, from whatever thread it comes. Each subscriber reads its
-own queue on its own event loop; one that is too slow loses its oldest events, and is told how many.
+Publishing only appends to bounded queues, so it never waits. Each subscriber reads its own queue on its own event loop;
+one that is too slow loses its oldest events, and is told how many.
 """
+
+# an event    where it is, and on which thread                            what a cancel does
+# published   `publish`, on whatever thread, copies who subscribes        nothing: neither lock is held for longer than
+#             under the bus's lock, and offers it under each one's own    a step, nor over an await
+# queued      with its subscriber; the oldest goes where the queue is     `BusSubscription.cancel`, on whatever thread,
+#             full                                                        drops all that waits
+# delivered   to a callback: in a task of its loop, which is there only   of the subscription: that task is cancelled,
+#             while events wait, one event at a time                      unless it is who cancels; of the task, by
+#                                                                         whoever else: the event in work is over, and
+#                                                                         what waits is delivered with the next one
+# read        by a `Listener`: in the task that iterates, one at a time   of that task: no event is lost
+#
+# `_woken` says that a callback's task is there or scheduled: it is set by whoever offers, and cleared by the task under
+# the lock in which it found nothing more, so no event waits for nobody. A callback whose loop was closed is forgotten
+# when it is offered the next event.
 
 from __future__ import annotations
 

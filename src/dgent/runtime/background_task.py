@@ -1,5 +1,13 @@
 """One piece of work that runs in a task of its own, whoever asks for it."""
 
+# none       there is no task, or it has ended, or its loop is another    `begin` and `done` make one
+# running    one task on one loop                                         `begin` and `done` find it
+# ended      its result is for who awaits it; an error goes to `failed`, too
+#
+# A cancel of who awaits `done` reaches him alone. `end` cancels the task and waits until it has ended; who awaits
+# `done` then gets CancelledError, though nobody cancelled him. A cancel of `end` ends that wait: the task is cancelled
+# already. There is no lock: `_task` is changed between two awaits, by the tasks of one loop at a time.
+
 from __future__ import annotations
 
 import asyncio

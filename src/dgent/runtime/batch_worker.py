@@ -1,5 +1,18 @@
 """A thread that takes all the jobs that wait, does them together, and answers each caller on its own event loop."""
 
+# a job      where it is                                        what a cancel of its caller does
+# waiting    in `_waiting`, touched on its own loop only,       it is dropped when the thread takes it
+#            until the next turn of that loop
+# queued     in `_jobs`, while the thread is at others          the same
+# taken      in the thread, with all that waited then           it is done whole, and nobody hears the answer
+# answered   scheduled on its loop, by `complete`               the answer is lost, as it is where that loop was closed
+# refused    it came after `stop`: StoreClosed, on its loop
+#
+# A job that comes after one that was alone is queued at once. `_entry` is held by `_send` and `stop`, on a loop's
+# thread, for one step, so no job comes behind the None that ends the thread; what waits on another loop then is
+# refused. `stop` waits for the thread's end on a thread of the loop's executor; cancelled, it waits to that end all the
+# same.
+
 from __future__ import annotations
 
 import threading

@@ -1,5 +1,9 @@
 """Calling back after the fact: what is committed stays committed, whatever a listener does."""
 
+# Callbacks run one after the other on the thread that has the answer of the commit: that of the caller's loop, but for
+# a JSONL file its writer's, under the lock between processes. Nothing is awaited, so no cancel comes between two of
+# them; a CancelledError that one raises is logged as any error.
+
 from __future__ import annotations
 
 import logging

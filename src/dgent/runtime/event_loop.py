@@ -1,5 +1,12 @@
 """The event loop that a call runs on, and what a cancellation of the call must not cut off."""
 
+# `uninterrupted` awaits a task, which is made if it is given a coroutine:
+#
+# running      the task runs on the caller's loop, the caller waits
+# cancelled    each cancel of the caller is held back; the task hears of none of them
+# ended        the caller gets its result or its error; if a cancel was held back, CancelledError instead of either
+# task cancelled by somebody else, as at the end of `asyncio.run`: the caller gets CancelledError
+
 from __future__ import annotations
 
 import asyncio

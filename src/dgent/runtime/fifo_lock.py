@@ -1,10 +1,15 @@
-"""A lock for tasks of any event loop, in any thread, who get it in the order in which they came.
+"""A lock for tasks of any event loop, in any thread, who get it in the order in which they came."""
 
-free    nobody holds the lock and nobody waits
-held    one task does; the others each wait for a future of their own loop
-on way  `release` has scheduled the next one's future: the lock counts as held, and if that task is cancelled before it
-runs, or its loop is closed, it goes on to the next
-"""
+# state    who has the lock              what the others do                    what a cancel does
+# free     nobody                        nobody waits
+# held     a task, until it releases     each waits for a future of its own    of one that waits: it leaves the queue
+#                                        loop, in the order of their coming
+# on way   nobody yet: `release` has     wait as before                        of the next one: the lock goes to the one
+#          scheduled the next future                                           behind it
+#
+# `_entry` guards the flag and the queue in whatever thread, and is never held over an await. A loop that is closed when
+# `release` comes to its future is passed over. A loop that stops or is closed after that, before the scheduled call has
+# run, keeps the lock.
 
 from __future__ import annotations
 
@@ -14,7 +19,10 @@ from collections import deque
 
 
 class FIFOLock:
-    """A lock that one task hands to the next. A cancelled task that waits is passed over."""
+    """A lock that one task hands to the next, on whatever loop and thread that runs.
+
+    A cancelled task that waits is passed over. One that holds the lock keeps it until it calls `release`.
+    """
 
     def __init__(self) -> None:
         self._entry = threading.Lock()  # guards the two below, and is held for no more than that

@@ -1,5 +1,17 @@
 """A lock between processes, on a file beside the one that it guards."""
 
+# state     who                                        what it does
+# free      nobody has the file locked
+# held      one open descriptor, of one process        `release`, `close` and the death of the process free it
+# waiting   the others, of the same process too        `with` blocks their thread, which sleeps up to 5 ms between two
+#                                                      tries and gives up after the timeout; `try_take` says False
+# stale     one that locked a removed file             closes that, and opens the new one at its next try
+#
+# No event loop is in play: a cancel reaches nobody who waits or holds. Taken twice through one object it succeeds
+# twice, so whoever shares one decides before who may use it: the threads of a SQLite file by `WriteLock`, a journal by
+# its one thread. After a fork the child closes its descriptors, which unlocks nothing; the parent goes on holding what
+# it held.
+
 from __future__ import annotations
 
 import fcntl
@@ -22,7 +34,9 @@ _LONGEST: Final = 0.005
 
 
 class FileLock:
-    """Take it with `with`; `flock` frees it when its process dies, and the file stays.
+    """A lock between processes: take it with `with`, on any thread that may block; no cancel ends the wait.
+
+    `flock` frees it when its process dies, and the file stays.
 
     Writers that wait here take turns fairly: with eight of them SQLite's own busy handler, which sleeps longer and
     longer, makes the unluckiest wait 0.73 s, this lock 0.06 s.

@@ -1,5 +1,11 @@
 """What has begun and not ended yet, and how to wait for it."""
 
+# running    a block is entered: its future is in `_running`, on whatever thread that was
+# ended      the block was left, by an error or a cancel, too: its future is done, and wakes who waits, on any loop
+#
+# `ended` waits for the futures that are there when it is called, one after the other; a cancel of it ends that wait for
+# the caller alone. There is no lock: to add, to remove and to copy the set are each one step of the interpreter.
+
 from __future__ import annotations
 
 import asyncio

@@ -1,5 +1,11 @@
 """A lock for the tasks of one event loop, whichever loop that is."""
 
+# Each loop has an `asyncio.Lock` of its own, made by the first task there that asks.
+#
+# held       by one task of the loop, in its `async with`; a cancel of that task leaves the block, which gives it back
+# waiting    the other tasks of the loop, in order; a cancelled one leaves the queue
+# kept out   nobody of another loop, in whatever thread
+
 from __future__ import annotations
 
 import asyncio
@@ -7,7 +13,10 @@ from weakref import WeakKeyDictionary
 
 
 class PerLoopLock:
-    """Makes the tasks of each event loop take turns: `async with lock.current():`."""
+    """Makes the tasks of each event loop take turns: `async with lock.current():`, which a cancel leaves as any block.
+
+    It keeps nobody out who runs on another loop.
+    """
 
     def __init__(self) -> None:
         self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()

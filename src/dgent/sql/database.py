@@ -4,6 +4,20 @@ A unit of work is a function that takes a SQLAlchemy `Connection` and does one w
 It may run again after a conflict, so it must not do anything but SQL; it returns rows, not a result still to be read.
 """
 
+# a transaction    who, on which thread                              what a cancel of its task does
+# opening          its task, on the loop; it may wait for its turn   it is given up, and was never there
+# open             its task runs the block; a unit of work of it     the block ends with all undone; the callbacks are
+#                  holds `_lock`, those of other tasks wait          dropped
+# in a savepoint   the same                                          that part is undone, and the cancel goes on
+# committing       a task of its own, under `uninterrupted`          it is held back until the COMMIT and the
+#                                                                    callbacks have ended, and raised then, also where
+#                                                                    they went well
+# over             nobody: `_run` refuses what comes later           nothing
+#
+# The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
+# may not open a savepoint. `transaction_timeout` cancels the block, never the COMMIT. `_current` is a context variable,
+# so a task sees the transaction that was open where it was made. The child of a fork may use nothing of this.
+
 from __future__ import annotations
 
 import asyncio

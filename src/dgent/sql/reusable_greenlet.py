@@ -3,6 +3,16 @@
 Most of the cost of a new greenlet is that it maps a stack of Python frames and unmaps it again.
 """
 
+# idle      the greenlet waits in `parent.switch()`, and `_idle` has it
+# running   it runs a function in the caller's task, on its thread and in its context; `_idle` is None, so a call that
+#           comes meanwhile makes a greenlet of its own
+# waiting   the function is in `await_only`, and the caller awaits for it; a cancel of the caller is raised there, in
+#           the function, which may await again, as to roll back, before it ends
+# done      the caller takes the result or the error; this greenlet becomes `_idle`, in the place of one that did so
+#           before
+#
+# A greenlet runs on the thread that made it alone; a call on another thread makes another one.
+
 from __future__ import annotations
 
 import sys

@@ -1,19 +1,18 @@
-"""What every store with tables of its own in a database shares: how they come to be, and how it joins a transaction.
+"""What every store with tables of its own in a database shares: how they come to be, and how it joins a transaction."""
 
-A set of tables is looked at once for each database, by whichever store on it comes first:
-
-    state       who is in it                          what the others do          what a cancel does
-    unknown     nobody has looked yet
-    looking     one task of each event loop, in one   of that loop wait for it;   the transaction is undone or done,
-                transaction of the database           of other loops look, too    and the next one looks again
-    joined      the task that has a transaction of    look for themselves         it is undone with the transaction
-                its own open, inside of that
-    ready       every store on these tables           run at once
-
-Two that look at the same time do no harm: `TableSet.prepare` takes a lock of the database. A store that is joined to a
-transaction takes no lock of this file, because whoever holds it may be waiting for that transaction to end; its tables
-count as ready once that is committed.
-"""
+# A set of tables is looked at once for each database, by whichever store on it comes first:
+#
+# state     who is in it                      what the others do                   what a cancel does
+# unknown   nobody has looked yet
+# looking   one task of each event loop, in   of that loop wait for it; of other   the transaction is undone or done,
+#           one transaction of the database   loops look, too                      and the next one looks again
+# joined    the task that has a transaction   look for themselves                  it is undone with the transaction
+#           of its own open, inside of that
+# ready     every store on these tables       run at once
+#
+# Two that look at the same time do no harm: `TableSet.prepare` takes a lock of the database. A store that is joined to
+# a transaction takes no lock of this file, because whoever holds it may be waiting for that transaction to end; its
+# tables count as ready once that is committed.
 
 from __future__ import annotations
 

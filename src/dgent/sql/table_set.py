@@ -4,6 +4,13 @@ What an agent remembers has to open without a migration step, so these tables ca
 `dgent_meta`. An older format is brought up to date in the transaction that first looks at it; a newer one is refused.
 """
 
+# noted         the format in `dgent_meta` is ours: `prepare` only reads, and takes no lock of its own
+# bringing up   one transaction holds the advisory lock TABLE_SETS (on SQLite: is the one that writes), reads the
+#               format again, upgrades and makes; others, of whatever process, wait for it in the database and then
+#               find all of it noted
+# broken off    by a cancel or an error: that transaction is undone or done as a whole, and the next one that looks
+#               goes by what it finds
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence

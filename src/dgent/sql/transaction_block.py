@@ -1,14 +1,20 @@
 """Who ends the transaction of a block: the block alone, not a session, a connection or a statement inside of it.
 
-A `Block` is open from its BEGIN on. From there it is `committing`, which its transaction alone sets, and `committed`;
-or `undone`, by whatever ended it within: `session.rollback()`, a flush that failed, a connection that was let go of. An
-undone block begins nothing anew, so that what comes later in it is not committed without what came before. At last it
-is `over`. All of that happens on the event loop of the block; only COMMIT itself may run on another thread meanwhile.
-
 A repository that commits for itself composes, as in SQLAlchemy's `join_transaction_mode="rollback_only"`: its
 `commit()` flushes, its `begin()` is a savepoint, its `rollback()` undoes the innermost `storage.transaction()`, and its
 `close()` lets go of its objects.
 """
+
+# a block      who sets it                                          what it means
+# begun        the connection, at BEGIN                             it is open; there is no second one
+# committing   its transaction, around the commit                   who else would commit undoes it instead
+# committed    the connection, when COMMIT was answered             an error that comes after it takes nothing back
+# undone       whatever ended it within: `session.rollback()`, a    nothing begins in it anew, so that what comes later
+#              flush that failed, a connection that was let go of   is not committed without what came before
+# over         the end of the block, by a cancel or an error, too   its session closes
+#
+# All of that is set on the event loop of the block, without a lock; only COMMIT itself may run on another thread
+# meanwhile, and the block waits for it.
 
 from __future__ import annotations
 

@@ -1,5 +1,12 @@
 """Who waits for a database to change: one timer looks for all of them, and nothing is left when the last one goes."""
 
+# idle      nobody watches: there is no timer
+# watched   one timer of the loop looks every `every` seconds, and calls back all watches where there may be a change
+#
+# All of it runs on the loop on which it was made, in a context without a transaction. Nothing is awaited, so there is
+# no lock, and a cancel reaches none of it. A callback may add and remove watches: who is called was settled when `wake`
+# began. What a callback raises goes to the handler of the loop, and those behind it wait for the next look.
+
 from __future__ import annotations
 
 import asyncio

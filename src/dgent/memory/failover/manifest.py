@@ -7,6 +7,12 @@ A store is known by its id, which lies in its own tables, and found by the place
 at several (another role, another name of the host), and one place never holds two.
 """
 
+# read     without the lock: a file is put in place whole, so one sees the old one or the new one
+# update   under the lock between processes, after another look: on the caller's thread, most often an event loop's,
+#          which it blocks for up to `LOCK_TIMEOUT` while another process has the lock
+# admit    reads, asks the store, and updates: only the store is awaited, so a cancel comes before the update or after
+#          it
+
 from __future__ import annotations
 
 import os

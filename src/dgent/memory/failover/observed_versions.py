@@ -1,9 +1,13 @@
 """What a program has seen of the first store of its chain: where each namespace stood, and writes of unknown outcome.
 
-By this it is told later whose a version is that stands where a write that waited is to go. `note` is called on whatever
-thread commits, everything else on a loop. There is no lock: of two notes at once the lower one may stay, and then a
-version counts as somebody else's that is not, which loses nothing.
+By this it is told later whose a version is that stands where a write that waited is to go.
 """
+
+# `note`            on whatever thread commits
+# everything else   on a loop, between two awaits: no cancel comes in
+#
+# There is no lock: of two notes at once the lower one may stay, and then a version counts as somebody else's that is
+# not, which loses nothing.
 
 from __future__ import annotations
 

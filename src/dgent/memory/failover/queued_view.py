@@ -1,5 +1,9 @@
 """What a program sees that had to start without the first store: only what was written since, from the queues."""
 
+# Several readers of one loop may follow a queue at once. Each waits only for pages; an entry is marked as seen and
+# taken in one step, since the store in memory makes nobody wait. So whoever finds it marked finds it in the store, and
+# a cancel of a reader leaves no entry marked that was not taken.
+
 from __future__ import annotations
 
 import time

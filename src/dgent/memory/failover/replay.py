@@ -1,5 +1,18 @@
 """The queues in which writes for the first store of a chain may wait, and what delivers each of them into it."""
 
+# Everything here runs on event loops, and takes no lock of its own: what is shared changes between two awaits.
+#
+# the task of the delivery   `look`, `empty`, `tidy`, one after the other; before there is one, who opens looks and
+#                            tidies
+# verbs, beside it           `append` to the last queue; `bring`, which takes turns with `empty` page by page
+#                            (`Deliverer`)
+# who opens or falls back    `attach`, `fall_back`, under the lock of `FailoverState`; `_all` is replaced as a whole,
+#                            so who goes through the former list goes on with that
+# other processes            deliver the same queues, and add to them: `remember` and `tidy` look again for that
+#
+# A cancel breaks any of it off between two steps: what waits still waits, and what was taken off is in. A queue whose
+# store fails is left out (`_lost`) until the next `look`.
+
 from __future__ import annotations
 
 import logging

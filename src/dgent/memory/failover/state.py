@@ -1,20 +1,21 @@
-"""Which store of a chain serves, and what happens while the first one is out of reach.
+"""Which store of a chain serves, and what happens while the first one is out of reach."""
 
-    normal        the first answers and nothing waits for it: every verb is its own
-    cut off       it went away in mid-run and spilling is on: reads are refused, writes go to a queue
-    started late  it did not answer at the start: writes go to a queue, reads see only what waits there
-    delivering    it answers and serves, and what waits for it is on its way, page by page, in a task of its own. A verb
-                  about some ids brings what waits for them in first; every other verb waits for the queue
-    started late, cut off -> delivering    a probe is answered
-    delivering -> normal                   nothing waits any more
-    normal, delivering -> cut off          a write finds it out of reach, and spilling is on
-
-Who holds what: `_lock` is held to open and to fall back. One task, `_replaying`, probes and delivers; whoever wants it
-done awaits that task, and is cancelled without cancelling it. `_keeping` are the writes that go into a queue just now:
-they begin only while the state is cut off or started late, so once the state is `delivering` and they have ended, this
-process adds nothing to the queue, and when the queue is found empty the state becomes normal in the same step of the
-loop. docs/decisions/0026-one-delivery-queue.md tells why.
-"""
+# normal         the first answers and nothing waits for it: every verb is its own
+# cut off        it went away in mid-run and spilling is on: reads are refused, writes go to a queue
+# started late   it did not answer at the start: writes go to a queue, reads see only what waits there
+# delivering     it answers and serves, and what waits for it is on its way, page by page, in a task of its own. A verb
+#                about some ids brings what waits for them in first; every other verb waits for the queue
+#
+# started late, cut off -> delivering   a probe is answered
+# delivering -> normal                  nothing waits any more
+# normal, delivering -> cut off         a write finds it out of reach, and spilling is on
+#
+# Who holds what: `_lock`, of each loop its own, is held to open and to fall back. One task, `_replaying`, probes and
+# delivers; whoever wants it done awaits that task, and is cancelled without cancelling it; `close` cancels it, and who
+# awaits it then, too. `_keeping` are the writes that go into a queue just now: they begin only while the state is cut
+# off or started late, so once the state is `delivering` and they have ended, this process adds nothing to the queue,
+# and when the queue is found empty the state becomes normal in the same step of the loop. A write that is cancelled
+# there may wait all the same. docs/decisions/0026-one-delivery-queue.md tells why.
 
 from __future__ import annotations
 

@@ -1,5 +1,10 @@
 """The backend that forgets at the end of the process: for tests, for caches, and as the last link of a chain."""
 
+# A verb is one step on its caller's thread: under the lock of the state it is planned and shown, then listeners are
+# told without that lock, so of two threads the second one's may be told first. Nothing is awaited in it, so no cancel
+# splits it. `close` takes no lock: a verb that has the state ends on it, and a later one is refused, as in a child of a
+# fork.
+
 from __future__ import annotations
 
 import os

@@ -1,5 +1,14 @@
 """A store of datums in memory: what is held of every namespace, and how batches of writes are put into it."""
 
+# `lock`, a thread lock, is held around every read and every change, on whatever thread: to sweep what expired, to plan
+# a batch and to show it. It is held between two awaits, so no cancel comes in and no loop waits for another for long.
+#
+# planned        by `batch`, from what is shown; in memory under the same hold of the lock as `take`, so nobody is in
+#                between
+# not safe yet   of a JSONL file alone, whose one thread plans and shows: the lock is free, and reads see what was
+#                before
+# shown          by `take`, as a whole
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -24,7 +33,7 @@ class StoreState:
     """The states of all namespaces.
 
     Attributes:
-        lock: hold it around every read and every change.
+        lock: hold it around every read and every change, on whatever thread, and over no await.
     """
 
     def __init__(self, limits: Limits, clock: Clock) -> None:

@@ -1,5 +1,18 @@
 """The backend that keeps datums in one JSONL file: durable, shared between processes, readable with any text tool."""
 
+# a verb                          thread                                            what a cancel of its caller does
+# read, nothing new in the file   the caller's, under the state's lock              none can come meanwhile
+# read, behind a look             the file's own looks, under the lock between      the look is never begun, or goes on
+#                                 processes; then the caller's reads                for nobody
+# write, erase                    the file's own: all that waits is planned, then   it is never begun, or done whole
+#                                 one line is appended and synced, then it shows
+# close                           the closer's; the thread ends when what waits     it is held back until the thread
+#                                 is done                                           has ended
+#
+# `_starting`, a thread lock, is held for one step, to begin the thread and to close. The state's lock is held to plan,
+# to show and to read, never while the file is written: a reader waits for no disk, and what is written here shows after
+# its sync. A child of a fork is refused.
+
 from __future__ import annotations
 
 import os

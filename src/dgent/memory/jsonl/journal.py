@@ -8,6 +8,20 @@ In place, nobody but this code writes into the file, and only at its end. So an 
 they were mean that it is as it was; where they are not, what was read before is looked for in it again.
 """
 
+# step of a write   what others of this process see                   other processes
+# wait              a read finds whether the file is as it was,       one of them has the file's lock
+#                   without the lock; else it waits for this thread
+# catch up          nothing new yet, but what was replayed, under     wait for the file's lock; this thread blocks at
+#                   the state's lock                                  it for up to `lock_timeout`
+# append, sync      what was there before: while `_busy` is set,      the same
+#                   what is new in the file is of this thread
+# show              all of it, under the state's lock                 the same
+# in doubt          what was acknowledged; no write is, until the     know it by the word in the lock's file
+#                   file is renewed
+#
+# Everything runs on the one thread of the store but `is_current` and the attributes. No event loop is in play, so no
+# cancel comes in between: a flush ends whole, fails, or dies with the process, which leaves a torn line or none.
+
 from __future__ import annotations
 
 import logging

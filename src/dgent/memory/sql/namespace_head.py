@@ -1,13 +1,18 @@
-"""The head row of a namespace: its lock puts writers in the order of their commits, and its time is theirs.
+"""The head row of a namespace: its lock puts writers in the order of their commits, and its time is theirs."""
 
-Who changes anything in a namespace locks its head row first and decides from what it reads after that. At READ
-COMMITTED each statement sees what was committed before it began; so a statement after the lock sees all that whoever
-held it before has done, while one that took the lock and read at once would see what was there before it waited.
-
-Whatever changes a namespace writes its head row, too: appending moves it, erasing leaves it where it is. So a
-transaction at REPEATABLE READ, whose statements all see what was there at its first, cannot decide from what is no
-longer so: PostgreSQL refuses it the lock (40001, `Conflict`), and it may run again.
-"""
+# a writer                  what it holds                                     what the others do
+# before `lock` or `take`   nothing                                           go on
+# waiting                   nothing: on PostgreSQL it waits for the row; on   one of them holds it
+#                           SQLite it has waited for the whole file before
+# deciding                  the head row, until its transaction ends          who changes anything in the namespace
+#                                                                             waits; who reads does not
+# refused                   nothing: at REPEATABLE READ the row was written   may run again
+#                           since its first statement (40001, `Conflict`)
+#
+# At READ COMMITTED each statement sees what was committed before it began; so a statement after the lock sees all that
+# whoever held it before has done, while one that took the lock and read at once would see what was there before it
+# waited. Whatever changes a namespace writes its head row, too: appending moves it, erasing leaves it where it is. A
+# cancel ends the transaction, and the lock with it.
 
 from __future__ import annotations
 

@@ -1,7 +1,17 @@
-"""PostgreSQL: links to the server that are kept open, reads that share a call, writes that share a COMMIT.
+"""PostgreSQL: connections to the server that are kept open, reads that share a call, writes that share a COMMIT."""
 
-Everything that lives on an event loop is in one `_LoopState`, which closes with that loop; the next loop gets another.
-"""
+# a loop     what lives on it                                                           what others do
+# none yet   nothing: the first call makes a `_LoopState` for its loop
+# in use     pools, batches, watches                                                    calls on another loop are
+#                                                                                       refused with StoreClosed
+# closed     its connections were closed as it ended, by the generator that it knows;   the next loop gets a new
+#            if it was not given the time, their sockets are closed at the next call    `_LoopState`
+#
+# Within a loop a read borrows a connection in the caller's own task; the first read of a key runs at once, and those
+# that come meanwhile go together after it, also where the first is cancelled. Writes run in tasks of a `Batcher`, which
+# a cancel of a caller does not reach. A session holds one connection of the writers; its end is awaited whatever
+# cancels it. `close` waits for writes, then for reads; cancelled, it waits no more, and what is left is closed when
+# nobody uses it any longer, or with the loop.
 
 from __future__ import annotations
 

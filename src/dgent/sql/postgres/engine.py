@@ -1,5 +1,11 @@
 """How a PostgreSQL connection is opened: every timeout set, and in autocommit: who wants a transaction says BEGIN."""
 
+# connecting    a task of its own runs `connect`, which is not cancelled: who gives up has what it opens closed
+# open          of one `PooledConnection`, on the loop that opened it
+# closing       a task of `ClosingConnections` waits for the server for `GRACE` seconds, then cuts it off; nobody's
+#               cancel reaches it, but `settle` waits for it
+# left behind   its loop was closed over it: `cut_off` closes the socket, from whatever loop runs then
+
 from __future__ import annotations
 
 import asyncio

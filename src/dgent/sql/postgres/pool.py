@@ -1,5 +1,19 @@
 """Who waits for what: connections, each lent to one caller at a time, and items that wait together for one of them."""
 
+# a connection   who has it                                               what a cancel does
+# free           nobody: it is in `_free`
+# lent           one task, until `give`                                   of that task: its block gives it back; `rest`
+#                                                                         drops what is not as it was lent
+# handed over    the waiting task whose future has it, before that runs   it is given to the next one
+#
+# an item     where it is                                      what a cancel of its caller does
+# waiting     in the queue of its key, while that is open      it is left out when the next batch is taken
+# under way   in a batch, which a task of the `Batcher` runs   the batch goes on, and nobody hears of this item
+#
+# A key is open from its first item until nothing waits under it; one batch of it is under way at a time. Batches of
+# different keys run side by side, each on a connection of its own. All of it is of one event loop, so there is no lock.
+# A batch is cancelled only as the loop ends, and the futures of its items with it.
+
 from __future__ import annotations
 
 import asyncio

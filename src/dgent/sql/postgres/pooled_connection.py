@@ -1,5 +1,20 @@
 """One connection to PostgreSQL: it opens when needed, is replaced when it dies, and learns what became of a COMMIT."""
 
+# Whoever borrowed it from the pool has it alone, on the event loop of the pool, so there is no lock.
+#
+# state                                       what a cancel of whoever has it does
+# closed                                      nothing
+# opening                                     the task that connects goes on, and what it opened is closed in the
+#                                             background
+# idle, in autocommit                         nothing
+# reading, at BEGIN                           the connection is dropped
+# in a transaction                            ROLLBACK is sent; cut off again, the connection is dropped
+# one statement that commits itself, COMMIT   the connection is dropped, and nobody asks whether the write is in
+# asking after a lost COMMIT                  it asks no more, and the write may be in
+#
+# To drop it is to close it in the background, which cancels at the server what still runs. A caller who waits for a
+# batch, or for the end of a block, is not whoever has it: their cancel does not come here (`pool`, `sql/database.py`).
+
 from __future__ import annotations
 
 import asyncio

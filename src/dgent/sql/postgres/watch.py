@@ -3,6 +3,15 @@
 A notification may be lost with its connection, or swallowed by a pooler in between: nobody relies on it.
 """
 
+# idle        nobody watches: no poll, no connection
+# polling     the timer of `Watches` calls all back; there is no listener, or its task waits before it connects again
+# listening   the task has a connection of its own and waits for its end; a notification calls back those of its topic
+# ended       the task is cancelled, and its connection closed in the background, which `ClosingConnections.settle`
+#             waits for
+#
+# All of it is on one event loop, so there is no lock. The task belongs to none of those who watch: a cancel of theirs
+# does not reach it.
+
 from __future__ import annotations
 
 import asyncio

@@ -5,6 +5,12 @@ of another. One read transaction holds the moment that is copied, whoever writes
 nobody, but the `-wal` grows until it has ended.
 """
 
+# copying    on the thread that runs `back_up`, in its read transaction; writers go on
+# unwanted   the task that asked was cancelled: `is_unwanted`, which is asked after each piece, ends the copy
+# copied     the file is synced and gets its name, without another question: a cancel that comes now leaves it there
+#
+# Whatever ends it, the file beside the target goes. A kill leaves that file, and no target.
+
 from __future__ import annotations
 
 import os

@@ -10,25 +10,23 @@ Three ways to the file, each with connections of its own:
 
 All of them refuse files that are not those that were opened first (`file_identity`). A file that can only be read has
 readers alone (`read_only`).
-
-Who holds what:
-
-    state            thread                   file lock   write lock     what a cancel of the caller does
-    idle             none                     free        free           nothing
-    group commit     the writer's             held        writer         a unit is done whole, or never begun
-    leased           the writer's serves it,  held        writer         what the body did is undone; a COMMIT that
-                     statements on both                                  was asked for runs to its end
-    begun by itself  the caller's; COMMIT     held        that lease,    the same
-                     on the writer's                      then writer
-    in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
-                     next transaction                                    see `writer`
-    reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
-    backing up       one of its own           not needed  not needed     it is given up, and nothing of it is left
-    closing          the closer's, when the   held        writer's for   it goes on to its end
-                     others have ended                    good
-
-The lock of the object (`_lock`) is held only to start threads and to open readers, never while anything is awaited.
 """
+
+# state            thread                   file lock   write lock     what a cancel of the caller does
+# idle             none                     free        free           nothing
+# group commit     the writer's             held        writer         a unit is done whole, or never begun
+# leased           the writer's serves it,  held        writer         what the body did is undone; a COMMIT that
+#                  statements on both                                  was asked for runs to its end
+# begun by itself  the caller's; COMMIT     held        that lease,    the same
+#                  on the writer's                      then writer
+# in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
+#                  next transaction                                    see `writer`
+# reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
+# backing up       one of its own           not needed  not needed     it is given up, if it is not copied yet
+# closing          the closer's, when the   held        writer's for   it goes on to its end
+#                  others have ended                    good
+#
+# The lock of the object (`_lock`) is held only to start threads and to open readers, never while anything is awaited.
 
 from __future__ import annotations
 

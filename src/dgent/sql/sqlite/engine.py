@@ -1,5 +1,15 @@
 """How a SQLite file is opened: one set of pragmas, one begin hook, no file of ours opened any other way."""
 
+# What here takes the lock between processes does it on the thread of its caller, which it blocks for up to
+# `busy_timeout`:
+#
+# asynchronous stores     whoever writes has the lock already: see `writer`
+# a synchronous program   the thread that uses the connection: from before BEGIN IMMEDIATE until the transaction has
+#                         ended; whoever only reads takes none
+#
+# While a COMMIT, a checkpoint or the last close runs there is a mark in the lock's file. Whoever finds it without a
+# holder knows that one died in it. No event loop is in play, so no cancel comes in between.
+
 from __future__ import annotations
 
 import sqlite3

@@ -19,10 +19,20 @@ that is so only if somebody died in his commit, for which each commit leaves a m
 Else it was not ours who wrote: another program that checkpointed, where checkpoints have come further since the note,
 or one that copied something over the file. Whoever opens a file with that mark, or after such a checkpoint, keeps the
 generation: the others go on with it.
-
-Everything here is used under the lock between processes, by whoever holds this process's write lock, but for `look`,
-which any reading thread may call. Nothing opens the file or its `-shm`: closing either would drop SQLite's locks.
 """
+
+# Everything here is used under the lock between processes, by whoever holds this process's write lock, but for `look`:
+#
+# the writer's thread                            checks, commits, settles and notes
+# a thread that begins a transaction by itself   checks
+# any thread that reads                          `look`: it takes no lock, and only compares. It may meet a commit
+#                                                half-way; then it says that it is unsure, and the writer looks, under
+#                                                the lock
+# other processes                                wait for the lock; what they find in its file is the note, and the
+#                                                mark of one that died in a commit
+#
+# No event loop is in play: a cancel reaches nothing here. Nothing opens the file or its `-shm`: closing either would
+# drop SQLite's locks.
 
 from __future__ import annotations
 

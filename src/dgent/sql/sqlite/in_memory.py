@@ -3,13 +3,18 @@
 SQLite's `memdb` keeps it for as long as a connection is open. There is one, for all that reads and writes, and a
 migration brings its own. It has no log for readers to go on in while somebody writes, so a transaction leaves an image
 of what it found: whoever reads beside it reads that, as one would read a file in WAL mode.
-
-    idle              reads and writes run on the connection, on the caller's thread, each to its end
-    transaction open  the session has the connection, and its task the lock; reads run on the image; writes wait
-
-A write is one call between two awaits, so no cancellation can split it. A transaction that is cancelled is rolled back,
-and its lock given back, by the blocks that it leaves. `_use` keeps the threads of two event loops apart.
 """
+
+# idle               reads and writes run on the one connection, on the caller's thread, each to its end; a write has
+#                    `_lock`
+# transaction open   its task has `_lock`, and its session the connection; reads run on the image; writes and other
+#                    transactions wait, in the order of their coming, for `transaction_timeout` and a few seconds
+# closing            `close` waits for `_lock` as a write does; what comes later is refused
+#
+# A write is one call between two awaits, so no cancel can split it; one that waits for `_lock` is never done. A
+# transaction that is cancelled is rolled back, and `_lock` given back, by the blocks that it leaves. A cancel of
+# `close` while it waits leaves the connection open, and a later `close` does nothing. `_use`, a thread lock, keeps the
+# calls of two event loops apart; it is never held over an await.
 
 from __future__ import annotations
 

@@ -5,6 +5,20 @@ disk. And the writer waits for the transaction, so its thread is free to do what
 and back costs ten times what an INSERT does, and SQLAlchemy's own driver for asyncio takes three for each statement.
 """
 
+# a task        thread                                   who waits                          what a cancel of the
+#                                                                                           session's task does
+# at once       the caller's, with `_use`                its event loop; what only reads    none can come meanwhile
+#                                                        is given up after 2 ms and begun
+#                                                        anew on the other thread
+# handed over   the writer's, with `_use`, in            the session's task                 it is held back until the
+#               `WriteLease.do`                                                             task has ended
+# COMMIT        the writer's, as the last of its lease   the session's task                 the same
+# undone        the caller's, or the writer's            whoever undoes waits for `_use`,   nothing
+#                                                        never for the event loop
+#
+# `_use`, a thread lock, is held for one task of the connection: the caller only tries it, and hands the task over where
+# it is taken. `_until`, which ends a task that takes too long, is written by whoever holds it.
+
 from __future__ import annotations
 
 import math

@@ -1,5 +1,12 @@
 """ORM sessions on a SQLite file: SQLAlchemy's engine over one connection, which `orm_connection` runs."""
 
+# There is one connection, and one lease at a time has it: `Orm` is used by whoever holds this process's write lock.
+#
+# begin   on the writer's thread, `begin`, or on the caller's, `try_begin`
+# used    on the loop of the session; its calls run in a greenlet there, in which a cancel of the task is raised
+# end     `OrmSession.end` on the loop awaits nothing, so no cancel cuts it off; `Orm.end` undoes what is left, on the
+#         thread that gives the lease back
+
 from __future__ import annotations
 
 import sqlite3

@@ -1,5 +1,17 @@
 """Who reads a SQLite file: the caller's own thread while that is quick, for several tasks at once, else one of two."""
 
+# a read     thread                                  who waits for it           what a cancel of its caller does
+# inline     the caller's, which has `_free`         its event loop, for 2 ms   none can come meanwhile
+# gathered   the caller's, in the next turn of the   the tasks that asked in    it is left out, and the others are
+#            loop, in one call for all of one key    this turn                  read
+# short      `dgent-read-...`, one after another     other short reads          not taken yet: it is never begun; else
+#                                                                               it goes on to its end or its limit
+# scan       `dgent-scan-...`                        other scans                the same
+#
+# `_free` is tried, never waited for: of two loops in two threads the second goes to the threads at once. What waits in
+# a `ReadBatcher` is kept by loop and key, and touched on that loop alone. Who closes takes `_free` for good, after a
+# read of another loop that has it, and then waits for the two threads.
+
 from __future__ import annotations
 
 import sqlite3

@@ -4,6 +4,21 @@ A transaction begins on its caller's own thread where the writer has nothing to 
 Either way the writer's thread does for it what may take long: above all COMMIT, which waits for the disk.
 """
 
+# a lease   who may write                       what the others do            what a cancel of its task does
+# waiting   another lease, or the writer                                      it is never begun, or ends as soon as
+#                                                                             it is served
+# alone     the lease, which began on its       the writer serves it before   the caller's thread undoes it and frees
+#           caller's thread                     its next jobs                 the locks
+# served    the writer's thread, which waits    wait in the writer's queue    `give_back`: the writer's thread undoes
+#           for what the lease asks                                           it and goes on
+# asking    the same; the task awaits its job   the same                      it is held back until the job has ended
+# over      whoever is next                                                   nothing: what is asked now is refused
+#
+# A lease is over after its last job, COMMIT, at the end of its block, or when the writer takes it back, because its
+# time is up or its loop was closed. One that is alone is taken back only once the writer has another job.
+# `WriteLock._entry` is held for one step, on the loop's thread or the writer's, and over a BEGIN that is tried once.
+# `WriteLease._entry` keeps a job from coming after the end.
+
 from __future__ import annotations
 
 import threading
@@ -24,7 +39,7 @@ if TYPE_CHECKING:
 
 
 class WriteLease:
-    """The right of one transaction to write, from its BEGIN to its end.
+    """The right of one transaction to write, from its BEGIN to its end; a cancel of its task gives it back.
 
     Args:
         take: awaits that it has come. wake: makes the writer's thread serve it.
@@ -114,7 +129,11 @@ class WriteLease:
 
 
 class WriteLock:
-    """Held by the writer's thread, or by one transaction that began without it."""
+    """Held by the writer's thread, or by one transaction that began without it, on the thread of its event loop.
+
+    A transaction never waits for it, so there is nothing to cancel: it has it at once, or goes to the writer's queue.
+    The writer's thread takes it without waiting, too: it serves first whoever had it.
+    """
 
     def __init__(self) -> None:
         self._entry = threading.Lock()

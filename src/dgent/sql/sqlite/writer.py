@@ -1,17 +1,17 @@
-"""The connection that writes a SQLite file: it commits in groups, and vouches for the files that it commits into.
+"""The connection that writes a SQLite file: it commits in groups, and vouches for the files that it commits into."""
 
-Everything here runs on one thread, the writer's, which holds this process's write lock (see `write_lease`), and under
-the lock between processes. A COMMIT passes four points:
-
-    check    the names are those of the files that are open, and nobody else wrote into the file
-    COMMIT   SQLite writes and syncs its log; once in a while it also puts the log into the file
-    settle   the names are still those; what a checkpoint made of the file is noted for the next process
-    answer   to everybody whose unit was in it
-
-Where COMMIT itself fails with an error of the disk it may be in (`errors.in_doubt`): its callers hear OutcomeUnknown,
-that is noted in the lock's file, and this connection is closed. The next one, of whichever process, first puts the log
-into the file and cuts it; until that succeeds nothing is written.
-"""
+# Everything here runs under the lock between processes, by whoever holds this process's write lock (`write_lease`): the
+# writer's thread, but for `may_begin`, which is asked on the thread of a caller whose transaction begins there, and
+# `close`, when the writer's thread has ended. No cancel reaches it. A COMMIT passes four points:
+#
+# check    the names are those of the files that are open, and nobody else wrote into the file
+# COMMIT   SQLite writes and syncs its log; once in a while it also puts the log into the file
+# settle   the names are still those; what a checkpoint made of the file is noted for the next process
+# answer   to everybody whose unit was in it
+#
+# Where COMMIT itself fails with an error of the disk it may be in (`errors.in_doubt`): its callers hear OutcomeUnknown,
+# that is noted in the lock's file, and this connection is closed. The next one, of whichever process, first puts the
+# log into the file and cuts it; until that succeeds nothing is written.
 
 from __future__ import annotations
 
