@@ -14,13 +14,13 @@ from typing_extensions import override
 from dgent.bridge import table_query, table_sql, table_update, table_write
 from dgent.bridge.from_datum import given_by
 from dgent.bridge.mapping import TableMapping, check_mapped, mapping_of
-from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import RowDelete, RowPut
 from dgent.capabilities import Capabilities
 from dgent.datum import Datum, Limits
 from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.memory.change import Change, OnChange, announce
 from dgent.sql import Database, Runner, Transaction
+from dgent.sql.runner import SessionRunner
 from dgent.store_base import StoreBase
 from dgent.validation import as_list, called, check_id, check_kind
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from dgent.operations import Operation
     from dgent.query import Page, Query
-    from dgent.sql.database import Each, Work
+    from dgent.sql.runner import Each, Work
     from dgent.store import Datums, Outcomes
 
 T = TypeVar("T")
