@@ -28,7 +28,7 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.sql.sqlite import engine as sqlite_engine
-from dgent.sql.sqlite.file_identity import Note
+from dgent.sql.sqlite.file_note import Note
 from dgent.sql.sqlite.wal_index import Progress, WalIndex
 
 MODES = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]

@@ -28,6 +28,7 @@ from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.sql.sqlite import engine as sqlite_engine
 from dgent.sql.sqlite import file_identity
 from dgent.sql.sqlite.file_identity import Files
+from dgent.sql.sqlite.file_note import Note
 from dgent.sql.sqlite.wal_index import Progress
 from dgent.testing.contract_base import patience
 
@@ -479,14 +480,14 @@ async def test_another_time_counts_as_written_by_another_until_it_is_opened_anew
 
 
 def test_a_note_of_another_format_counts_as_none() -> None:
-    note = file_identity.Note((1, 2, 3, 4), 5, pending=True, in_doubt=False, generation=6, progress=None)
+    note = Note((1, 2, 3, 4), 5, pending=True, in_doubt=False, generation=6, progress=None)
     come_far = note._replace(progress=Progress(2**64 - 1, 2**32 - 1, 9, 8, 7))
     for each in (note, come_far):
-        assert file_identity.Note.load(each.dump()) == each
-        assert file_identity.Note.load(each.dump().replace(b"dgent 3", b"dgent 4")) is None
-    assert file_identity.Note.load(come_far.dump().replace(b" 7\n", b"\n")) is None
-    assert file_identity.Note.load(b"dgent 1 1 2 3 4 5 1 0\n") is None
-    assert file_identity.Note.load(b"dgent 2 1 2 3 4 5 1 0 6\n") is None
+        assert Note.load(each.dump()) == each
+        assert Note.load(each.dump().replace(b"dgent 3", b"dgent 4")) is None
+    assert Note.load(come_far.dump().replace(b" 7\n", b"\n")) is None
+    assert Note.load(b"dgent 1 1 2 3 4 5 1 0\n") is None
+    assert Note.load(b"dgent 2 1 2 3 4 5 1 0 6\n") is None
 
 
 async def test_readers_alone_notice_a_backup_copied_over_an_open_file(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from tests.migrations.inspection import execute, rows, schema, schema_of_models
 
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, Corrupt, MigrationError, ReadOnly
+from dgent.migrations import commands
 from dgent.settings import Settings
 from dgent.testing.contract_base import patience
 
@@ -63,7 +64,7 @@ def checkout(tmp_path: Path) -> Path:
 @pytest.fixture
 def scripts(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of scripts that the program uses, open for another revision."""
-    monkeypatch.setattr(migrations, "script_location", lambda: checkout / "alembic")
+    monkeypatch.setattr(commands, "script_location", lambda: checkout / "alembic")
     return checkout / "alembic" / "versions"
 
 
@@ -155,7 +156,7 @@ async def test_scripts_lie_in_a_folder_of_any_name(
     checkout: Path, sqlite_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = checkout.rename(checkout.with_name("100% of it"))  # a percent sign means something to Alembic's config
-    monkeypatch.setattr(migrations, "script_location", lambda: folder / "alembic")
+    monkeypatch.setattr(commands, "script_location", lambda: folder / "alembic")
     assert await migrations.upgrade(f"sqlite:///{sqlite_path}") == "004"
 
 

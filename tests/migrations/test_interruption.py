@@ -18,6 +18,7 @@ from tests.migrations.inspection import execute, look, rows, schema, schema_of_m
 
 from dgent import migrations
 from dgent.exceptions import BackendUnavailable, StorageTimeout
+from dgent.migrations.connection import connection_to
 from dgent.settings import Settings
 from dgent.testing.contract_base import patience
 
@@ -207,7 +208,7 @@ async def test_the_wait_for_another_upgrade_is_bounded(url: str) -> None:
         done.wait(patience(30))
 
     def elsewhere() -> None:  # a migration of another process has the lock of the database, not that of this process
-        migrations._BACKENDS[settings.url.get_backend_name()].write(settings, hold)
+        connection_to(settings).write(settings, hold)
 
     thread = threading.Thread(target=elsewhere)
     thread.start()

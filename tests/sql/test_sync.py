@@ -28,7 +28,7 @@ from dgent.exceptions import (
 )
 from dgent.limits import Limits
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import erasure, reads, writes
+from dgent.memory.sql import erasure, queries, reads, writes
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
@@ -231,14 +231,14 @@ async def test_programs_of_both_kinds_count_in_one_datum_and_lose_nothing(engine
 def answers(connection: Connection, ids: list[str]) -> list[Any]:
     """Return what the plain functions say of a namespace."""
     now = time.time()
-    queries = [Query(), Query(tags={"a", "b"}), Query(author="ann", order="oldest"), Query(where={"n": 3}, limit=1)]
-    first = reads.query(connection, "sync", Query(limit=3), now)
+    filters = [Query(), Query(tags={"a", "b"}), Query(author="ann", order="oldest"), Query(where={"n": 3}, limit=1)]
+    first = queries.query(connection, "sync", Query(limit=3), now)
     return [
         *(reads.get(connection, "sync", id, None, now) for id in ids),
         reads.get(connection, "sync", "d0", 1, now),
         reads.get_many(connection, "sync", ids, now),
-        *(list(reads.query(connection, "sync", query, now)) for query in queries),
-        list(reads.query(connection, "sync", Query(limit=3, cursor=first.cursor), now)),
+        *(list(queries.query(connection, "sync", query, now)) for query in filters),
+        list(queries.query(connection, "sync", Query(limit=3, cursor=first.cursor), now)),
         reads.count(connection, "sync", "d", now),
         reads.causal_chain(connection, "sync", "d9", now, 100),
         reads.history(connection, "sync", "d0", 100, None),
@@ -317,7 +317,7 @@ def test_a_program_that_commits_as_it_goes_loses_nothing(engine: Engine) -> None
         connection.rollback()
         writes.apply_each(connection, "default", [[Put(Datum("c", b"c", 1.0))]], time.time)
     with engine.connect() as connection:
-        assert [each.id for each in reads.query(connection, "default", Query(), time.time())] == ["a"]
+        assert [each.id for each in queries.query(connection, "default", Query(), time.time())] == ["a"]
 
 
 # What no door lets through

@@ -14,7 +14,6 @@ from typing_extensions import override
 from dgent.bridge import table_query, table_sql, table_update, table_write
 from dgent.bridge.from_datum import given_by
 from dgent.bridge.mapping import TableMapping, check_mapped, mapping_of
-from dgent.bridge.session_runner import SessionRunner
 from dgent.bridge.table_write import RowDelete, RowPut
 from dgent.capabilities import Capabilities
 from dgent.error_messages import called
@@ -22,6 +21,7 @@ from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.sql import Database, Runner, Transaction
+from dgent.sql.runner import SessionRunner
 from dgent.store_base import StoreBase
 from dgent.validation import as_list, check_id, check_kind
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from dgent.operations import Operation
     from dgent.page import Page
     from dgent.query import Query
-    from dgent.sql.database import Each, Work
+    from dgent.sql.runner import Each, Work
     from dgent.store import Datums, Outcomes
 
 T = TypeVar("T")

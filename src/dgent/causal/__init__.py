@@ -12,7 +12,7 @@ from dgent.causal.keys import SigningKey
 from dgent.causal.log import AsyncLog
 from dgent.causal.maintenance import MaintainedLog
 from dgent.causal.writer_log import WriterLog
-from dgent.settings.policy import BackendKind, Dialect, StorePolicy, Value
+from dgent.settings.settings import BackendKind, Dialect, StorePolicy, Value
 
 __all__ = [
     "AGENT_STORE",

@@ -7,35 +7,30 @@ from __future__ import annotations
 
 import copy
 from collections import Counter
-from functools import cache, partial
+from functools import partial
 from heapq import merge
 from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import BigInteger, bindparam, func, literal_column, select
-from sqlalchemy.dialects.postgresql import insert
-
 from dgent.causal.hash_chain import OWN, Entries, Entry, Format, chained
-from dgent.causal.head import HASH_SIZE, START, Head, Position, check_still, position
+from dgent.causal.head import START, Head, Position, check_still, position
+from dgent.causal.log_rows import entry_of, head_of, malformed, row_of, statements_of, texts_of
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
 from dgent.limits import Limits
 from dgent.page import Damaged
-from dgent.sql.constructs import announcing
 from dgent.sql.damaged_pages import Source, as_bytes, is_undecodable, page_of
-from dgent.sql.statement import BulkInsert, Statement
 from dgent.validation import as_list, check_id, check_kind, check_limit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sqlalchemy import ColumnElement, Connection, Select
+    from sqlalchemy import Connection
 
     from dgent.causal.hash_chain import Hasher
 
 PAGE: Final = 500
 """Entries that `verify` reads at a time."""
 LIMIT: Final = 1000
-_LARGEST: Final = 2**63 - 1
 
 
 class Batch(NamedTuple):
@@ -47,7 +42,7 @@ class Batch(NamedTuple):
 
 
 class WriterLog:
-    """The logs of one format. The tables are those of `tables.TABLES`; each verb runs in a transaction of the caller's.
+    """The logs of one format, in the tables of `log_tables.TABLES`. Each verb runs in a transaction of the caller's.
 
     Where none is open, a verb begins one, as SQLAlchemy does; the caller commits it.
 
@@ -61,7 +56,7 @@ class WriterLog:
         check_kind(limits, Limits, "pass Limits(...), or nothing")
         self.format = format
         self._limits = limits
-        self._sql = _statements(format)
+        self._sql = statements_of(format)
 
     def append(self, connection: Connection, stream: str, writer: str, payload: bytes) -> Entry:
         """Add an entry behind the last one of a writer in a stream, and return it.
@@ -87,7 +82,7 @@ class WriterLog:
             check_payload(payload, self._limits)
         while listed:
             entries = chained(self.format, stream, writer, *self.head(connection, stream, writer), listed)
-            first, *rest = [_row(entry) for entry in entries]
+            first, *rest = [row_of(entry) for entry in entries]
             if self._sql.claim.run(connection, *first, topic(self.format, stream)):
                 self._sql.insert.run(connection, rest)
                 return entries
@@ -122,7 +117,7 @@ class WriterLog:
             MalformedRow: what stands there has a form that no entry can have.
         """
         check_names(stream, writer)
-        return _head_of(stream, writer, self._sql.head.row(connection, stream, writer))
+        return head_of(stream, writer, self._sql.head.row(connection, stream, writer))
 
     def at(self, connection: Connection, stream: str, writer: str, seq: int) -> Head:
         """Return where the log ended when it had no more than so many entries; nothing is recomputed.
@@ -132,7 +127,7 @@ class WriterLog:
         """
         check_names(stream, writer)
         check_limit(seq, "seq")
-        return _head_of(stream, writer, self._sql.at.row(connection, stream, writer, seq))
+        return head_of(stream, writer, self._sql.at.row(connection, stream, writer, seq))
 
     def entries(
         self, connection: Connection, stream: str, writer: str, *, after: Position = 0, limit: int = LIMIT
@@ -176,7 +171,7 @@ class WriterLog:
         """
         check_names(stream, writer)
         rows = self._sql.entries.rows(connection, stream, writer, check_limit(after, "after"), check_limit(limit))
-        return [self._entry(stream, writer, row) for row in rows]
+        return [entry_of(self.format, stream, writer, row) for row in rows]
 
     def merged(
         self, connection: Connection, stream: str, *, after: Mapping[str, Position] | None = None, limit: int = LIMIT
@@ -218,7 +213,7 @@ class WriterLog:
         rows = self._sql.ends.rows(connection, stream)
         for writer, last in rows:
             if type(writer) is not str or type(last) is not int:
-                raise _malformed(stream, writer, last)
+                raise malformed(stream, writer, last)
         return dict(map(tuple, rows))
 
     def ends(self, connection: Connection, stream: str) -> dict[str, Head]:
@@ -231,8 +226,8 @@ class WriterLog:
         found = {}
         for writer, last, own in self._sql.heads.rows(connection, stream):
             if type(writer) is not str:
-                raise _malformed(stream, writer, last)
-            found[writer] = _head_of(stream, writer, (last, own))
+                raise malformed(stream, writer, last)
+            found[writer] = head_of(stream, writer, (last, own))
         return found
 
     def streams(self, connection: Connection) -> list[str]:
@@ -241,7 +236,7 @@ class WriterLog:
         Raises:
             MalformedRow: one of them is no text.
         """
-        return _texts(self._sql.streams.rows(connection))
+        return texts_of(self._sql.streams.rows(connection))
 
     def writers(self, connection: Connection, stream: str) -> list[str]:
         """Return the writers that have an entry in a stream, sorted by their UTF-8 bytes.
@@ -250,7 +245,7 @@ class WriterLog:
             MalformedRow: one of them is no text.
         """
         check_names(stream)
-        return _texts(self._sql.writers.rows(connection, stream))
+        return texts_of(self._sql.writers.rows(connection, stream))
 
     def verify(
         self,
@@ -309,10 +304,10 @@ class WriterLog:
         return Head(expected, prev)
 
     def _whole(self, stream: str, writer: str, hash_of: Hasher, row: Any) -> Entry:
-        entry = self._entry(stream, writer, row)
+        entry = entry_of(self.format, stream, writer, row)
         begins = entry.prev_hash is None  # the hash of the first covers as much as if 32 zeros came before it
         if begins != (entry.seq == 1) or hash_of(entry.seq, entry.prev_hash, entry.payload) != entry.content_hash:
-            raise _malformed(stream, writer, entry.seq)
+            raise malformed(stream, writer, entry.seq)
         return entry
 
     def _each(self, stream: str, writer: str, rows: list[Any]) -> Iterator[Entry | Damaged]:
@@ -323,13 +318,6 @@ class WriterLog:
             except MalformedRow:
                 seq = row[0] if type(row[0]) is int else 0
                 yield Damaged(writer, seq, "its hash is not that of what is stored", as_bytes(row[3]))
-
-    def _entry(self, stream: str, writer: str, row: Any) -> Entry:
-        seq, prev, own, payload = row
-        fits = isinstance(payload, bytes) and _is_hash(own) and (prev is None or _is_hash(prev))
-        if type(seq) is not int or not 0 <= seq <= _LARGEST or not fits:
-            raise _malformed(stream, writer, seq)
-        return Entry(stream, writer, seq, prev, own, payload, self.format.name)
 
 
 def check_place(stream: str, writer: str) -> None:
@@ -363,86 +351,3 @@ def check_payload(payload: object, limits: Limits) -> None:
 def topic(format: Format, stream: str) -> str:
     """Return what an append to a stream announces to those who watch the database."""
     return f"{format.name} {stream}"
-
-
-def _head_of(stream: str, writer: str, row: Any | None) -> Head:
-    if row is None:
-        return START
-    seq, own = row
-    if type(seq) is not int or not 1 <= seq < _LARGEST or not _is_hash(own):
-        raise _malformed(stream, writer, seq)
-    return Head(seq, own)
-
-
-def _is_hash(value: object) -> bool:
-    return isinstance(value, bytes) and len(value) == HASH_SIZE
-
-
-def _malformed(stream: str, writer: object, seq: object) -> MalformedRow:
-    where = f"{writer!r:.80} in {stream!r:.80}"
-    return MalformedRow(f"the row {seq!r:.80} of {where} is no entry of a log: verify it, and restore it from a backup")
-
-
-def _texts(rows: list[Any]) -> list[str]:
-    for (name,) in rows:
-        if type(name) is not str:
-            raise MalformedRow(f"a log has the name {name!r:.80}, which is no text: restore it from a backup")
-    return [name for (name,) in rows]
-
-
-def _row(entry: Entry) -> tuple[Any, ...]:
-    return entry.stream, entry.writer, entry.seq, entry.prev_hash, entry.content_hash, entry.payload
-
-
-class _Statements(NamedTuple):
-    head: Statement
-    at: Statement
-    claim: Statement
-    insert: BulkInsert
-    start: Statement
-    entries: Statement
-    streams: Statement
-    writers: Statement
-    ends: Statement
-    heads: Statement
-
-
-@cache
-def _statements(format: Format) -> _Statements:
-    log = format.table
-    c = log.c
-    here = (c.stream == bindparam("in_stream"), c.writer == bindparam("of_writer"))
-    values: dict[str, Any] = {column.name: bindparam(column.name, type_=column.type) for column in c}
-    claim = insert(log).values({**values, "stream": announcing("stream", "topic")})
-    rows = select(c.seq, c.prev_hash, c.content_hash, c.payload).where(*here).order_by(c.seq)
-    rows = rows.limit(bindparam("most", type_=BigInteger)).offset(literal_column("0"))  # else OFFSET ? has to be bound
-    head = select(c.seq, c.content_hash).where(*here).order_by(c.seq.desc())
-    head = head.limit(literal_column("1")).offset(literal_column("0"))
-    streams, writers = _each(c.stream), _each(c.writer, c.stream == bindparam("in_stream"))
-    of = (c.stream == bindparam("in_stream"), c.writer == writers.selected_columns.name)
-    last = select(func.max(c.seq)).where(*of)
-    own = (
-        select(c.content_hash).where(*of).order_by(c.seq.desc()).limit(literal_column("1")).offset(literal_column("0"))
-    )
-    return _Statements(
-        Statement(head, "in_stream of_writer"),
-        Statement(head.where(c.seq <= bindparam("until")), "in_stream of_writer until"),
-        Statement(
-            claim.on_conflict_do_nothing(index_elements=[c.stream, c.writer, c.seq]), " ".join([*values, "topic"])
-        ),
-        BulkInsert(log),
-        Statement(rows, "in_stream of_writer most"),
-        Statement(rows.where(c.seq > bindparam("after")), "in_stream of_writer after most"),
-        Statement(streams),
-        Statement(writers, "in_stream"),
-        Statement(writers.add_columns(last.scalar_subquery()), "in_stream"),
-        Statement(writers.add_columns(last.scalar_subquery(), own.scalar_subquery()), "in_stream"),
-    )
-
-
-def _each(column: ColumnElement[str], *where: ColumnElement[bool]) -> Select[str]:
-    """Step from one value of the key to the next: DISTINCT reads every row, and on SQLite every payload with it."""
-    found = select(func.min(column).label("name")).where(*where).cte("found", recursive=True)
-    further = select(func.min(column)).where(*where, column > found.c.name).scalar_subquery()
-    found = found.union_all(select(further).where(found.c.name.is_not(None)))
-    return select(found.c.name).where(found.c.name.is_not(None)).order_by(found.c.name)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge import TableAdapter
     from dgent.crystal import Schema
-    from dgent.crystal.batch_report import BatchReport
+    from dgent.crystal.batches import BatchReport
     from dgent.crystal.copying import CopyReport
     from dgent.crystal.universe import Found
     from dgent.storage import StorageProvider

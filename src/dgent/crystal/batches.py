@@ -1,16 +1,17 @@
-"""Going through many crystals: a page at a time, and what is done with a page together."""
+"""Going through many crystals: a page at a time, what is done with a page together, and what a long run tells."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dgent.exceptions import InvalidQuery
+from dgent.exceptions import InvalidInput, InvalidQuery, UpgradeError
 from dgent.query import Query
 from dgent.validation import check_limit
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
     from dgent.page import Page
     from dgent.store import DgentProtocol
@@ -19,6 +20,33 @@ T = TypeVar("T")
 
 BATCH: Final = 200
 """How many are read, and written, together."""
+SHOWN: Final = 20
+"""How many ids a report names."""
+
+
+@dataclass(slots=True)
+class BatchReport:
+    """How many cannot be taken along: `failures` are the first of them, by id, with the reason."""
+
+    failed: int = 0
+    failures: dict[str, str] = field(default_factory=dict)
+
+    def attempt(self, id: str, work: Callable[[], T], *, strict: bool) -> T | None:
+        """Return what the work gives, or None where it is refused: that is noted here, or raised if `strict`.
+
+        Raises:
+            InvalidInput, UpgradeError: the class that the work raised; the message names the id.
+        """
+        try:
+            return work()
+        except (InvalidInput, UpgradeError) as error:
+            if strict:
+                error.args = (f"{id!r}: {error}; nothing was written",)
+                raise
+            self.failed += 1
+            if len(self.failures) < SHOWN:
+                self.failures[id] = str(error)
+            return None
 
 
 async def pages(store: DgentProtocol, schema: str | None, batch: int) -> AsyncIterator[Page]:

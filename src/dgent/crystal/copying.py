@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgent.compare_and_swap import compare_and_swap
-from dgent.crystal.batch_report import SHOWN, BatchReport
-from dgent.crystal.batches import BATCH, pages, together
+from dgent.crystal.batches import BATCH, SHOWN, BatchReport, pages, together
 from dgent.crystal.contract_codec import comparable
 from dgent.crystal.crystal import VERSION, Crystal, upgraded
 from dgent.crystal.rows import crystal_of, row_of

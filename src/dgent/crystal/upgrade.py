@@ -7,8 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dgent.compare_and_swap import compare_and_swap
-from dgent.crystal.batch_report import BatchReport
-from dgent.crystal.batches import BATCH, pages, together
+from dgent.crystal.batches import BATCH, BatchReport, pages, together
 from dgent.crystal.crystal import envelope, upgraded
 
 if TYPE_CHECKING:

@@ -8,11 +8,12 @@ one that cannot be read or does not fit warns, and is passed over as a whole: se
 from __future__ import annotations
 
 import os
+from enum import StrEnum
 from pathlib import Path  # noqa: TC003  # pydantic reads the annotations at run time
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 import platformdirs
-from pydantic import BeforeValidator, Field, PlainSerializer, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 from sqlalchemy.engine import URL
 
@@ -20,7 +21,6 @@ from dgent.exceptions import DgentError, InvalidSettings
 from dgent.limits import Limits
 from dgent.settings.config_file import ConfigFile, explained, project_file, project_folder, user_file
 from dgent.settings.database_url import parse_url, shown
-from dgent.settings.policy import BackendKind, StorePolicy
 from dgent.settings.sqlite_url import absolute
 from dgent.settings.trust import Trust
 from dgent.validation import check_namespace
@@ -35,6 +35,30 @@ def _xdg(kind: Literal["config", "data", "cache"]) -> Path:
 
 
 DatabaseURL = Annotated[URL, BeforeValidator(parse_url), PlainSerializer(shown)]
+
+
+class BackendKind(StrEnum):
+    """What keeps the data: a file of this machine, which needs no daemon, or a server.
+
+    The names of it, of `Dialect`, `Value` and `StorePolicy` are those of the `agent-store` crate.
+    """
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
+
+
+Dialect: TypeAlias = BackendKind
+"""The SQL that a backend speaks: each speaks its own."""
+Value: TypeAlias = int | float | str | bytes | None
+"""What goes into a statement and comes out of a row."""
+
+
+class StorePolicy(BaseModel):
+    """Which database serves, as a program states it: a flat policy, each field of which may be left out."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    backend: BackendKind = BackendKind.SQLITE
 
 
 class Origins(NamedTuple):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dgent.sql.database import Database, Runner, Transaction
+from dgent.sql.database import Database, Transaction
+from dgent.sql.runner import Runner
 from dgent.sql.sql_store import InDatabase, Joinable, SqlStore
 
 if TYPE_CHECKING:

@@ -1,8 +1,4 @@
-"""What runs SQL: a database, or one transaction of it. Layers above write plain functions over a `Connection`.
-
-A unit of work is a function that takes a SQLAlchemy `Connection` and does one whole transaction's worth of statements.
-It may run again after a conflict, so it must not do anything but SQL; it returns rows, not a result still to be read.
-"""
+"""What runs SQL: a database, or one transaction of it. Layers above write units of work (`runner`) for it."""
 
 # a transaction    who, on which thread                              what a cancel of its task does
 # opening          its task, on the loop; it may wait for its turn   it is given up, and was never there
@@ -26,7 +22,7 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import text
 
@@ -35,6 +31,7 @@ from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.settings import Settings, shown
 from dgent.sql.errors import translated
+from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
@@ -45,63 +42,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
     from sqlalchemy.orm import SessionTransaction
 
+    from dgent.sql.runner import RunIn
     from dgent.sql.transaction_block import BlockSession
     from dgent.sql.watch import Watch
-
-
-T = TypeVar("T")
-A = TypeVar("A")
-Work: TypeAlias = "Callable[[Connection], T]"
-Each: TypeAlias = "Callable[[Connection, list[A]], list[T | Exception]]"
-"""Work on several items that waited together; it answers each with a result or an error of its own."""
-
-
-class Attempt(Protocol[T]):
-    """Items of `Optimistic` work as one statement, which commits itself if what it supposes is so."""
-
-    def run(self, connection: Connection) -> list[T | Exception] | None:
-        """Run it on a connection in autocommit; None if it wrote nothing."""
-
-    def look(self, connection: Connection) -> list[T | Exception] | None:
-        """Return its results if it is in, in a transaction after its answer was lost, and keep it from coming later."""
-
-
-class Optimistic(ABC, Generic[A, T]):
-    """Work on several items for which a runner may first try one statement, where that saves round trips."""
-
-    @abstractmethod
-    def __call__(self, connection: Connection, items: list[A]) -> list[T | Exception]:
-        """Do the work in a transaction, as any `Each`."""
-
-    @abstractmethod
-    def attempt(self, items: list[A]) -> Attempt[T] | None:
-        """Return the statement, if it is worth a try."""
-
-
-class RunIn(Protocol):
-    """How a unit of work runs inside of a session's transaction."""
-
-    async def __call__(self, session: AsyncSession, work: Work[T], /, *, short: bool) -> T:
-        """Run it, and answer when it has run. `short` says that it is a few point reads and inserts."""
-
-
-class Runner(Protocol):
-    """What a unit of work is given to: a `Database`, or a `Transaction` of it."""
-
-    async def read(self, work: Work[T], *, short: bool = False) -> T:
-        """Run work that only reads. `short` says that it is a few point reads, not a scan."""
-
-    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Run a short read of one item; items of one batch key that wait together may share one call."""
-
-    async def write(self, work: Work[T]) -> T:
-        """Run work that writes and answer after it is committed (in a transaction: after it ran)."""
-
-    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Write one item; items of one batch key that wait together share one call, in the order they came."""
-
-    def after_commit(self, callback: Callable[[], None]) -> None:
-        """Call back once what was written so far is committed; never, if it is rolled back."""
 
 
 class Transaction:
@@ -380,14 +323,6 @@ class Database(ABC):
                 "a transaction is open here, and this write would wait for it forever: write through it "
                 "(tx.memory, tx.table(Model), tx.session), or after it"
             )
-
-
-def only(results: list[T | Exception]) -> T:
-    """Return the one result, or raise the one error."""
-    (result,) = results
-    if isinstance(result, Exception):
-        raise result
-    return result
 
 
 def _raise(error: BaseException) -> None:

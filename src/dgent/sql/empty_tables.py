@@ -7,13 +7,13 @@ from contextlib import closing
 from typing import TYPE_CHECKING, NoReturn
 
 from dgent.exceptions import ReadOnly
-from dgent.sql.database import only
+from dgent.sql.runner import only
 from dgent.sql.sqlite.engine import wrap
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from dgent.sql.database import A, Each, T, Work
+    from dgent.sql.runner import A, Each, T, Work
     from dgent.sql.table_set import TableSet
 
 

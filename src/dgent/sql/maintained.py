@@ -13,7 +13,7 @@ from dgent.sql.sql_store import SqlStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Sequence
 
-    from dgent.sql.database import Runner
+    from dgent.sql.runner import Runner
 
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 * 2**20

@@ -24,7 +24,7 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # its
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.sql.database import T
+    from dgent.sql.runner import T
 
 
 class ReusableGreenlet:

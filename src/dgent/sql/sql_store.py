@@ -27,7 +27,8 @@ from dgent.sql.empty_tables import EmptyTables
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
-    from dgent.sql.database import A, Database, Each, Runner, T, Work
+    from dgent.sql.database import Database
+    from dgent.sql.runner import A, Each, Runner, T, Work
     from dgent.sql.table_set import TableSet
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dgent.sql import Runner
-    from dgent.sql.database import T
+    from dgent.sql.runner import T
 
 Params = Mapping[str, Any]
 

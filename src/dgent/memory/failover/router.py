@@ -14,35 +14,25 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from time import time
-from typing import TYPE_CHECKING, Final, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-from dgent.datum import stamped
+from dgent.datum import as_datetime
 from dgent.delivery import RESERVED, key_of
-from dgent.exceptions import (
-    BackendUnavailable,
-    CapabilityMissing,
-    DeliveryPending,
-    InvalidNamespace,
-    OutcomeUnknown,
-    StorageError,
-    StorageTimeout,
-)
+from dgent.exceptions import CapabilityMissing, InvalidNamespace
 from dgent.memory.failover.builder import ChainBuilder, only
 from dgent.memory.failover.manifest import ManifestFile
 from dgent.memory.failover.observed_versions import ObservedVersions
+from dgent.memory.failover.routing import NamespaceRouting
 from dgent.memory.failover.state import FailoverState
 from dgent.memory.sql.backend import SqlBackend
-from dgent.operations import Outcome
 from dgent.settings import Settings
 from dgent.store_base import BackendBase
-from dgent.validation import check_id, check_kind
+from dgent.validation import check_kind
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from dgent.capabilities import Capabilities
     from dgent.datum import Datum
@@ -54,10 +44,6 @@ if TYPE_CHECKING:
     from dgent.query import Query
     from dgent.sql import Database, Runner
     from dgent.store import Backend, Datums, Names, Outcomes, Revisions, StoreStats
-
-T = TypeVar("T")
-FEW: Final = 64
-"""For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
 
 
 class DgentRouter(BackendBase):
@@ -134,7 +120,7 @@ class DgentRouter(BackendBase):
         super()._enter(namespace)
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
-        self._first, self._observed = self._failover.first.within(namespace), self._failover.observed.of(namespace)
+        self._routing = NamespaceRouting(self._failover, namespace, self.limits)
 
     @property
     @override
@@ -164,7 +150,7 @@ class DgentRouter(BackendBase):
         """
         if not self._failover.normal:
             raise self._failover.refusal("transactions and reconcile() need it")
-        return self._first
+        return self._routing.first
 
     @property
     def is_settled(self) -> bool:
@@ -224,88 +210,69 @@ class DgentRouter(BackendBase):
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
-        # By the time of a delivery the live datum may have changed, or expired.
-        chain, needs_live = self._failover, any(one.needs_live for one in operations)
-        while True:
-            if not chain.normal:
-                waiting = await self._put_off(operations, needs_live=needs_live)
-                if waiting is not None:
-                    return waiting
-            try:
-                if not chain.normal and not await self._brought(None if needs_live else _ids(operations)):
-                    continue
-                if self._observed.is_new:
-                    await self._look_first()
-                outcomes = await self._first.apply(operations)
-            except DeliveryPending:
-                raise
-            except (OutcomeUnknown, CancelledError):
-                self._doubt(operations)
-                raise
-            except (BackendUnavailable, StorageTimeout) as error:
-                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
-                    raise
-                continue
-            self._wrote(outcomes)
-            return outcomes
+        return await self._routing.write(operations)
 
     @override
     async def _get(self, id: str, version: int | None) -> Datum | None:
-        datum = await self._read([id], lambda store: store.get(id, version=version))
+        datum = await self._routing.read([id], lambda store: store.get(id, version=version))
         if datum is not None:
-            self._saw([datum])
+            self._routing.saw([datum])
         return datum
 
     @override
     async def _get_many(self, ids: Names) -> dict[str, Datum]:
-        return await self._read(ids, lambda store: store.get_many(ids))
+        return await self._routing.read(ids, lambda store: store.get_many(ids))
 
     @override
     async def exists(self, id: str) -> bool:
         checked = self._checked_id(id)
-        return await self._read([checked], lambda store: store.exists(checked))
+        return await self._routing.read([checked], lambda store: store.exists(checked))
 
     @override
     async def _count(self, prefix: str | None) -> int:
-        return await self._read(None, lambda store: store.count(prefix=prefix))
+        return await self._routing.read(None, lambda store: store.count(prefix=prefix))
 
     @override
     async def _query(self, query: Query) -> Page:
-        page = await self._read(None, lambda store: store.query(query))
-        self._saw(page)
+        page = await self._routing.read(None, lambda store: store.query(query))
+        self._routing.saw(page)
         return page
 
     @override
     async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(None, lambda store: store.causal_chain(id))
+        return await self._routing.read(None, lambda store: store.causal_chain(id))
 
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
-        return await self._read([id], lambda store: store.history(id, limit=limit, before=before))
+        return await self._routing.read([id], lambda store: store.history(id, limit=limit, before=before))
 
     @override
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        page = await self._read(None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor))
-        self._saw(page)
+        page = await self._routing.read(
+            None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
+        )
+        self._routing.saw(page)
         return page
 
     @override
     async def _namespaces(self, prefix: str | None, limit: int) -> Names:
-        return await self._read(None, lambda store: store.namespaces(prefix, limit=limit))
+        return await self._routing.read(None, lambda store: store.namespaces(prefix, limit=limit))
 
     @override
     async def stats(self) -> StoreStats:
-        return await self._read(None, lambda store: store.stats())
+        return await self._routing.read(None, lambda store: store.stats())
 
     @override
     async def _purge(self, id: str) -> int:
-        await self._refuse_while_away("purge")
-        return await self._read(None, lambda store: store.purge(id))
+        await self._routing.refuse_while_away("purge")
+        return await self._routing.read(None, lambda store: store.purge(id))
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
-        await self._refuse_while_away("compact")
-        return await self._read(None, lambda store: store.compact(keep_versions=keep_versions, older_than=older_than))
+        await self._routing.refuse_while_away("compact")
+        return await self._routing.read(
+            None, lambda store: store.compact(keep_versions=keep_versions, older_than=older_than)
+        )
 
     @override
     async def is_available(self) -> bool:
@@ -314,15 +281,33 @@ class DgentRouter(BackendBase):
     @override
     async def status(self) -> Mapping[str, object]:
         """Return which store serves, what is out of reach and why, what waits and what was set aside."""
-        described = await self._failover.describe()
         return {
             "name": self.name,
             "namespace": self.namespace,
             "available": await self.is_available(),
-            "read_only": getattr(getattr(self._first, "database", None), "read_only", ""),
+            "read_only": getattr(getattr(self._routing.first, "database", None), "read_only", ""),
             "capabilities": str(self.capabilities),
-            **described,
+            **await self._described(),
         }
+
+    async def _described(self) -> dict[str, object]:
+        chain = self._failover
+        described: dict[str, object] = {
+            "serving": chain.serving.name,
+            "first": chain.first.name,
+            "chain": [backend.name for backend in chain.backends],
+            "state": chain.state if chain.opened else "not opened",
+            "degraded": bool(chain.down),
+            "delivered": chain.delivered,
+            **await chain.replay.describe(),
+        }
+        if chain.down:
+            answered = as_datetime(chain.heard).isoformat(" ", "seconds")
+            late = chain.state == "started late"
+            described |= {"reason": chain.down, "tried": dict(chain.replay.tried), "last_answered": answered}
+            described["reads"] = "only what was written since" if late else "refused"
+            described["writes"] = "kept until the first is back" if late or chain.spilling else "refused"
+        return described
 
     @override
     async def close(self) -> None:
@@ -337,119 +322,6 @@ class DgentRouter(BackendBase):
 
     async def __aexit__(self, *_: object) -> None:
         await self.close()
-
-    async def _read(self, ids: Sequence[str] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
-        """Ask a store for what concerns some ids, or None for more than that: the first, or what stands for it."""
-        chain = self._failover
-        while not chain.normal:
-            if not chain.opened:
-                await chain.open()
-            elif chain.away:
-                return await ask(await chain.view(self.namespace))
-            elif await self._brought(ids):
-                break
-        if self._observed.is_new:
-            await self._look_first()
-        try:
-            answer = await ask(self._first)
-        except BackendUnavailable as error:
-            chain.lost(error)
-            raise
-        chain.heard = time()
-        if chain.down:
-            chain.answered()
-        return answer
-
-    async def _brought(self, ids: Sequence[str] | None) -> bool:
-        """While writes are on their way: bring in those of some ids, or wait for all; tell whether some were asked for.
-
-        Raises:
-            StorageError: the first store failed. DeliveryPending: all of them take too long.
-        """
-        if ids is None or len(ids) > FEW:
-            await self._failover.settled()
-            return False
-        try:
-            await self._failover.bring(self.namespace, ids)
-        except BackendUnavailable as error:
-            self._failover.lost(error)
-            raise
-        return True
-
-    async def _refuse_while_away(self, verb: str) -> None:
-        """Refuse to erase what is elsewhere."""
-        if not self._failover.opened:
-            await self._failover.open()
-        if self._failover.away:
-            raise self._failover.refusal(f"{verb} needs it")
-
-    async def _put_off(self, operations: Sequence[Operation], *, needs_live: bool) -> Outcomes | None:
-        """While the first is out of reach, let writes wait and return what they answer; None where it is not."""
-        chain = self._failover
-        while not chain.normal:
-            if not chain.opened:
-                await chain.open()
-            elif not chain.away:
-                break
-            elif needs_live:
-                raise chain.refusal("only it can compare versions and keep a time to live")
-            else:
-                self._admit(operations)
-                if await chain.keep(self.namespace, operations):
-                    return [_waiting(one) for one in operations]
-        return None
-
-    def _admit(self, operations: Iterable[Operation]) -> None:
-        """Check writes as the store that they wait for would."""
-        for one in operations:
-            check_id(one.id)
-            if one.datum is not None:
-                self.limits.admit(one.datum)
-
-    def _wrote(self, outcomes: Outcomes) -> None:
-        """Take note that writes were acknowledged; a version up to its seq is nobody else's."""
-        chain = self._failover
-        chain.heard = time()
-        self._observed.note(max([outcome.seq for outcome in outcomes], default=0))
-        self._saw([outcome.datum for outcome in outcomes if outcome.datum is not None])
-        if chain.down:
-            chain.answered()
-        if not chain.filled:
-            chain.fill()
-
-    def _saw(self, datums: Iterable[Datum]) -> None:
-        """Remember the seq of what an answer showed."""
-        self._observed.note(max([datum.seq for datum in datums], default=0))
-        if self._failover.observed.unknown:
-            for datum in datums:
-                self._failover.observed.settle(self.namespace, datum.id)
-
-    def _doubt(self, operations: Iterable[Operation]) -> None:
-        """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
-        for one in operations:
-            self._failover.observed.doubt(self.namespace, one.id, one.datum)
-
-    async def _look_first(self) -> None:
-        """Look where the namespace stands when it is first used, if a write may have to wait one day."""
-        seen, head = self._observed, getattr(self._first, "head", None)
-        seen.is_new = False
-        if self._failover.spilling and head is not None:
-            try:
-                seen.note(await head())
-            except BaseException as error:
-                seen.is_new = True
-                if not isinstance(error, StorageError):  # that the verb itself meets, or not
-                    raise
-
-
-def _ids(operations: Iterable[Operation]) -> list[str]:
-    return list({one.id: None for one in operations})
-
-
-def _waiting(operation: Operation) -> Outcome:
-    """Return what an operation that waits answers: what its version will be is not known yet."""
-    datum = operation.datum
-    return Outcome(None if datum is None else stamped(datum, 0, 0), changed=True)
 
 
 def _ignore(event: Event) -> None:

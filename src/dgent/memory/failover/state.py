@@ -26,14 +26,8 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
-from dgent.datum import as_datetime
 from dgent.delivery import DeliveryReport, KnownTarget, Progress, Tally
-from dgent.exceptions import (
-    BackendUnavailable,
-    DeliveryPending,
-    StorageError,
-    StoreClosed,
-)
+from dgent.exceptions import BackendUnavailable, DeliveryPending, StorageError, StoreClosed
 from dgent.memory.change import Change
 from dgent.memory.event_bus import Failover
 from dgent.memory.failover.manifest import degraded
@@ -104,7 +98,7 @@ class FailoverState:
         self._keeping = InFlight()
         self._lock = PerLoopLock()
         self._closed = False
-        self._tally, self.delivered = Tally(), 0
+        self._tally, self._delivered = Tally(), 0
         self._replaying = BackgroundTask(self._replay, self._broke_off)
         self._probe_at, self._backoff = 0.0, Backoff(SOONEST, LATEST)
 
@@ -119,6 +113,11 @@ class FailoverState:
         if self._view is None:
             return self.first.capabilities
         return replace(self._view.memory.capabilities, durable=self.serving.capabilities.durable, versioned=False)
+
+    @property
+    def delivered(self) -> int:
+        """How many writes were delivered, those of the delivery that is under way among them."""
+        return self._delivered + self._tally.delivered * (self.state == "delivering")
 
     @property
     def away(self) -> bool:
@@ -284,25 +283,6 @@ class FailoverState:
             return False
         return await self.serving.is_available()
 
-    async def describe(self) -> dict[str, object]:
-        """Return the state for people."""
-        described: dict[str, object] = {
-            "serving": self.serving.name,
-            "first": self.first.name,
-            "chain": [backend.name for backend in self.backends],
-            "state": self.state if self.opened else "not opened",
-            "degraded": bool(self.down),
-            "delivered": self.delivered + self._tally.delivered * (self.state == "delivering"),
-            **await self.replay.describe(),
-        }
-        if self.down:
-            answered = as_datetime(self.heard).isoformat(" ", "seconds")
-            late = self.state == "started late"
-            described |= {"reason": self.down, "tried": dict(self.replay.tried), "last_answered": answered}
-            described["reads"] = "only what was written since" if late else "refused"
-            described["writes"] = "kept until the first is back" if late or self.spilling else "refused"
-        return described
-
     async def close(self) -> None:
         """Release every store of the chain."""
         self._closed, self.opened, self.normal = True, False, False
@@ -342,7 +322,7 @@ class FailoverState:
         tally = self._tally = Tally()  # what is brought in meanwhile counts, too
 
         def report(waiting: int, reason: str) -> DeliveryReport:
-            self.delivered += tally.delivered
+            self._delivered += tally.delivered
             return DeliveryReport(tally.delivered, waiting, tuple(tally.aside), reason)
 
         def progress(waiting: int) -> None:

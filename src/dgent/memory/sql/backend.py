@@ -15,7 +15,7 @@ from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
-from dgent.memory.sql import erasure, reads
+from dgent.memory.sql import erasure, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
 from dgent.operations import Put
@@ -115,7 +115,7 @@ class SqlBackend(SqlStore, BackendBase):
     @override
     async def _query(self, query: Query) -> Page:
         short = query.limit <= SHORT and covers(query)
-        return await self._read(self._here(reads.query, query, self.clock()), short=short)
+        return await self._read(self._here(queries.query, query, self.clock()), short=short)
 
     async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
         """Return live datums that an index finds, the best first.

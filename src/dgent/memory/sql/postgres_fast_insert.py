@@ -47,7 +47,7 @@ from dgent.memory.sql.writes import planned, write
 from dgent.memory.write_batch import NamespaceHead, WriteBatch
 from dgent.operations import Operation, Outcome, Put
 from dgent.sql.constructs import clock_time, one_of
-from dgent.sql.database import Optimistic
+from dgent.sql.runner import Optimistic
 from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:

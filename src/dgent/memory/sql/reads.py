@@ -1,13 +1,13 @@
-"""How datums are found, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
+"""How datums are read by id, cause and time, and counted. What a `Query` says is in `queries`.
 
-`now` is the time in Unix seconds by which datums have expired or not, where the database has no clock of its own: see
-`constructs.statement_time`.
+Plain functions over a `Connection`, in SQL that SQLite and PostgreSQL share. `now` is the time in Unix seconds by
+which datums have expired or not, where the database has no clock of its own: see `constructs.statement_time`.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from blake3 import blake3
@@ -25,38 +25,34 @@ from sqlalchemy import (
     select,
 )
 
-from dgent.cursor import Position, open_cursor, seal_cursor
+from dgent.cursor import open_cursor, seal_cursor
 from dgent.exceptions import Corrupt, LimitExceeded
-from dgent.memory.metadata_index import also, terms, terms_for
 from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
 from dgent.page import Page
-from dgent.query import Query, prefix_end
-from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time, unindexed
+from dgent.query import prefix_end
+from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time
 from dgent.sql.damaged_pages import Source, is_undecodable, page_of
-from dgent.sql.keyset import behind, first_of, in_order
 from dgent.sql.statement import Statement
 from dgent.store import Revision, StoreStats
 from dgent.validation import ID_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dgent.datum import Datum
 
-d, t = datums.c, terms.c
+d = datums.c
 _WIDTH: Final = len(READ)
 _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
-NARROW: Final = 1000
-"""A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
 
-
-def _end(prefix: str) -> str:
+def end_of(prefix: str) -> str:
     """Return a text above every id that starts with a prefix."""
     return prefix_end(prefix) or prefix + "\U0010ffff" * ID_LENGTH
 
 
-def _unexpired(columns: Any) -> ColumnElement[bool]:
+def unexpired(columns: Any) -> ColumnElement[bool]:
+    """Return the condition that a row of these columns has not expired."""
     return or_(columns.expires_at.is_(None), columns.expires_at > statement_time("now"))
 
 
@@ -88,30 +84,15 @@ _expired_ones = (
     .scalar_subquery()
 )
 _COUNT = Statement(select(_live_ones - _expired_ones), "ns now")  # as at one moment
-_in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id < bindparam("end"))
-_COUNT_RANGE = Statement(select(func.count()).where(_in_range, d.live, _unexpired(d)), "ns first end now")
-_WIDTH_OF_RANGE = Statement(
-    select(func.count()).select_from(
-        select(literal_column("1")).where(_in_range).limit(literal_column(str(NARROW))).subquery()
-    ),
-    "ns first end",
-)
-_WIDTH_OF_TERM = Statement(
-    select(func.count()).select_from(
-        select(literal_column("1"))
-        .where(t.namespace == bindparam("ns"), t.term == bindparam("term"))
-        .limit(literal_column(str(NARROW)))
-        .subquery()
-    ),
-    "ns term",
-)
+in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id < bindparam("end"))
+_COUNT_RANGE = Statement(select(func.count()).where(in_range, d.live, unexpired(d)), "ns first end now")
 
 
 def _chain() -> Statement:
     """Walk the parents with the keys of rows alone, then fetch the rows of the chain."""
     start = (
         select(d.id, d.parent, d.version, literal_column("0", Integer).label("depth"))
-        .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.live, _unexpired(d))
+        .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.live, unexpired(d))
         .cte("chain", recursive=True)
     )
     above = datums.alias("above")
@@ -122,7 +103,7 @@ def _chain() -> Statement:
                 above.c.namespace == bindparam("ns"),
                 above.c.id == start.c.parent,
                 above.c.live,
-                _unexpired(above.c),
+                unexpired(above.c),
                 start.c.depth < bindparam("most"),
             ),
         )
@@ -242,7 +223,7 @@ def _whole(namespace: str, rows: list[Any], now: float) -> Iterator[Datum]:
 def count(connection: Connection, namespace: str, prefix: str | None, now: float) -> int:
     """Return how many datums are live."""
     if prefix:
-        return int(_COUNT_RANGE.rows(connection, namespace, prefix, _end(prefix), now)[0][0])
+        return int(_COUNT_RANGE.rows(connection, namespace, prefix, end_of(prefix), now)[0][0])
     return int(_COUNT.rows(connection, namespace, now)[0][0])
 
 
@@ -288,7 +269,7 @@ def as_of(
     """Return a page of what was live at a time, in the order of the ids."""
     fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
     last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
-    end = _end(prefix) if prefix else None
+    end = end_of(prefix) if prefix else None
 
     def rows(behind: str | None, most: int) -> list[Any]:
         return _AS_OF.rows(connection, namespace, behind or "", prefix or "", end, time, most)
@@ -296,7 +277,7 @@ def as_of(
     try:
         found = datums_of(namespace, rows(last, limit + 1))
     except Exception as error:
-        _check_passable(error)
+        check_passable(error)
         each: Source[Datum, str] = Source(rows, partial(each_of, namespace), lambda datum: datum.id)
         part = page_of(connection, each, last, limit, lambda _: True, f"namespace {namespace!r}")
         return Page(
@@ -307,7 +288,7 @@ def as_of(
     return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
 
 
-def _check_passable(error: Exception) -> None:
+def check_passable(error: Exception) -> None:
     """Raise an error again, unless it is that of a row that is damaged, which the others can be read without."""
     if not isinstance(error, Corrupt) and not is_undecodable(error):
         raise error
@@ -331,127 +312,3 @@ def namespaces(connection: Connection, prefix: str | None, limit: int) -> list[s
     names = (name for (name,) in _NAMESPACES.rows(connection, prefix or ""))
     wanted = [name for name in names if not prefix or name == prefix or name.startswith(f"{prefix}/")]
     return wanted[:limit]
-
-
-class _QueryShape(NamedTuple):
-    """What a statement that lists datums looks like, apart from its values."""
-
-    order: str
-    by: str  # what is walked: "order", an "id" range that is sorted, or a "term"
-    terms: int
-    prefix: bool
-    bounds: frozenset[str]  # of since, until, after, after_seq
-    resumed: bool
-
-
-def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
-    """Return a page of the live datums that match.
-
-    Terms and ranges narrow what is read; where conditions remain that no index knows, rows are read in batches and
-    looked into until the page is full.
-    """
-    at = query.start()
-    if query.limit == 0:
-        return Page()
-    wanted = terms_for(query)
-    if len(wanted) > 1:
-        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
-    by = "term" if wanted else _walk(connection, namespace, query)
-
-    def rows(behind: Position | None, most: int) -> list[Any]:
-        return _rows(connection, namespace, query, by, wanted, behind, most, now)
-
-    try:
-        return _whole_page(namespace, query, at, rows)
-    except Exception as error:
-        _check_passable(error)
-    each = Source(rows, partial(each_of, namespace), query.position)
-    part = page_of(connection, each, at, query.limit, query.looks_right, f"namespace {namespace!r}")
-    cursor = None if part.last is None else seal_cursor(query.position(part.last), query.fingerprint)
-    return Page(part.found, cursor, part.damaged)
-
-
-def _whole_page(
-    namespace: str, query: Query, at: Position | None, rows: Callable[[Position | None, int], list[Any]]
-) -> Page:
-    def read(behind: Position | None, most: int) -> list[Datum]:
-        return datums_of(namespace, rows(behind, most))
-
-    wanted = query.looks_right if query.looks_inside else None
-    return query.page(first_of(read, query.position, wanted, at, query.limit, query.limit + 1))
-
-
-def _walk(connection: Connection, namespace: str, query: Query) -> str:
-    """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100."""
-    if not query.prefix:
-        return "order"
-    width = _WIDTH_OF_RANGE.rows(connection, namespace, query.prefix, _end(query.prefix))[0][0]
-    return "id" if width < NARROW else "order"
-
-
-def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
-    return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
-
-
-def _rows(
-    connection: Connection,
-    namespace: str,
-    query: Query,
-    by: str,
-    wanted: list[int],
-    at: Position | None,
-    batch: int,
-    now: float,
-) -> list[Any]:
-    bounds = {name: getattr(query, name) for name in ("since", "until", "after", "after_seq")}
-    given = {name: value for name, value in bounds.items() if value is not None}
-    shape = _QueryShape(query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None)
-    values: list[Any] = [namespace, now, batch, *wanted]
-    if query.prefix:
-        values += [query.prefix, _end(query.prefix)]
-    values += [given[name] for name in sorted(given)]
-    if at is not None:
-        values += [at[0]] if query.order == "seq" else list(at)
-    return _listing(shape).rows(connection, *values)
-
-
-@lru_cache(maxsize=256)
-def _listing(shape: _QueryShape) -> Statement:
-    """Write the statement of a shape; its parameters come in the order in which `_rows` gives them."""
-    names = ["ns", "now", "most", *(f"term{at}" for at in range(shape.terms))]
-    created: Any = t.created_at if shape.by == "term" else d.created_at
-    id = t.id if shape.by == "term" else d.id
-    where: list[ColumnElement[bool]] = [d.live, _unexpired(d)]
-    source = select(*READ)
-    if shape.by == "term":
-        source = source.select_from(terms).join(
-            datums, and_(d.namespace == bindparam("ns"), d.id == t.id, d.version == t.version)
-        )
-        where += [t.namespace == bindparam("ns"), t.term == bindparam("term0")]
-        where += [also(at) for at in range(1, shape.terms)]
-    else:
-        where.append(d.namespace == bindparam("ns"))
-    if shape.prefix:
-        ranged: Any = id if shape.by == "id" else unindexed(id)
-        where += [ranged >= bindparam("first", type_=BYTEWISE), ranged < bindparam("end", type_=BYTEWISE)]
-        names += ["first", "end"]
-    seq: Any = d.seq
-    if shape.by != "order":
-        seq = unindexed(seq)
-    if shape.by == "id" or (shape.by == "term" and shape.order == "seq"):
-        created = unindexed(created)
-    tests = {
-        "since": created >= bindparam("since"),
-        "until": created < bindparam("until"),
-        "after": created > bindparam("after"),
-        "after_seq": seq > bindparam("after_seq"),
-    }
-    where += [tests[name] for name in sorted(shape.bounds)]
-    names += sorted(shape.bounds)
-    keys: list[Any] = [seq] if shape.order == "seq" else [created, id]
-    if shape.resumed:
-        place = ["at"] if shape.order == "seq" else ["at", "at_id"]
-        where.append(behind(keys, place, descending=shape.order == "newest"))
-        names += place
-    listed = source.where(*where).order_by(*in_order(keys, descending=shape.order == "newest"))
-    return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join(names))

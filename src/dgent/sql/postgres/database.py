@@ -24,13 +24,14 @@ from sqlalchemy import text
 
 from dgent.exceptions import CapabilityMissing, DgentError, StoreClosed
 from dgent.runtime.event_loop import running_loop, uninterrupted
-from dgent.sql.database import A, Database, Each, T, Work, only
+from dgent.sql.database import Database
 from dgent.sql.postgres.engine import ClosingConnections, create_engine, creator, load_driver
 from dgent.sql.postgres.pool import Batcher, ConnectionPool
 from dgent.sql.postgres.pooled_connection import PooledConnection
 from dgent.sql.postgres.server_errors import no_grant, takes_no_writes
 from dgent.sql.postgres.url_options import read_url
 from dgent.sql.postgres.watch import PostgresWatches
+from dgent.sql.runner import A, Each, T, Work, only
 
 if TYPE_CHECKING:
     import os

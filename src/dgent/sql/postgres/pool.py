@@ -27,8 +27,8 @@ from dgent.exceptions import StorageTimeout
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 
-    from dgent.sql.database import A, Each, T
     from dgent.sql.postgres.pooled_connection import PooledConnection
+    from dgent.sql.runner import A, Each, T
 
 RunBatch: TypeAlias = "Callable[[PooledConnection, Each[Any, Any], list[Any]], Awaitable[list[Any]]]"
 

@@ -26,11 +26,11 @@ from sqlalchemy.util import await_only
 
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.runtime.backoff import Backoff
-from dgent.sql.database import Optimistic
 from dgent.sql.errors import RETRYABLE, sqlstate, translate
 from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off
 from dgent.sql.postgres.session_settings import GRACE, begin, begin_reading
 from dgent.sql.reusable_greenlet import ReusableGreenlet
+from dgent.sql.runner import Optimistic
 from dgent.sql.transaction_block import Block, BlockSession, undone
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-    from dgent.sql.database import A, Attempt, Each, T, Work
     from dgent.sql.postgres.url_options import Target
+    from dgent.sql.runner import A, Attempt, Each, T, Work
 
 TRIES: Final = 8
 """How often a unit of work runs before a conflict with other writers is its answer."""

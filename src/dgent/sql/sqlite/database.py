@@ -46,17 +46,18 @@ from dgent.exceptions import Corrupt, NestedWrite, ReadOnly, StorageTimeout
 from dgent.runtime.batch_worker import BatchWorker, Job, complete
 from dgent.runtime.event_loop import running_loop, uninterrupted
 from dgent.settings import checked_path
-from dgent.sql.database import A, Database, Each, T, Work, only
+from dgent.sql.database import Database
 from dgent.sql.errors import raise_ours, translated
+from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.sqlite.backup import back_up
 from dgent.sql.sqlite.engine import is_in_transaction
 from dgent.sql.sqlite.orm_session import Orm
 from dgent.sql.sqlite.read_only import ReadOnlyFile, why_read_only
 from dgent.sql.sqlite.readers import Readers, connect_reader, open_reader, open_readers
-from dgent.sql.sqlite.watch import SQLiteWatches
 from dgent.sql.sqlite.write_lease import WriteLease, WriteLock
 from dgent.sql.sqlite.writer import GroupCommitWriter, grouped
 from dgent.sql.statement import Statement
+from dgent.sql.watch import SQLiteWatches
 
 if TYPE_CHECKING:
     import os

@@ -3,15 +3,7 @@
 SQLite itself asks neither. It puts any `-wal` whose own checksums hold over any file of that name, and goes on writing
 into one that nobody can find any more. So before each transaction and before each acknowledgement the names are looked
 at: no file may have been exchanged, and the file itself, in which only a checkpoint writes, is as the last checkpoint
-left it. What that was stands in the lock's file, for other processes and for the next start:
-
-    dgent 3 <device> <inode> <size> <mtime> of the file, <inode> of its -wal, <pending>, <in doubt>, <generation>
-            and how far checkpoints had come, in five numbers or none: `sqlite_wal_index`
-
-`pending`: since that checkpoint something was committed, so the file is nothing without its `-wal`. `in doubt`: the
-fsync of a commit failed, and the log was not put into the file since. `generation`: a random number, a new one each
-time that somebody opens a file which the note does not describe. Whoever still has the one before open expects another
-file, so what is noted since then is no checkpoint of a process of ours to him.
+left it. What that was stands in the lock's file (`file_note`), for other processes and the next start.
 
 A note that disagrees is no fault by itself: a process may have died between its checkpoint and its note, a folder may
 have been copied to another machine. Then, and only then, the whole is checked (`integrity_check`). While it is open
@@ -39,55 +31,25 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from contextlib import suppress
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from dgent.exceptions import Corrupt, OutcomeUnknown
 from dgent.runtime.private_files import private_file
+from dgent.sql.sqlite.file_note import Note
 from dgent.sql.sqlite.integrity_check import check_whole, held_open
-from dgent.sql.sqlite.wal_index import Progress, WalIndex
+from dgent.sql.sqlite.wal_index import WalIndex
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.runtime.file_lock import FileLock
+    from dgent.sql.sqlite.file_note import Main
+    from dgent.sql.sqlite.wal_index import Progress
 
-_MARK: Final = "dgent 3"
 _TICK: Final = 50_000_000  # nanoseconds
 _O_PATH: Final = getattr(os, "O_PATH", 0)  # Linux has it
 _BUSY: Final = b"*"
 _DONE: Final = b" "
-
-Main: TypeAlias = tuple[int, int, int, int]
-"""What the file is, and whether it was written: device, inode, size, time of the last change in nanoseconds."""
-
-
-class Note(NamedTuple):
-    """What is left for the next one to look: see the head of this file."""
-
-    main: Main
-    log: int
-    pending: bool
-    in_doubt: bool
-    generation: int
-    progress: Progress | None
-
-    def dump(self) -> bytes:
-        """Return it as a line."""
-        numbers = *self.main, self.log, int(self.pending), int(self.in_doubt), self.generation, *(self.progress or ())
-        return f"{_MARK} {' '.join(map(str, numbers))}\n".encode()
-
-    @classmethod
-    def load(cls, line: bytes) -> Note | None:
-        """Return what `dump` wrote; None for everything else, as after a power loss."""
-        with suppress(ValueError, TypeError):
-            mark, format, *numbers = line[: line.index(b"\n")].decode().split()
-            if f"{mark} {format}" == _MARK:
-                device, inode, size, changed, log, pending, in_doubt, generation, *progress = map(int, numbers)
-                main = device, inode, size, changed
-                come = Progress(*progress) if progress else None
-                return cls(main, log, bool(pending), bool(in_doubt), generation, come)
-        return None
 
 
 class Files:

@@ -34,14 +34,15 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dgent.exceptions import NestedWrite, StorageTimeout
 from dgent.runtime.fifo_lock import FIFOLock
 from dgent.settings import checked_path
-from dgent.sql.database import A, Database, Each, T, Work, only
+from dgent.sql.database import Database
 from dgent.sql.errors import translated
+from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.sqlite import orm_session  # noqa: F401  # it registers the dialect
 from dgent.sql.sqlite.backup import back_up
 from dgent.sql.sqlite.engine import close, invalidate_half_done, is_in_transaction, wrap
 from dgent.sql.sqlite.orm_connection import OwnedConnection
-from dgent.sql.sqlite.watch import SQLiteWatches
 from dgent.sql.transaction_block import Block, BlockSession, control_in, refused, undone
+from dgent.sql.watch import SQLiteWatches
 
 if TYPE_CHECKING:
     import os

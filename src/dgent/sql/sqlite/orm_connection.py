@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.settings import Settings
-    from dgent.sql.database import T, Work
+    from dgent.sql.runner import T, Work
     from dgent.sql.sqlite.write_lease import WriteLease
 
     Commit: TypeAlias = Callable[[Callable[[], object]], None]

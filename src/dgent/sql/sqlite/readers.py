@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.settings import Settings
-    from dgent.sql.database import A, Each, T
+    from dgent.sql.runner import A, Each, T
 
     Connect: TypeAlias = Callable[[], sqlite3.Connection]
 

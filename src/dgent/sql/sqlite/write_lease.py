@@ -35,7 +35,7 @@ from dgent.sql.transaction_block import Block
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from dgent.sql.database import T
+    from dgent.sql.runner import T
 
 
 class WriteLease:

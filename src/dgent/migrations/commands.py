@@ -1,52 +1,41 @@
 """Bring the typed tables to the revision that this code needs: one transaction, one upgrade at a time.
 
-A migration has a connection of its own. On SQLite it enforces no foreign keys, because rebuilding a table with them on
-would delete or blank the rows that point to it; they are checked before the commit instead. Alembic is not re-entrant,
-so one lock serves the process; a second one, in the database, serves all processes.
+A migration has a connection of its own (`connection`). Alembic is not re-entrant, so one lock serves the process; a
+second one, in the database, serves all processes.
 """
 
 from __future__ import annotations
 
 import asyncio
-import sqlite3
 import threading
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar, cast
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, NullPool, inspect, select, text
+from sqlalchemy import URL, Connection, inspect, text
 
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
     InvalidInput,
     MigrationError,
-    ReadOnly,
     SchemaOutdated,
     SchemaTooNew,
     StorageError,
 )
+from dgent.migrations.connection import connection_to
 from dgent.models import TABLES
 from dgent.settings import Settings, shown
-from dgent.sql.advisory_locks import AdvisoryLock
-from dgent.sql.constructs import transaction_lock
 from dgent.sql.errors import sqlstate, translate
-from dgent.sql.postgres.engine import creator, new_engine
-from dgent.sql.postgres.session_settings import local_settings
-from dgent.sql.postgres.url_options import read_url
-from dgent.sql.sqlite.engine import check_belongings, close_last, commit, connect, files_of, prepare, wrap
-from dgent.sql.sqlite.in_memory import connect_memory
-from dgent.sql.sqlite.read_only import ReadOnlyFile, why_read_only
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Coroutine, Iterator
+    from collections.abc import Callable, Collection, Iterator
 
     from alembic.runtime.migration import MigrationContext
 
@@ -54,7 +43,6 @@ if TYPE_CHECKING:
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
 
-_LONGEST_STATEMENT: Final = 3600.0  # seconds; rebuilding a large table takes its time, a dead server must not hang us
 _turn = threading.Lock()
 
 T = TypeVar("T")
@@ -162,8 +150,8 @@ def script_location() -> Path:
     Raises:
         MigrationError: there is neither; the installation is broken.
     """
-    here = Path(__file__).resolve()
-    for folder in (here.parent / "_alembic", here.parents[2] / "alembic"):
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "_alembic", package.parents[1] / "alembic"):
         if (folder / "versions").is_dir():
             return folder
     raise MigrationError("the migration scripts are missing: install dgent again")
@@ -189,7 +177,7 @@ def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDire
         refuse_newer(
             _heads(settings), scripts or _scripts()
         )  # before the file is put into WAL mode: a newer database is not touched
-        result: T = _backend(settings).write(settings, work)
+        result: T = connection_to(settings).write(settings, work)
         return result
 
 
@@ -261,7 +249,7 @@ def _heads_on(connection: Connection) -> tuple[str, ...]:
 
 def _heads(settings: Settings) -> tuple[str, ...]:
     with _explained(settings):
-        found: tuple[str, ...] = _backend(settings).read(settings, _heads_on)
+        found: tuple[str, ...] = connection_to(settings).read(settings, _heads_on)
         return found
 
 
@@ -287,121 +275,3 @@ def _reason(error: Exception) -> str:
     kind = str(getattr(cause, "sqlite_errorname", None) or sqlstate(error) or type(cause).__name__)
     words = str(cause).splitlines()[0].rpartition(">: ")[2]
     return words if kind == "SQLITE_ERROR" or kind.startswith("42") else kind
-
-
-def _read_sqlite(settings: Settings, work: Callable[[Connection], Any]) -> Any:
-    path = _path(settings)
-    if not _is_there(path):
-        return ()
-    why, files = why_read_only(path, settings.url), files_of(path, settings)
-    with closing(files):
-        if why:
-            driver = ReadOnlyFile(path, settings, why, settings.url).connect()
-        else:
-            check_belongings(files, files.lock)
-            driver = connect(path, settings, reader=True)
-        with closing(driver), wrap(driver) as connection:
-            return work(connection)
-
-
-def _is_there(path: Path) -> bool:
-    """Tell whether a file is there; where nobody can look that is an error, and not a database without a schema."""
-    try:
-        path.stat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:  # a file where a folder should be, or a folder that may not be entered
-        raise ReadOnly(f"{path} cannot be looked at: {error.strerror}: check the folders that lead to it") from None
-    return True
-
-
-def _write_sqlite(settings: Settings, work: Callable[[Connection], T]) -> T:
-    if why := why_read_only(_path(settings), settings.url):
-        raise ReadOnly(why)
-    files = files_of(_path(settings), settings)
-    with closing(files), files.lock:
-        driver = prepare(files, settings)
-        try:
-            return _transaction(driver, partial(commit, driver.commit, files), work)
-        finally:
-            close_last(files, driver.close)  # rolls back what was not committed
-
-
-def _transaction(driver: Any, commit: Callable[[], object], work: Callable[[Connection], T]) -> T:
-    for statement in ("PRAGMA foreign_keys=OFF", "PRAGMA synchronous=FULL", "BEGIN IMMEDIATE"):
-        driver.execute(statement)
-    with wrap(driver) as connection, connection.begin():
-        result = work(connection)
-    if broken := sorted({row[0] for row in driver.execute("PRAGMA foreign_key_check")}):
-        raise MigrationError(f"rows of {', '.join(broken)} point to rows that are not there: nothing was changed")
-    commit()
-    return result
-
-
-def _read_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
-    with closing(connect_memory(settings.url, settings, sqlite3.Connection)) as driver, wrap(driver) as connection:
-        return work(connection)
-
-
-def _write_memory(settings: Settings, work: Callable[[Connection], T]) -> T:
-    with closing(connect_memory(settings.url, settings, sqlite3.Connection)) as driver:
-        return _transaction(driver, driver.commit, work)
-
-
-def _path(settings: Settings) -> Path:
-    return Path(str(settings.url.database)).absolute()
-
-
-def _read_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
-    return _run(_on_postgres(settings, work, settings.command_timeout))
-
-
-def _write_postgres(settings: Settings, work: Callable[[Connection], T]) -> T:
-    def locked(connection: Connection) -> T:
-        connection.execute(text(f"SET LOCAL lock_timeout = {int(settings.busy_timeout * 1000) or 1}"))
-        connection.execute(select(transaction_lock(AdvisoryLock.MIGRATIONS)))
-        return work(connection)
-
-    return _run(_on_postgres(settings, locked, _LONGEST_STATEMENT))
-
-
-def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; on a thread of its own where a loop runs, as that of a program that calls `alembic.command`."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(work)
-    with ThreadPoolExecutor(1, "dgent-alembic") as thread:
-        return thread.submit(asyncio.run, work).result()
-
-
-async def _on_postgres(settings: Settings, work: Callable[[Connection], T], longest: float) -> T:
-    patient = settings.model_copy(update={"command_timeout": longest})
-    # No plans are kept: one that was made before a table was altered is an error after it.
-    target = read_url(settings.url, patient)
-    engine = new_engine(target, creator(target, plans=0), poolclass=NullPool)
-    try:
-        async with engine.begin() as connection:
-            if target.pooled:
-                driver: Any = (await connection.get_raw_connection()).driver_connection
-                await connection.execute(text("SELECT 1"))  # begins
-                await driver.execute(local_settings(target))
-            return await connection.run_sync(work)
-    finally:
-        await engine.dispose()
-
-
-class _Backend(NamedTuple):
-    read: Callable[[Settings, Callable[[Connection], Any]], Any]
-    write: Callable[[Settings, Callable[[Connection], Any]], Any]
-
-
-def _backend(settings: Settings) -> _Backend:
-    return _BACKENDS["memory" if settings.in_memory else settings.url.get_backend_name()]
-
-
-_BACKENDS: Final = {
-    "memory": _Backend(_read_memory, _write_memory),
-    "sqlite": _Backend(_read_sqlite, _write_sqlite),
-    "postgresql": _Backend(_read_postgres, _write_postgres),
-}

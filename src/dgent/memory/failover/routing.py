@@ -1,0 +1,188 @@
+"""Where the reads and writes of one namespace go: to the first store of a chain, or to what stands for it meanwhile."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from time import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from dgent.datum import stamped
+from dgent.exceptions import (
+    BackendUnavailable,
+    DeliveryPending,
+    OutcomeUnknown,
+    StorageError,
+    StorageTimeout,
+)
+from dgent.operations import Outcome
+from dgent.validation import check_id
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from dgent.datum import Datum
+    from dgent.limits import Limits
+    from dgent.memory.failover.state import FailoverState
+    from dgent.operations import Operation
+    from dgent.store import Backend, Outcomes
+
+T = TypeVar("T")
+FEW: Final = 64
+"""For more ids than this a verb waits until nothing waits any more, rather than ask for each."""
+
+
+class NamespaceRouting:
+    """One namespace of a router.
+
+    Attributes:
+        first: the first store of the chain, under this namespace.
+    """
+
+    def __init__(self, failover: FailoverState, namespace: str, limits: Limits) -> None:
+        self.first = failover.first.within(namespace)
+        self._failover, self._namespace, self._limits = failover, namespace, limits
+        self._observed = failover.observed.of(namespace)
+
+    async def write(self, operations: Sequence[Operation]) -> Outcomes:
+        """Apply a batch to the first store, or let it wait where that is possible.
+
+        Raises:
+            StorageError: as `DgentRouter` says.
+        """
+        # By the time of a delivery the live datum may have changed, or expired.
+        chain, needs_live = self._failover, any(one.needs_live for one in operations)
+        while True:
+            if not chain.normal:
+                waiting = await self._put_off(operations, needs_live=needs_live)
+                if waiting is not None:
+                    return waiting
+            try:
+                if not chain.normal and not await self._brought(None if needs_live else _ids(operations)):
+                    continue
+                if self._observed.is_new:
+                    await self._look_first()
+                outcomes = await self.first.apply(operations)
+            except DeliveryPending:
+                raise
+            except (OutcomeUnknown, CancelledError):
+                self._doubt(operations)
+                raise
+            except (BackendUnavailable, StorageTimeout) as error:
+                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
+                    raise
+                continue
+            self._wrote(outcomes)
+            return outcomes
+
+    async def read(self, ids: Sequence[str] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
+        """Ask a store for what concerns some ids, or None for more than that: the first, or what stands for it."""
+        chain = self._failover
+        while not chain.normal:
+            if not chain.opened:
+                await chain.open()
+            elif chain.away:
+                return await ask(await chain.view(self._namespace))
+            elif await self._brought(ids):
+                break
+        if self._observed.is_new:
+            await self._look_first()
+        try:
+            answer = await ask(self.first)
+        except BackendUnavailable as error:
+            chain.lost(error)
+            raise
+        chain.heard = time()
+        if chain.down:
+            chain.answered()
+        return answer
+
+    def saw(self, datums: Iterable[Datum]) -> None:
+        """Remember the seq of what an answer showed."""
+        self._observed.note(max([datum.seq for datum in datums], default=0))
+        if self._failover.observed.unknown:
+            for datum in datums:
+                self._failover.observed.settle(self._namespace, datum.id)
+
+    async def refuse_while_away(self, verb: str) -> None:
+        """Refuse to erase what is elsewhere."""
+        if not self._failover.opened:
+            await self._failover.open()
+        if self._failover.away:
+            raise self._failover.refusal(f"{verb} needs it")
+
+    async def _brought(self, ids: Sequence[str] | None) -> bool:
+        """While writes are on their way: bring in those of some ids, or wait for all; tell whether some were asked for.
+
+        Raises:
+            StorageError: the first store failed. DeliveryPending: all of them take too long.
+        """
+        if ids is None or len(ids) > FEW:
+            await self._failover.settled()
+            return False
+        try:
+            await self._failover.bring(self._namespace, ids)
+        except BackendUnavailable as error:
+            self._failover.lost(error)
+            raise
+        return True
+
+    async def _put_off(self, operations: Sequence[Operation], *, needs_live: bool) -> Outcomes | None:
+        """While the first is out of reach, let writes wait and return what they answer; None where it is not."""
+        chain = self._failover
+        while not chain.normal:
+            if not chain.opened:
+                await chain.open()
+            elif not chain.away:
+                break
+            elif needs_live:
+                raise chain.refusal("only it can compare versions and keep a time to live")
+            else:
+                self._admit(operations)
+                if await chain.keep(self._namespace, operations):
+                    return [_waiting(one) for one in operations]
+        return None
+
+    def _admit(self, operations: Iterable[Operation]) -> None:
+        """Check writes as the store that they wait for would."""
+        for one in operations:
+            check_id(one.id)
+            if one.datum is not None:
+                self._limits.admit(one.datum)
+
+    def _wrote(self, outcomes: Outcomes) -> None:
+        """Take note that writes were acknowledged; a version up to its seq is nobody else's."""
+        chain = self._failover
+        chain.heard = time()
+        self._observed.note(max([outcome.seq for outcome in outcomes], default=0))
+        self.saw([outcome.datum for outcome in outcomes if outcome.datum is not None])
+        if chain.down:
+            chain.answered()
+        if not chain.filled:
+            chain.fill()
+
+    def _doubt(self, operations: Iterable[Operation]) -> None:
+        """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
+        for one in operations:
+            self._failover.observed.doubt(self._namespace, one.id, one.datum)
+
+    async def _look_first(self) -> None:
+        """Look where the namespace stands when it is first used, if a write may have to wait one day."""
+        seen, head = self._observed, getattr(self.first, "head", None)
+        seen.is_new = False
+        if self._failover.spilling and head is not None:
+            try:
+                seen.note(await head())
+            except BaseException as error:
+                seen.is_new = True
+                if not isinstance(error, StorageError):  # that the verb itself meets, or not
+                    raise
+
+
+def _ids(operations: Iterable[Operation]) -> list[str]:
+    return list({one.id: None for one in operations})
+
+
+def _waiting(operation: Operation) -> Outcome:
+    """Return what an operation that waits answers: what its version will be is not known yet."""
+    datum = operation.datum
+    return Outcome(None if datum is None else stamped(datum, 0, 0), changed=True)
