@@ -49,7 +49,7 @@ def nested(depth: int) -> list[Any]:
 
 @many
 @given(datums, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1))
-def test_d1_json_round_trip(datum: Datum, version: int, seq: int) -> None:
+def test_l_d1_json_round_trip(datum: Datum, version: int, seq: int) -> None:
     datum = stamped(datum, version, seq)
     line = datum.to_json()
     again = Datum.from_json(line)
@@ -61,7 +61,7 @@ def test_d1_json_round_trip(datum: Datum, version: int, seq: int) -> None:
 
 @many
 @given(datums)
-def test_d1_one_datum_is_one_line(datum: Datum) -> None:
+def test_l_d1_one_datum_is_one_line(datum: Datum) -> None:
     line = datum.to_json()
     assert "\n" not in line
     assert "\r" not in line
@@ -72,7 +72,7 @@ def test_d1_one_datum_is_one_line(datum: Datum) -> None:
 @example({"nul": "\0"})
 @example({"\ud800": "a lone surrogate as a key"})
 @example({"line": "one\ntwo\u2028three\r"})
-def test_d1_any_text_in_metadata_comes_back_or_is_refused(metadata: dict[str, str]) -> None:
+def test_l_d1_any_text_in_metadata_comes_back_or_is_refused(metadata: dict[str, str]) -> None:
     try:
         datum = Datum.create(b"", metadata=metadata)
     except InvalidDatum:
@@ -98,7 +98,7 @@ records = st.dictionaries(
 @example({"id": "a", "text": "x", "created_at": 0, "metadata": None})
 @example({"id": "a", "text": "x", "base64": "eA==", "created_at": 0})
 @example({"id": "a", "base64": "not base64!", "created_at": 0})
-def test_d1_a_record_is_a_datum_or_a_typed_error(record: Any) -> None:
+def test_l_d1_a_record_is_a_datum_or_a_typed_error(record: Any) -> None:
     try:
         datum = Datum.from_dict(record)
     except InvalidDatum:
@@ -111,13 +111,13 @@ def test_d1_a_record_is_a_datum_or_a_typed_error(record: Any) -> None:
 @example('{"id": "a"}')
 @example("\ud800")
 @example("")
-def test_d1_garbage_is_no_datum(line: str | bytes) -> None:
+def test_l_d1_garbage_is_no_datum(line: str | bytes) -> None:
     with pytest.raises(InvalidDatum):
         Datum.from_json(line)
 
 
 @given(datums, st.data())
-def test_d1_a_shortened_line_is_no_datum(datum: Datum, data: st.DataObject) -> None:
+def test_l_d1_a_shortened_line_is_no_datum(datum: Datum, data: st.DataObject) -> None:
     line = datum.to_json().encode()
     with pytest.raises(InvalidDatum):
         Datum.from_json(line[: data.draw(st.integers(0, len(line) - 1))])
@@ -143,13 +143,13 @@ def canonical(part: tuple[bytes, str | None, dict[str, Any]]) -> tuple[bytes, st
 @example((b"", None, {"a": 1}), (b"", None, {"a": True}))
 @example((b"", None, {"a": 0.0}), (b"", None, {"a": -0.0}))
 @example((b"", None, {"a": None}), (b"", None, {}))
-def test_d2_addresses_are_equal_iff_the_parts_are(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
+def test_l_d2_addresses_are_equal_iff_the_parts_are(one: tuple[Any, ...], other: tuple[Any, ...]) -> None:
     assert (address(one) == address(other)) == (canonical(one) == canonical(other))
 
 
 @many
 @given(st.binary(min_size=1, max_size=12), st.data())
-def test_d2_bytes_that_move_between_the_parts_change_the_address(raw: bytes, data: st.DataObject) -> None:
+def test_l_d2_bytes_that_move_between_the_parts_change_the_address(raw: bytes, data: st.DataObject) -> None:
     text = raw.hex()  # the same characters, cut at two places
     cuts = st.integers(1, len(text))
     first, second = data.draw(cuts), data.draw(cuts)
@@ -169,12 +169,14 @@ def test_d2_bytes_that_move_between_the_parts_change_the_address(raw: bytes, dat
         ((b"a" + (1).to_bytes(8, "big") + b"b", None), (b"a", "b")),
     ],
 )
-def test_d2_no_two_ways_to_write_the_same_bytes(one: tuple[bytes, str | None], other: tuple[bytes, str | None]) -> None:
+def test_l_d2_no_two_ways_to_write_the_same_bytes(
+    one: tuple[bytes, str | None], other: tuple[bytes, str | None]
+) -> None:
     assert content_address(*one) != content_address(*other)
 
 
 @given(metadatas, st.randoms())
-def test_d2_the_order_of_metadata_keys_does_not_count(metadata: dict[str, Any], random: Any) -> None:
+def test_l_d2_the_order_of_metadata_keys_does_not_count(metadata: dict[str, Any], random: Any) -> None:
     shuffled = list(metadata.items())
     random.shuffle(shuffled)
     assert content_address(b"x", None, metadata) == content_address(b"x", None, dict(shuffled))
@@ -183,7 +185,7 @@ def test_d2_the_order_of_metadata_keys_does_not_count(metadata: dict[str, Any], 
 
 @many
 @given(datums, st.integers(0, 99), st.integers(0, 99))
-def test_d2_equal_datums_hash_equal_whatever_the_store_assigned(datum: Datum, version: int, seq: int) -> None:
+def test_l_d2_equal_datums_hash_equal_whatever_the_store_assigned(datum: Datum, version: int, seq: int) -> None:
     twin = stamped(Datum(datum.id, datum.content, datum.created_at, datum.causal_parent, datum.metadata), version, seq)
     assert twin == datum
     assert hash(twin) == hash(datum)
@@ -191,7 +193,7 @@ def test_d2_equal_datums_hash_equal_whatever_the_store_assigned(datum: Datum, ve
 
 
 @given(datums, datums)
-def test_d2_equality_goes_by_value(one: Datum, other: Datum) -> None:
+def test_l_d2_equality_goes_by_value(one: Datum, other: Datum) -> None:
     same = one.to_dict() | {"metadata": one.metadata_json} == other.to_dict() | {"metadata": other.metadata_json}
     assert (one == other) == same
     assert one != one.to_json()

@@ -159,7 +159,7 @@ MOMENTS = [
 ]
 
 
-async def test_b2_times_survive_zones_and_clock_changes_to_the_microsecond(engine: AsyncEngine) -> None:
+async def test_l_b2_times_survive_zones_and_clock_changes_to_the_microsecond(engine: AsyncEngine) -> None:
     moments = [moment.astimezone(zone) if zone else moment for moment in MOMENTS for zone in [None, *ZONES]]
     async with saved(engine) as session:
         session.add_all(crystal(id=str(number), last_accessed=moment) for number, moment in enumerate(moments))

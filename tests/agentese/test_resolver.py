@@ -1,4 +1,4 @@
-"""Law A1, and the promise that agents reach only what was granted."""
+"""Law L-A1, and the promise that agents reach only what was granted."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ arguments = st.sampled_from(list(PROPER.values())) | st.dictionaries(argument_na
 
 @given(umwelt=umwelts)
 @SHARED
-def test_a1_what_is_listed_is_what_is_not_refused(house: House, umwelt: Umwelt) -> None:
+def test_l_a1_what_is_listed_is_what_is_not_refused(house: House, umwelt: Umwelt) -> None:
     for place in ["self.data", *(f"self.data.table.{name}" for name in NAMES)]:
         answers = {name: house.outcome(f"{place}.{name}", umwelt, **PROPER[name]) for name in ASPECTS}
         refused = {n for n, answer in answers.items() if isinstance(answer, PermissionDenied | CapabilityMissing)}
@@ -115,14 +115,14 @@ def test_a1_what_is_listed_is_what_is_not_refused(house: House, umwelt: Umwelt) 
 
 @given(path=paths, umwelt=st.none() | umwelts, given=arguments)
 @SHARED
-def test_a1_resolve_is_total(house: House, path: str, umwelt: Umwelt | None, given: dict[str, Any]) -> None:
+def test_l_a1_resolve_is_total(house: House, path: str, umwelt: Umwelt | None, given: dict[str, Any]) -> None:
     house.outcome(path, umwelt, **given)  # anything but a DgentError fails the test
     assert house.outcome("self.data.table.citizens.count") == 1 or umwelt is not None
 
 
 @given(path=paths, given=arguments)
 @SHARED
-def test_a1_resolve_is_deterministic(house: House, path: str, given: dict[str, Any]) -> None:
+def test_l_a1_resolve_is_deterministic(house: House, path: str, given: dict[str, Any]) -> None:
     first, second = house.outcome(path, None, **given), house.outcome(path, None, **given)
     assert type(first) is type(second)
     assert str(first) == str(second)
@@ -130,7 +130,7 @@ def test_a1_resolve_is_deterministic(house: House, path: str, given: dict[str, A
 
 @given(path=table_paths, umwelt=st.just(Umwelt.owner()) | umwelts, given=arguments)
 @SHARED
-def test_a1_table_paths_never_reach_the_datum_store(
+def test_l_a1_table_paths_never_reach_the_datum_store(
     house: House, path: str, umwelt: Umwelt, given: dict[str, Any]
 ) -> None:
     house.memory.calls.clear()

@@ -66,7 +66,7 @@ def test_start_twice_is_refused_and_harms_nothing() -> None:
 # Errors
 
 
-def test_f6_an_error_reaches_the_consumer() -> None:
+def test_l_f6_an_error_reaches_the_consumer() -> None:
     flux: FluxAgent[int, float] = Flux.lift(Agent.from_function(lambda n: 1 / n))
 
     async def main() -> list[float]:
@@ -83,7 +83,7 @@ def test_f6_an_error_reaches_the_consumer() -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_f6_a_handler_gets_the_error_and_the_event_is_skipped(is_async: bool) -> None:
+def test_l_f6_a_handler_gets_the_error_and_the_event_is_skipped(is_async: bool) -> None:
     heard = []
 
     def handle(error: Exception, event: Any) -> None:
@@ -100,7 +100,7 @@ def test_f6_a_handler_gets_the_error_and_the_event_is_skipped(is_async: bool) ->
     assert heard == [(ZeroDivisionError, 2.0 if is_async else 0)]
 
 
-def test_f6_what_a_handler_raises_reaches_the_consumer() -> None:
+def test_l_f6_what_a_handler_raises_reaches_the_consumer() -> None:
     def handle(error: Exception, event: Any) -> None:
         raise LookupError(event) from error
 
@@ -114,7 +114,7 @@ def test_f6_what_a_handler_raises_reaches_the_consumer() -> None:
     assert flux.state is FluxState.FAILED
 
 
-def test_f6_a_cancellation_is_no_error_for_a_handler() -> None:
+def test_l_f6_a_cancellation_is_no_error_for_a_handler() -> None:
     async def cancelled(_: Any) -> None:
         raise asyncio.CancelledError
 

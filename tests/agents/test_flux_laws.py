@@ -196,7 +196,7 @@ class World:
     Plan((1.0, 5.0), (2.0, 0.0), (0.0, 0.0), (Call(1.5, None, 2.0, fails=False),) * 2, "stop", 2.0, 0, handled=False)
 )
 @example(Plan((0.0,) * 4, (2.0,) * 4, (5.0,) * 4, (Call(2.0, 1.0, 5.0, fails=False),), "drain", 2.5, 3, handled=False))
-def test_f1_f2_f3_f4_f6_flux_over_any_interleaving(plan: Plan) -> None:
+def test_l_f1_f2_f3_f4_f6_flux_over_any_interleaving(plan: Plan) -> None:
     world = run(World(plan).play())
     check_outputs(world)
     check_answers(world)
@@ -259,7 +259,7 @@ def check_state(world: World) -> None:
 
 
 @given(plans())
-def test_f5_the_state_is_the_fold_in_the_order_processed(plan: Plan) -> None:
+def test_l_f5_the_state_is_the_fold_in_the_order_processed(plan: Plan) -> None:
     world = World(plan)
     functor = StateFunctor(list, MemoryBackend(), [])
 
@@ -275,7 +275,7 @@ def test_f5_the_state_is_the_fold_in_the_order_processed(plan: Plan) -> None:
 
 
 @given(plans(), st.integers(0, 3))
-def test_f1_a_flux_may_be_started_again_after_any_ending(plan: Plan, buffer: int) -> None:
+def test_l_f1_a_flux_may_be_started_again_after_any_ending(plan: Plan, buffer: int) -> None:
     world = World(plan)
 
     async def twice() -> list[Any]:

@@ -17,7 +17,7 @@ from .virtual_clock import run
 # Perturbations
 
 
-def test_f3_a_perturbation_goes_before_the_event_that_waits() -> None:
+def test_l_f3_a_perturbation_goes_before_the_event_that_waits() -> None:
     order: list[Any] = []
 
     async def main() -> list[Any]:
@@ -32,7 +32,7 @@ def test_f3_a_perturbation_goes_before_the_event_that_waits() -> None:
     assert order == ["a", "b", "c", 1, 2]
 
 
-def test_f2_stop_sends_away_who_waits_and_lets_who_is_in_work_finish() -> None:
+def test_l_f2_stop_sends_away_who_waits_and_lets_who_is_in_work_finish() -> None:
     async def main() -> None:
         flux = Flux.lift(after(10))
         consumer = asyncio.create_task(collected(flux.start(events([1]))))
@@ -51,7 +51,7 @@ def test_f2_stop_sends_away_who_waits_and_lets_who_is_in_work_finish() -> None:
     run(main())
 
 
-def test_f3_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
+def test_l_f3_a_caller_who_leaves_as_the_turn_comes_passes_it_on() -> None:
     async def main() -> None:
         flux = Flux.lift(after(1))
         first, second, third = (asyncio.create_task(flux.invoke(name)) for name in "abc")

@@ -29,7 +29,7 @@ async def numbers(many: int) -> AsyncIterator[int]:
 
 
 @pytest.mark.parametrize("buffer", [0, 3])
-async def test_f5_events_and_perturbations_make_one_fold(kept: Kept, buffer: int) -> None:
+async def test_l_f5_events_and_perturbations_make_one_fold(kept: Kept, buffer: int) -> None:
     order: list[int] = []
 
     def logged(x: int, state: Any) -> tuple[int, Any]:
@@ -58,7 +58,7 @@ async def test_f5_events_and_perturbations_make_one_fold(kept: Kept, buffer: int
     assert summary(await functor.memory.load()) == (sum(order), order)
 
 
-async def test_f5_after_a_stop_in_the_midst_the_state_is_that_of_a_prefix(kept: Kept) -> None:
+async def test_l_f5_after_a_stop_in_the_midst_the_state_is_that_of_a_prefix(kept: Kept) -> None:
     functor = kept.functor()
     flux = Flux.lift(functor.lift_logic(add), buffer=2)
     outputs: list[int] = []
@@ -98,7 +98,7 @@ def one_more(_: int, n: int) -> tuple[int, int]:
     return n + 1, n + 1
 
 
-async def test_f5_a_crash_loses_no_event_that_was_handed_out(tmp_path: Path, full_size: bool) -> None:
+async def test_l_f5_a_crash_loses_no_event_that_was_handed_out(tmp_path: Path, full_size: bool) -> None:
     chance, before = random.Random(0), 0
     for _ in range(200 if full_size else 5):
         child = Child(flow_without_end, tmp_path)

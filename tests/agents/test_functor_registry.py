@@ -13,7 +13,7 @@ from dgent.exceptions import FunctorNotFound, InvalidAgent
 from dgent.memory.inmemory.backend import MemoryBackend
 
 
-async def test_s5_what_is_shipped_keeps_the_laws(full_size: bool) -> None:
+async def test_l_s5_what_is_shipped_keeps_the_laws(full_size: bool) -> None:
     reports = await FunctorRegistry().verify_all(samples=2000 if full_size else 60, seed=7)
     assert [report.functor for report in reports] == ["state", "logic", "flux", "flux-state"]
     for report in reports:
@@ -148,7 +148,7 @@ WRONG: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_s5_a_functor_made_wrong_breaks_a_law(name: str) -> None:
+async def test_l_s5_a_functor_made_wrong_breaks_a_law(name: str) -> None:
     registry = FunctorRegistry()
     registry.register(name, Functor("wrong on purpose", WRONG[name]))
     report = await registry.verify(name)
@@ -178,7 +178,7 @@ class Forgetful(StateFunctor[Any]):
         return await self.memory.load()
 
 
-async def test_s5_a_pipeline_that_forgets_its_state_breaks_a_law() -> None:
+async def test_l_s5_a_pipeline_that_forgets_its_state_breaks_a_law() -> None:
     registry = FunctorRegistry()
     registry.register("forgetful", Functor("wrong on purpose", Forgetful, stateful=True))
     report = await registry.verify("forgetful")

@@ -1,4 +1,4 @@
-"""State in every kind of store: laws S1 to S6."""
+"""State in every kind of store: laws L-S1 to L-S6."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 inputs = st.lists(st.integers(-100, 100), max_size=12)
 
 
-async def test_s1_no_task_loses_an_update(kept: Kept) -> None:
+async def test_l_s1_no_task_loses_an_update(kept: Kept) -> None:
     agents = [
         kept.functor(attempts=1000).lift_logic(add) for _ in range(4)
     ]  # four functors that meet in the store only
@@ -46,7 +46,7 @@ async def test_s1_no_task_loses_an_update(kept: Kept) -> None:
     assert (await agents[0].state()).n == 40
 
 
-async def test_s1_no_thread_loses_an_update(kept: Kept, kind: str, place: str) -> None:
+async def test_l_s1_no_thread_loses_an_update(kept: Kept, kind: str, place: str) -> None:
     agent = kept.functor(attempts=1000).lift_logic(add)
     await agent.invoke(0)
     failed: list[BaseException] = []
@@ -92,7 +92,7 @@ def _increments(pipe: Connection, _: int, kind: str, place: str, times: int) -> 
 
 
 @pytest.mark.parametrize("kind", SHARED)
-async def test_s1_no_process_loses_an_update(kept: Kept, kind: str, place: str, full_size: bool) -> None:
+async def test_l_s1_no_process_loses_an_update(kept: Kept, kind: str, place: str, full_size: bool) -> None:
     times = 200 if full_size else 25
 
     def run() -> None:
@@ -105,7 +105,7 @@ async def test_s1_no_process_loses_an_update(kept: Kept, kind: str, place: str, 
     assert summary(state) == (4 * times, [1] * (4 * times))
 
 
-async def test_s2_a_run_is_the_fold_of_its_logic(kept: Kept) -> None:
+async def test_l_s2_a_run_is_the_fold_of_its_logic(kept: Kept) -> None:
     xs = [3, -1, 4, 1, -5, 9]
     agent = kept.functor().lift_logic(add)
     assert [await agent.invoke(x) for x in xs] == [sum(xs[: at + 1]) for at in range(len(xs))]
@@ -113,7 +113,7 @@ async def test_s2_a_run_is_the_fold_of_its_logic(kept: Kept) -> None:
 
 
 @given(inputs)
-def test_s2_any_run_is_the_fold_of_its_logic(xs: list[int]) -> None:
+def test_l_s2_any_run_is_the_fold_of_its_logic(xs: list[int]) -> None:
     def logic(x: int, state: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         return state["n"] * x, {"n": state["n"] + x, "last": [x, state.get("last")]}
 
@@ -130,7 +130,7 @@ def test_s2_any_run_is_the_fold_of_its_logic(xs: list[int]) -> None:
     asyncio.run(run())
 
 
-async def test_s2_changing_a_loaded_state_is_harmless(kept: Kept) -> None:
+async def test_l_s2_changing_a_loaded_state_is_harmless(kept: Kept) -> None:
     agent = kept.functor().lift_logic(add)
     for expected in (0, 7):
         mine = await agent.state()
@@ -139,7 +139,7 @@ async def test_s2_changing_a_loaded_state_is_harmless(kept: Kept) -> None:
         await agent.invoke(7)
 
 
-async def test_s3_logic_that_raises_leaves_the_state_as_it_was(kept: Kept) -> None:
+async def test_l_s3_logic_that_raises_leaves_the_state_as_it_was(kept: Kept) -> None:
     functor = kept.functor()
 
     def fails(x: int, state: Any) -> tuple[int, Any]:
@@ -154,7 +154,7 @@ async def test_s3_logic_that_raises_leaves_the_state_as_it_was(kept: Kept) -> No
         await functor.lift_logic(add).invoke(1)
 
 
-async def test_s3_without_a_conflict_logic_runs_once(kept: Kept) -> None:
+async def test_l_s3_without_a_conflict_logic_runs_once(kept: Kept) -> None:
     calls: list[int] = []
 
     async def counted(x: int, state: Any) -> tuple[int, Any]:
@@ -167,7 +167,7 @@ async def test_s3_without_a_conflict_logic_runs_once(kept: Kept) -> None:
     assert calls == list(range(20))  # those that wait in one loop go one after the other, in their order
 
 
-async def test_s3_a_cancelled_invoke_leaves_the_state_and_the_turn(kept: Kept) -> None:
+async def test_l_s3_a_cancelled_invoke_leaves_the_state_and_the_turn(kept: Kept) -> None:
     agent = kept.functor().lift_logic(add)
     entered = asyncio.Event()
 
@@ -185,14 +185,14 @@ async def test_s3_a_cancelled_invoke_leaves_the_state_and_the_turn(kept: Kept) -
 
 
 @pytest.mark.parametrize("output", [(1, 2), (1, 2, 3), (), None, 0, "", [], {}, False, ((1,), {})])
-async def test_s4_any_output_passes_unchanged(output: Any) -> None:
+async def test_l_s4_any_output_passes_unchanged(output: Any) -> None:
     functor = StateFunctor(int, MemoryBackend(), 0)
     assert await functor.lift_logic(lambda x, s: (x, s + 1)).invoke(output) is output
     assert await functor.lift(Id).invoke(output) is output
     assert await functor.lift(Agent.from_function(lambda x: (x, x))).invoke(output) == (output, output)
 
 
-async def test_s4_any_output_passes_unchanged_in_every_store(kept: Kept) -> None:
+async def test_l_s4_any_output_passes_unchanged_in_every_store(kept: Kept) -> None:
     functor = kept.functor()
     for output in ((1, 2), None, 0, "", (), {}):
         assert await functor.lift_logic(lambda x, s: (x, add(1, s)[1])).invoke(output) is output
@@ -215,7 +215,7 @@ async def test_s4_any_output_passes_unchanged_in_every_store(kept: Kept) -> None
         (Any, [None, 0, "", {}, []]),
     ],
 )
-async def test_s4_falsy_values_can_be_states(state_type: Any, states: list[Any]) -> None:
+async def test_l_s4_falsy_values_can_be_states(state_type: Any, states: list[Any]) -> None:
     functor: StateFunctor[Any] = StateFunctor(state_type, MemoryBackend())
     replace = functor.lift_logic(lambda new, old: (old, new))
     previous = [await replace.state()]
@@ -226,7 +226,7 @@ async def test_s4_falsy_values_can_be_states(state_type: Any, states: list[Any])
         previous.append(state)
 
 
-async def test_s5_lifting_id_is_id_and_touches_nothing(kept: Kept) -> None:
+async def test_l_s5_lifting_id_is_id_and_touches_nothing(kept: Kept) -> None:
     functor = kept.functor()
     for value in ("x", None, (1, 2)):
         assert await functor.lift(Id).invoke(value) == value
@@ -242,7 +242,7 @@ async def test_s5_lifting_id_is_id_and_touches_nothing(kept: Kept) -> None:
 @pytest.mark.parametrize(
     ("state_type", "content"), [(set[str], b'["a","b","c"]'), (set[str], b'["c","b","a"]'), (dict, b'{"b":1,"a":2}')]
 )
-async def test_s5_the_order_of_a_set_is_no_change(state_type: Any, content: bytes) -> None:
+async def test_l_s5_the_order_of_a_set_is_no_change(state_type: Any, content: bytes) -> None:
     store = MemoryBackend()
     await store.put(Datum.create(content, id="state:state"))
     functor: StateFunctor[Any] = StateFunctor(state_type, store)
@@ -255,7 +255,7 @@ async def test_s5_the_order_of_a_set_is_no_change(state_type: Any, content: byte
 
 
 @given(inputs, st.integers(-3, 3), st.integers(-3, 3))
-def test_s5_lifting_a_composition_is_composing_what_is_lifted(xs: list[int], a: int, b: int) -> None:
+def test_l_s5_lifting_a_composition_is_composing_what_is_lifted(xs: list[int], a: int, b: int) -> None:
     async def run(lifted: Callable[[Any, Any, Any], Agent[int, int]]) -> tuple[Any, ...]:
         calls: list[tuple[str, int]] = []
 
@@ -275,7 +275,7 @@ def test_s5_lifting_a_composition_is_composing_what_is_lifted(xs: list[int], a: 
 
 
 @given(inputs)
-def test_s5_lifted_logic_composes(xs: list[int]) -> None:
+def test_l_s5_lifted_logic_composes(xs: list[int]) -> None:
     def f(x: int, s: list[int]) -> tuple[int, list[int]]:
         return x + len(s), [*s, x]
 
@@ -295,7 +295,7 @@ def test_s5_lifted_logic_composes(xs: list[int]) -> None:
     assert composed == asyncio.run(run(lambda functor: functor.lift_logic(both)))
 
 
-async def test_s5_composition_holds_in_every_store(kept: Kept) -> None:
+async def test_l_s5_composition_holds_in_every_store(kept: Kept) -> None:
     double: Agent[int, int] = Agent.from_function(lambda x: 2 * x)
 
     def both(x: int, state: Any) -> tuple[int, Any]:
@@ -326,7 +326,7 @@ class Counted(MemoryBackend):
         return await super().put(datum, **named)
 
 
-async def test_s5_a_pipeline_over_one_functor_is_one_load_and_one_save() -> None:
+async def test_l_s5_a_pipeline_over_one_functor_is_one_load_and_one_save() -> None:
     store = Counted()
     functor = StateFunctor(int, store, 0)
     up = functor.lift_logic(lambda x, s: (x, s + 1))
@@ -337,7 +337,7 @@ async def test_s5_a_pipeline_over_one_functor_is_one_load_and_one_save() -> None
     assert (await up.state(), await other.state()) == (5, 1)
 
 
-async def test_s6_namespaces_keep_states_apart(kept: Kept) -> None:
+async def test_l_s6_namespaces_keep_states_apart(kept: Kept) -> None:
     one, other = kept.functor("one").lift_logic(add), kept.functor("other").lift_logic(add)
     await asyncio.gather(*(one.invoke(1) for _ in range(5)), *(other.invoke(2) for _ in range(5)))
     assert (await one.state()).n == 5

@@ -66,7 +66,7 @@ def memory() -> Elsewhere:
     return Elsewhere()
 
 
-async def test_d5_what_was_committed_is_delivered(database: Database, memory: Elsewhere) -> None:
+async def test_l_d5_what_was_committed_is_delivered(database: Database, memory: Elsewhere) -> None:
     async with unit_of_work(database, memory) as tx:
         tx.session.add(crystal())
         datum = await tx.memory.put(Datum.create(b"1", id="c", tags=["maps"]))
@@ -88,7 +88,7 @@ async def test_d5_what_was_committed_is_delivered(database: Database, memory: El
     assert await Outbox(database, memory).reconcile() == DeliveryReport()
 
 
-async def test_p2_a_failed_transaction_delivers_nothing(database: Database, memory: Elsewhere) -> None:
+async def test_l_p2_a_failed_transaction_delivers_nothing(database: Database, memory: Elsewhere) -> None:
     with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
         async with unit_of_work(database, memory) as tx:
             await tx.memory.put(Datum.create(b"1", id="c"))
@@ -423,7 +423,7 @@ async def test_a_transaction_reads_what_it_wrote(database: Database, before: Any
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
+async def test_l_b5_a_fault_at_each_step_leaves_both_or_neither(
     database: Database, memory: Elsewhere, after: bool
 ) -> None:
     box = Outbox(database, memory)
@@ -441,7 +441,7 @@ async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
     assert 8 < step < STEPS - 1
 
 
-async def test_b5_a_crash_at_each_step_leaves_both_or_neither(
+async def test_l_b5_a_crash_at_each_step_leaves_both_or_neither(
     sqlite_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(page_delivery, "LEASE", 0.0)  # the dead are not waited for

@@ -108,7 +108,7 @@ async def load(database: Database, model: Any, key: Any) -> Any:
 
 @examples()
 @given(row=rows())
-async def test_b1_what_the_orm_wrote_comes_back_as_it_was(database: Database, row: dict[str, Any]) -> None:
+async def test_l_b1_what_the_orm_wrote_comes_back_as_it_was(database: Database, row: dict[str, Any]) -> None:
     table = await wide(database)
     await table.purge("x")
     await insert(database, Wide(id="x", **row))
@@ -154,7 +154,7 @@ def test_every_model_has_a_sample() -> None:
     assert set(samples()) == set(MODELS)
 
 
-async def test_b1_for_every_model(database: Database) -> None:
+async def test_l_b1_for_every_model(database: Database) -> None:
     for row in samples().values():
         await insert(database, row)
     for model in samples():
@@ -174,7 +174,7 @@ async def test_b1_for_every_model(database: Database) -> None:
         assert await table.list() == page
 
 
-async def test_b1_for_every_model_put_back_after_it_was_deleted(database: Database) -> None:
+async def test_l_b1_for_every_model_put_back_after_it_was_deleted(database: Database) -> None:
     rows = samples()
     for row in rows.values():
         await insert(database, row)
@@ -189,7 +189,7 @@ async def test_b1_for_every_model_put_back_after_it_was_deleted(database: Databa
 
 @examples(2)
 @given(moment=moments, other=moments)
-async def test_b2_times_survive_in_every_zone(database: Database, moment: datetime, other: datetime) -> None:
+async def test_l_b2_times_survive_in_every_zone(database: Database, moment: datetime, other: datetime) -> None:
     table = await wide(database)
     datum = Datum.create(id="x", data={"moment": moment.isoformat()}, created_at=other.timestamp())
     stored = await table.put(datum)
@@ -201,7 +201,7 @@ async def test_b2_times_survive_in_every_zone(database: Database, moment: dateti
 
 
 @pytest.mark.parametrize("zone", ["UTC", "America/New_York", "Asia/Kathmandu"])
-async def test_b2_times_survive_in_the_zones_of_machines(database: Database, zone: str) -> None:
+async def test_l_b2_times_survive_in_the_zones_of_machines(database: Database, zone: str) -> None:
     before = os.environ.get("TZ")
     os.environ["TZ"] = zone
     clock.tzset()

@@ -116,7 +116,7 @@ async def check(table: TableAdapter, named: dict[str, Any], order: Any, limit: i
 
 @examples()
 @given(data=st.data())
-async def test_c3_a_query_answers_as_its_matches(database: Database, data: st.DataObject) -> None:
+async def test_l_c3_a_query_answers_as_its_matches(database: Database, data: st.DataObject) -> None:
     table = await wide(database)
     await table.delete_many([datum.id for datum in await table.list(limit=1000)])
     await insert(database, *(Wide(id=f"r{n}", **row) for n, row in enumerate(data.draw(rows))))
@@ -126,7 +126,7 @@ async def test_c3_a_query_answers_as_its_matches(database: Database, data: st.Da
 
 
 @pytest.mark.parametrize("narrow", [0, 10**9])
-async def test_c3_with_an_index_of_tags_both_ways(
+async def test_l_c3_with_an_index_of_tags_both_ways(
     database: Database, narrow: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(table_query, "NARROW", narrow)

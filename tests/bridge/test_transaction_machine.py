@@ -260,7 +260,7 @@ ABSENT = [Put("a", 0, "b"), Put("b", 0, "a")]
 @example(steps=[Block(CYCLE, "commit")])
 @example(steps=[Block(ABSENT, "commit")])
 @example(steps=[Block(ABSENT[:1], "commit"), Block(ABSENT[1:], "commit")])
-async def test_p2_transactions_in_one_database_answer_as_the_model(url: str, steps: list[Step]) -> None:
+async def test_l_p2_transactions_in_one_database_answer_as_the_model(url: str, steps: list[Step]) -> None:
     async with opened(url) as database:
         await run(Machine(database, SqlBackend(database, fresh())), steps)
 
@@ -270,7 +270,7 @@ async def test_p2_transactions_in_one_database_answer_as_the_model(url: str, ste
 @example(steps=[Block(CYCLE, "commit")])
 @example(steps=[Block(ABSENT, "commit")])
 @example(steps=[Block(ABSENT[:1], "commit"), Block(ABSENT[1:], "commit")])
-async def test_p2_transactions_with_memory_elsewhere_answer_as_the_model(url: str, steps: list[Step]) -> None:
+async def test_l_p2_transactions_with_memory_elsewhere_answer_as_the_model(url: str, steps: list[Step]) -> None:
     async with opened(url) as database:
         await run(Machine(database, Elsewhere(fresh())), steps)
 

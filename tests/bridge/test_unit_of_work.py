@@ -45,7 +45,7 @@ def memory(database: Database) -> SqlBackend:
     return SqlBackend(database, "both")
 
 
-async def test_d5_both_tracks_are_committed_together(database: Database, memory: SqlBackend) -> None:
+async def test_l_d5_both_tracks_are_committed_together(database: Database, memory: SqlBackend) -> None:
     async with unit_of_work(database, memory, TableRegistry(database)) as tx:
         datum = await tx.memory.put(Datum.create(b"x", id="c"))
         tx.session.add(crystal())
@@ -59,7 +59,7 @@ async def test_d5_both_tracks_are_committed_together(database: Database, memory:
     assert await TableAdapter(CrystalTag, database).count() == 2
 
 
-async def test_p2_a_failed_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
+async def test_l_p2_a_failed_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
     heard: list[Any] = []
     memory.on_change = heard.append
     with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
@@ -74,7 +74,7 @@ async def test_p2_a_failed_transaction_leaves_no_trace(database: Database, memor
     assert len(heard) == 1
 
 
-async def test_p2_a_cancelled_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
+async def test_l_p2_a_cancelled_transaction_leaves_no_trace(database: Database, memory: SqlBackend) -> None:
     await _both(database, memory)  # the first one also opens connections
     for steps in range(0, 60, 3):
         task = asyncio.create_task(_both(database, memory))
@@ -88,7 +88,7 @@ async def test_p2_a_cancelled_transaction_leaves_no_trace(database: Database, me
         await TableAdapter(Crystal, database).delete("c")
 
 
-async def test_p2_nested_use_is_a_savepoint_and_does_not_deadlock(database: Database, memory: SqlBackend) -> None:
+async def test_l_p2_nested_use_is_a_savepoint_and_does_not_deadlock(database: Database, memory: SqlBackend) -> None:
     async with asyncio.timeout(patience(20)), unit_of_work(database, memory) as outer:
         await outer.memory.put(Datum.create(b"1", id="outer"))
         with pytest.raises(Fault):  # noqa: PT012  # the transaction is what fails
@@ -115,7 +115,7 @@ async def test_a_transaction_that_has_ended_says_so(database: Database, memory: 
         await tx.memory.put(Datum.create(b"", id="late"))
 
 
-async def test_p2_a_foreign_key_violation_raises_everywhere(database: Database, memory: SqlBackend) -> None:
+async def test_l_p2_a_foreign_key_violation_raises_everywhere(database: Database, memory: SqlBackend) -> None:
     orphan: dict[str, Any] = {"conversation_id": "nobody", "turn_number": 0, "role": "user", "content": "x"}
     with pytest.raises(IntegrityViolation):  # noqa: PT012  # the transaction is what fails
         async with unit_of_work(database, memory) as tx:
@@ -158,7 +158,7 @@ async def test_the_session_sees_what_a_table_wrote(database: Database, memory: S
         assert await tx.session.get(Crystal, "c") is None
 
 
-async def test_b4_each_track_leaves_the_other_alone(database: Database, memory: SqlBackend) -> None:
+async def test_l_b4_each_track_leaves_the_other_alone(database: Database, memory: SqlBackend) -> None:
     table = TableAdapter(Crystal, database)
     await table.put(row("c"))
     before = await table.list()
@@ -217,7 +217,7 @@ async def test_concurrent_increments_through_a_table_lose_nothing(database: Data
 
 
 @pytest.mark.parametrize("after", [False, True])
-async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
+async def test_l_b5_a_fault_at_each_step_leaves_both_or_neither(
     database: Database, memory: SqlBackend, after: bool
 ) -> None:
     await memory.prepare()
@@ -233,7 +233,7 @@ async def test_b5_a_fault_at_each_step_leaves_both_or_neither(
     assert 5 < step < STEPS - 1
 
 
-async def test_b5_a_crash_at_each_step_leaves_both_or_neither(sqlite_path: Path) -> None:
+async def test_l_b5_a_crash_at_each_step_leaves_both_or_neither(sqlite_path: Path) -> None:
     url = f"sqlite:///{sqlite_path}"
     async with opened(url) as database:
         await SqlBackend(database, "both").prepare()

@@ -1,4 +1,4 @@
-"""Law W3: a file of the crate `agent-store` is verified and written here, and the crate's rule still holds in it."""
+"""Law L-W3: a file of the crate `agent-store` is verified and written here, and the crate's rule still holds in it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check_rule(path: Path) -> None:
         assert chains(connection)
 
 
-def test_w3_a_file_of_the_crate_verifies_and_goes_on_here(file: Path) -> None:
+def test_l_w3_a_file_of_the_crate_verifies_and_goes_on_here(file: Path) -> None:
     before = {table: columns(file, table) for table in ("_agent_store_log", "_agent_store_meta")}
     engine = sync_engine(str(file))
     with engine.begin() as connection:
@@ -82,7 +82,7 @@ def test_w3_a_file_of_the_crate_verifies_and_goes_on_here(file: Path) -> None:
     assert {table: columns(file, table) for table in before} == before
 
 
-async def test_w3_through_the_asynchronous_database(file: Path) -> None:
+async def test_l_w3_through_the_asynchronous_database(file: Path) -> None:
     database = async_database(str(file))
     try:
         await database.write(OURS.prepare)
@@ -93,7 +93,7 @@ async def test_w3_through_the_asynchronous_database(file: Path) -> None:
     check_rule(file)
 
 
-def test_w3_damage_to_a_file_of_the_crate_is_found(file: Path) -> None:
+def test_l_w3_damage_to_a_file_of_the_crate_is_found(file: Path) -> None:
     with closing(sqlite3.connect(file)) as connection, connection:
         connection.execute("UPDATE _agent_store_log SET payload = x'00' WHERE stream = 'conv:demo' AND seq = 2")
     engine = sync_engine(str(file))
@@ -103,7 +103,7 @@ def test_w3_damage_to_a_file_of_the_crate_is_found(file: Path) -> None:
 
 
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-def test_w3_a_file_of_ours_has_the_tables_of_the_crate(engine: Engine, place: str, tmp_path: Path) -> None:
+def test_l_w3_a_file_of_ours_has_the_tables_of_the_crate(engine: Engine, place: str, tmp_path: Path) -> None:
     """The crate's `CREATE TABLE IF NOT EXISTS` changes nothing, and its statements fit."""
     with engine.begin() as connection:
         LOG.append_many(connection, *PLACE, [b"hello world", b"2"])
@@ -122,7 +122,7 @@ def test_w3_a_file_of_ours_has_the_tables_of_the_crate(engine: Engine, place: st
     engine.dispose()
 
 
-def test_w3_the_frozen_file_is_what_is_made_now(tmp_path: Path) -> None:
+def test_l_w3_the_frozen_file_is_what_is_made_now(tmp_path: Path) -> None:
     make(tmp_path / "made.db")
     copy = shutil.copyfile(FROZEN, tmp_path / "frozen.db")
     found = []

@@ -1,4 +1,4 @@
-"""Law W1 for what a chain alone cannot show: against a checkpoint every tail that is cut off and every fork is seen."""
+"""Law L-W1 for what no chain shows alone: against a checkpoint every tail that is cut off and every fork is seen."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def stranger(format: Format) -> Format:
     return AGENT_STORE if format is OWN else OWN
 
 
-# Law W1
+# Law L-W1
 
 
 @many

@@ -1,4 +1,4 @@
-"""Law W2: whoever appends or counts at the same time comes before or after; and what a merged read is."""
+"""Law L-W2: whoever appends or counts at the same time comes before or after; and what a merged read is."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def check(connection: Connection, log: WriterLog, run: str, done: list[Done]) ->
 
 @FEW
 @given(plan=plans)
-def test_w2_threads_take_turns(engine: Engine, format: Format, plan: list[list[Step]]) -> None:
+def test_l_w2_threads_take_turns(engine: Engine, format: Format, plan: list[list[Step]]) -> None:
     """Mutant: `claim` without its loop, an insert that raises, fails on PostgreSQL in the first examples."""
     run, log, start = f"run-{next(_runs)}", WriterLog(format), threading.Barrier(THREADS)
 
@@ -140,7 +140,7 @@ def test_w2_threads_take_turns(engine: Engine, format: Format, plan: list[list[S
         check(connection, log, run, done)
 
 
-async def test_w2_tasks_take_turns(engine: Engine, place: str, format: Format) -> None:
+async def test_l_w2_tasks_take_turns(engine: Engine, place: str, format: Format) -> None:
     """Through `Database.write`: group commits on SQLite, asyncpg on PostgreSQL."""
     log, database = WriterLog(format), async_database(place)
     steps = [
@@ -170,7 +170,7 @@ async def test_w2_tasks_take_turns(engine: Engine, place: str, format: Format) -
         await database.close()
 
 
-async def test_w2_items_of_one_group_commit(engine: Engine, place: str) -> None:
+async def test_l_w2_items_of_one_group_commit(engine: Engine, place: str) -> None:
     """`write_each`: an item that is refused leaves no trace, and the others follow each other."""
     log, database = WriterLog(), async_database(place)
 
@@ -198,7 +198,7 @@ async def test_w2_items_of_one_group_commit(engine: Engine, place: str) -> None:
 
 @pytest.mark.parametrize("place", ["postgres"], indirect=True)
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
-async def test_w2_a_stricter_isolation_gives_conflicts_and_no_damage(engine: Engine, place: str, level: str) -> None:
+async def test_l_w2_a_stricter_isolation_gives_conflicts_and_no_damage(engine: Engine, place: str, level: str) -> None:
     """`Database` runs the work again; a synchronous program hears of it as an error that means `Conflict`."""
     with engine.begin() as connection:
         name = connection.exec_driver_sql("SELECT current_database()").scalar()
@@ -238,7 +238,7 @@ async def test_w2_a_stricter_isolation_gives_conflicts_and_no_damage(engine: Eng
 @given(
     steps=st.lists(st.one_of(st.none(), st.integers(-3, 40), st.sampled_from([LAST, LAST - 1, LAST + 1])), max_size=12)
 )
-def test_w2_a_generation_is_its_model(engine: Engine, steps: list[int | None]) -> None:
+def test_l_w2_a_generation_is_its_model(engine: Engine, steps: list[int | None]) -> None:
     """`None` bumps, a number sets. At its end it stays, on every database, and says so."""
     generation, value = Generation("report"), 0
     with undone(engine) as connection:

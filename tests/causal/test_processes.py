@@ -1,4 +1,4 @@
-"""Law W2 between processes: eight append at once and lose nothing, and what was acknowledged survives kill -9."""
+"""Law L-W2 between processes: eight append at once and lose nothing, and what was acknowledged survives kill -9."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def append_often(pipe: Pipe, number: int, place: str, format: str, times: int) -
         pipe.send(done)
 
 
-def test_w2_eight_processes_append_without_an_error_or_a_gap(
+def test_l_w2_eight_processes_append_without_an_error_or_a_gap(
     engine: Engine, place: str, format: Format, full_size: bool
 ) -> None:
     """Synchronous and asynchronous programs in turn, on one log and each on its own."""
@@ -108,7 +108,9 @@ def append_without_end(pipe: Pipe, number: int, place: str, format: str) -> None
     asyncio.run(session(place, number, run))
 
 
-def test_w2_what_was_acknowledged_survives_kill_9(engine: Engine, place: str, format: Format, full_size: bool) -> None:
+def test_l_w2_what_was_acknowledged_survives_kill_9(
+    engine: Engine, place: str, format: Format, full_size: bool
+) -> None:
     """Two appenders of one log are killed at a random moment; the log verifies, holds what they said, and goes on."""
     log, chance, known = WriterLog(format), random.Random(format.name), {}
     for _ in range(50 if full_size else 3):
@@ -137,7 +139,7 @@ def bump_without_end(pipe: Pipe, place: str) -> None:
 
 
 @pytest.mark.parametrize("rounds", [2])
-def test_w2_a_generation_does_not_move_back_over_kill_9(engine: Engine, place: str, rounds: int) -> None:
+def test_l_w2_a_generation_does_not_move_back_over_kill_9(engine: Engine, place: str, rounds: int) -> None:
     last = 0
     for _ in range(rounds):
         child = Child(bump_without_end, place)

@@ -1,4 +1,4 @@
-"""Law W1: whatever is done to a log, `verify` says so and names the first bad seq; and what no chain can show.
+"""Law L-W1: whatever is done to a log, `verify` says so and names the first bad seq; and what no chain can show.
 
 The oracle is `places.first_bad`, the two formats as the document says them, in a few lines that share nothing with the
 library.
@@ -42,7 +42,7 @@ SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, He
 # Every bit
 
 
-def test_w1_any_bit_of_any_column_of_any_row(engine: Engine, place: str, format: Format, full_size: bool) -> None:
+def test_l_w1_any_bit_of_any_column_of_any_row(engine: Engine, place: str, format: Format, full_size: bool) -> None:
     """Flip each, by SQL past the library: verifying all logs raises, and says which entry it was."""
     log, rows = WriterLog(format), small(format)
     step = 1 if full_size or engine.dialect.name == "sqlite" else 41
@@ -108,7 +108,7 @@ def check_damage(engine: Engine, format: Format, rows: list[Row]) -> None:
 
 @SHARED
 @given(chosen=draw(DAMAGE))
-def test_w1_any_damage_is_found_at_its_first_seq(engine: Engine, format: Format, chosen: list[Any]) -> None:
+def test_l_w1_any_damage_is_found_at_its_first_seq(engine: Engine, format: Format, chosen: list[Any]) -> None:
     """In our own format all that can go unseen is a tail that was cut off."""
     check_damage(engine, format, damaged(small(format), DAMAGE, chosen))
 
@@ -116,13 +116,13 @@ def test_w1_any_damage_is_found_at_its_first_seq(engine: Engine, format: Format,
 @SHARED
 @given(chosen=draw(DAMAGE | OTHER_TYPES))
 @pytest.mark.parametrize("place", ["sqlite"], indirect=True)
-def test_w1_a_change_of_type_is_damage_too(engine: Engine, format: Format, chosen: list[Any]) -> None:
+def test_l_w1_a_change_of_type_is_damage_too(engine: Engine, format: Format, chosen: list[Any]) -> None:
     """SQLite takes any type in any column."""
     check_damage(engine, format, damaged(small(format), DAMAGE | OTHER_TYPES, chosen))
 
 
 @pytest.mark.parametrize("damage", sorted(DAMAGE))
-def test_w1_each_damage_alone(engine: Engine, format: Format, damage: str) -> None:
+def test_l_w1_each_damage_alone(engine: Engine, format: Format, damage: str) -> None:
     rows = small(format)
     for i in range(len(rows)):
         for j in range(0, len(rows), 3):
@@ -131,7 +131,7 @@ def test_w1_each_damage_alone(engine: Engine, format: Format, damage: str) -> No
                 check_damage(engine, format, after)
 
 
-def test_w1_what_lies_beyond_a_page(engine: Engine, format: Format) -> None:
+def test_l_w1_what_lies_beyond_a_page(engine: Engine, format: Format) -> None:
     payloads = [b"%d" % n for n in range(2 * PAGE + 1)]
     rows, log, seen = chain(format.name, "s", "w", payloads), WriterLog(format), []
     with undone(engine) as connection:
@@ -145,7 +145,7 @@ def test_w1_what_lies_beyond_a_page(engine: Engine, format: Format) -> None:
             savepoint.rollback()
 
 
-async def test_w1_through_the_asynchronous_database(engine: Engine, place: str, format: Format) -> None:
+async def test_l_w1_through_the_asynchronous_database(engine: Engine, place: str, format: Format) -> None:
     log, rows = WriterLog(format), small(format)
     with engine.begin() as connection:
         put(connection, format, rows)
@@ -168,7 +168,7 @@ async def test_w1_through_the_asynchronous_database(engine: Engine, place: str, 
 # The bytes of the file
 
 
-def test_w1_bits_of_the_file(sqlite_path: Path, tmp_path: Path, format: Format, full_size: bool) -> None:
+def test_l_w1_bits_of_the_file(sqlite_path: Path, tmp_path: Path, format: Format, full_size: bool) -> None:
     """What is read after a flip anywhere in the file is what was written, but for a tail, or an error says so.
 
     A flip can hide the last entry of a page, as one in its count of entries does: that is a tail cut off.
@@ -221,7 +221,7 @@ def outcome_of(path: Path, format: Format) -> str:
 # What no chain can show, so that a checkpoint has to
 
 
-def test_w1_a_tail_cut_off_is_not_seen(engine: Engine, format: Format) -> None:
+def test_l_w1_a_tail_cut_off_is_not_seen(engine: Engine, format: Format) -> None:
     """Neither format: what is left is a chain. Only who knows the head of before can tell."""
     rows = small(format)
     with undone(engine) as connection:
@@ -233,7 +233,7 @@ def test_w1_a_tail_cut_off_is_not_seen(engine: Engine, format: Format) -> None:
         assert WriterLog(format).verify(connection, "t", "a") == Head(0, None)
 
 
-def test_w1_a_chain_of_the_crate_can_be_renamed_and_ours_cannot(engine: Engine, format: Format) -> None:
+def test_l_w1_a_chain_of_the_crate_can_be_renamed_and_ours_cannot(engine: Engine, format: Format) -> None:
     """The crate's hash covers neither stream nor writer."""
     with undone(engine) as connection:
         for to in (("other", "a"), ("s1", "other")):
@@ -242,7 +242,7 @@ def test_w1_a_chain_of_the_crate_can_be_renamed_and_ours_cannot(engine: Engine, 
             assert verified(connection, WriterLog(format)) == {to: None if format is AGENT_STORE else 1}
 
 
-def test_w1_a_chain_of_the_crate_can_be_folded_and_ours_cannot(engine: Engine, format: Format) -> None:
+def test_l_w1_a_chain_of_the_crate_can_be_folded_and_ours_cannot(engine: Engine, format: Format) -> None:
     """The crate's hash of the first entry is that of bytes, which may begin with a hash: two entries pass for one."""
     first, second, third = chain(format.name, "s", "w", [b"1", b"2", b"3"])
     folded = ("s", "w", 1, None, second[4], first[4] + second[5])
@@ -251,7 +251,7 @@ def test_w1_a_chain_of_the_crate_can_be_folded_and_ours_cannot(engine: Engine, f
         assert verified(connection, WriterLog(format)) == {("s", "w"): None if format is AGENT_STORE else 1}
 
 
-def test_w1_a_row_that_no_log_reads_is_not_in_one(engine: Engine) -> None:
+def test_l_w1_a_row_that_no_log_reads_is_not_in_one(engine: Engine) -> None:
     """Each format has its table: an entry of one means nothing in the other."""
     with undone(engine) as connection:
         put(connection, AGENT_STORE, small(OWN))
@@ -268,7 +268,7 @@ payloads = st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([b"", byte
 @SHARED
 @given(stream=names, writer=names, batches=st.lists(payloads, max_size=4), alone=payloads)
 @example(stream="\U0001f600" * 512, writer="\uffff\u202e%_'\"\\", batches=[[b""], [b"x"] * 70], alone=[b"\0" * 100_000])
-def test_w1_an_intact_log_verifies(
+def test_l_w1_an_intact_log_verifies(
     engine: Engine, format: Format, stream: str, writer: str, batches: list[list[bytes]], alone: list[bytes]
 ) -> None:
     log = WriterLog(format)

@@ -1,4 +1,4 @@
-"""Law C2: a value comes back from JSON as it was, or is refused before anything is stored."""
+"""Law L-C2: a value comes back from JSON as it was, or is refused before anything is stored."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def spelled(value: Any) -> Any:
 
 @many
 @given(st.lists(typed, min_size=1, max_size=3), st.data())
-def test_c2_a_value_comes_back_as_it_was(types: list[tuple[Any, Any]], data: Any) -> None:
+def test_l_c2_a_value_comes_back_as_it_was(types: list[tuple[Any, Any]], data: Any) -> None:
     contract = contract_of([each for each, _ in types])
     made = Schema("made", 1, contract)
     value = contract(*(data.draw(strategy) for _, strategy in types))
@@ -219,7 +219,7 @@ def test_c2_a_value_comes_back_as_it_was(types: list[tuple[Any, Any]], data: Any
 
 
 @given(leaves, trees, models, boxes)
-def test_c2_a_contract_of_every_kind(leaf: Leaf, tree: Tree, model: Model, box: Box[int]) -> None:
+def test_l_c2_a_contract_of_every_kind(leaf: Leaf, tree: Tree, model: Model, box: Box[int]) -> None:
     for contract, value in ((Leaf, leaf), (Tree, tree), (Model, model), (Box[int], box)):
         known: Schema[Any] = Schema("made", 1, contract)
         assert spelled(known.decode(known.encode(value))) == spelled(value)
@@ -227,13 +227,13 @@ def test_c2_a_contract_of_every_kind(leaf: Leaf, tree: Tree, model: Model, box: 
 
 
 @given(leaves)
-def test_c2_what_was_read_can_be_parsed_from_python_too(leaf: Leaf) -> None:
+def test_l_c2_what_was_read_can_be_parsed_from_python_too(leaf: Leaf) -> None:
     known = Schema("leaf", 1, Leaf)
     data = {each.name: getattr(leaf, each.name) for each in fields(leaf)}
     assert spelled(known.parse(data)) == spelled(leaf)
 
 
-def test_c2_in_the_repeated_hour_both_times_stay_themselves() -> None:
+def test_l_c2_in_the_repeated_hour_both_times_stay_themselves() -> None:
     known = Schema("leaf", 1, Leaf)
     first, second = (Leaf("x", datetime(2026, 11, 1, 1, 30, fold=fold, tzinfo=NEW_YORK)) for fold in (0, 1))
     back = [known.decode(known.encode(each)).at for each in (first, second)]
@@ -291,7 +291,7 @@ def back_or_refused(contract: type[Any], value: Any) -> bool:
 @example((time, None), time(1, 2, tzinfo=NEW_YORK))
 @example((Leaf, None), LongerLeaf("x", datetime.now(UTC), more="y"))
 @example((frozenset[Model], None), frozenset([Model(id=UUID(int=1), at=datetime.now(UTC))]))
-def test_c2_what_is_no_such_thing_is_refused_or_comes_back(each: tuple[Any, Any], value: Any) -> None:
+def test_l_c2_what_is_no_such_thing_is_refused_or_comes_back(each: tuple[Any, Any], value: Any) -> None:
     contract = contract_of([each[0]])
     back_or_refused(contract, contract(value))
 
@@ -339,7 +339,7 @@ REFUSED: list[Any] = [
 
 
 @pytest.mark.parametrize("value", REFUSED, ids=lambda value: type(value).__name__)
-def test_c2_what_would_not_come_back_is_refused(value: Any) -> None:
+def test_l_c2_what_would_not_come_back_is_refused(value: Any) -> None:
     contracts: dict[type[Any], type[Any]] = {LongerLeaf: Leaf}
     contract = contracts.get(type(value), type(value))
     assert not back_or_refused(contract, value)
@@ -357,7 +357,7 @@ def test_a_value_of_another_type_is_refused(value: Any) -> None:
      b'{"x": 1e400}', b'{"x": 1, "y": 2}', b"{}", b'{"x": 1, "at": "2026-01-01T00:00:00"}', b'{"x": 1, "at": 5}',
      b'{"x": "\\ud800"}', b'{"x": ' + b"[" * 10_000 + b"]" * 10_000 + b"}", b'{"x": 1}}', b'\x00', b'{"x": '],
 )  # fmt: skip
-def test_c2_data_that_does_not_fit_is_refused(content: bytes) -> None:
+def test_l_c2_data_that_does_not_fit_is_refused(content: bytes) -> None:
     known = Schema("loose", 2, Loose, {1: dict})
     with pytest.raises(InvalidCrystal, match="loose: the data"):
         known.decode(content)
@@ -368,7 +368,7 @@ def test_c2_data_that_does_not_fit_is_refused(content: bytes) -> None:
 @pytest.mark.parametrize(
     "data", [None, [], [1], 5, "{}", {"x": {1}, "at": print}, {"x": "\ud800"}, {"x": float("nan")}, {"x": 1, "at": datetime(2026, 1, 1)}, {"x": nested(10_000)}, {"x": endless()}, {}, {"x": 1, "y": 2}]  # noqa: DTZ001, E501
 )  # fmt: skip
-def test_c2_python_data_that_does_not_fit_is_refused(data: Any) -> None:
+def test_l_c2_python_data_that_does_not_fit_is_refused(data: Any) -> None:
     with pytest.raises(InvalidCrystal, match="loose: the data"):
         Schema("loose", 1, Loose).parse(data)
 
@@ -381,7 +381,7 @@ class Measure:
 
 
 @pytest.mark.parametrize("spelling", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b'"NaN"', b"null"])
-def test_c2_a_float_is_a_finite_number(spelling: bytes) -> None:
+def test_l_c2_a_float_is_a_finite_number(spelling: bytes) -> None:
     with pytest.raises(InvalidCrystal, match="measure: the data"):
         Schema("measure", 1, Measure).decode(b'{"x": ' + spelling + b"}")
 

@@ -1,4 +1,4 @@
-"""Law C3: a query answers the same on all backends, and as `matches` over a full scan; what it holds is data."""
+"""Law L-C3: a query answers the same on all backends, and as `matches` over a full scan; what it holds is data."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def scanned(stored: list[Datum], query: Query) -> list[Datum]:
 
 @laws
 @given(datums, st.lists(filters, min_size=1, max_size=4))
-async def test_c3_a_query_answers_as_matches_over_a_full_scan_on_every_backend(
+async def test_l_c3_a_query_answers_as_matches_over_a_full_scan_on_every_backend(
     stores: list[Backend], written: list[Datum], asked: list[dict[str, Any]]
 ) -> None:
     namespace = fresh()
@@ -204,7 +204,7 @@ async def test_c3_a_query_answers_as_matches_over_a_full_scan_on_every_backend(
         assert len(await store.list()) == len(written), "something was done to the store"
 
 
-async def test_c3_what_is_asked_for_is_data(store: Backend) -> None:
+async def test_l_c3_what_is_asked_for_is_data(store: Backend) -> None:
     for at, hostile in enumerate(HOSTILE):
         await ask_for(hostile, store.within(f"hostile/{at}"))
 
@@ -274,7 +274,7 @@ async def plans(kind: str, place: str, statements: list[tuple[str, Any]]) -> lis
 
 @pytest.mark.parametrize("kind", SHARED)
 @pytest.mark.parametrize("order", ["newest", "oldest", "seq"])
-async def test_c3_a_query_by_schema_uses_an_index(
+async def test_l_c3_a_query_by_schema_uses_an_index(
     kind: str, place: str, order: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(kind, place) as store:

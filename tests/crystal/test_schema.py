@@ -1,4 +1,4 @@
-"""Law C1: data of an old version becomes data of the current one, always the same, or a typed error says why not."""
+"""Law L-C1: data of an old version becomes data of the current one, always the same, or a typed error says why not."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def schema_of(chain: list[str]) -> Schema[Anything]:
 @many
 @given(datas, chains, st.data())
 @example({"a": [1], "b": {"x": 1.0}}, ["change in place", "wrap", "nest"], None)
-def test_c1_an_upgrade_in_one_go_is_one_with_a_rest(data: dict[str, Any], chain: list[str], draw: Any) -> None:
+def test_l_c1_an_upgrade_in_one_go_is_one_with_a_rest(data: dict[str, Any], chain: list[str], draw: Any) -> None:
     law, before = schema_of(chain), copy.deepcopy(data)
     cuts = st.lists(st.integers(1, law.version), min_size=3, max_size=3).map(sorted)
     a, b, c = draw.draw(cuts) if draw else (1, 2, 4)
@@ -119,7 +119,7 @@ def test_c1_an_upgrade_in_one_go_is_one_with_a_rest(data: dict[str, Any], chain:
 
 @many
 @given(datas, chains, st.data())
-def test_c1_upgrading_is_idempotent_on_re_read(data: dict[str, Any], chain: list[str], draw: Any) -> None:
+def test_l_c1_upgrading_is_idempotent_on_re_read(data: dict[str, Any], chain: list[str], draw: Any) -> None:
     law = schema_of(chain)
     version = draw.draw(st.integers(1, law.version))
     content = json.dumps(data).encode()
@@ -181,7 +181,7 @@ REFUSED: list[tuple[str, dict[int, Any], int, bytes, type[DgentError], type[Exce
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0])
-def test_c1_what_cannot_be_upgraded_is_a_typed_error(case: Any) -> None:
+def test_l_c1_what_cannot_be_upgraded_is_a_typed_error(case: Any) -> None:
     _, migrations, version, content, expected, cause = case
     law = Schema("law.point", 3, Point, migrations)
     with pytest.raises(expected) as caught:
@@ -192,7 +192,7 @@ def test_c1_what_cannot_be_upgraded_is_a_typed_error(case: Any) -> None:
     assert type(caught.value.__cause__) is (cause or type(None))
 
 
-async def test_c1_in_each_case_what_is_stored_stays_as_it_is(store: Backend) -> None:
+async def test_l_c1_in_each_case_what_is_stored_stays_as_it_is(store: Backend) -> None:
     for at, (_, migrations, version, content, expected, _) in enumerate(REFUSED):
         law = Schema("law.point", 3, Point, migrations)
         here = store.within(f"case/{at}")
@@ -214,7 +214,7 @@ async def test_c1_in_each_case_what_is_stored_stays_as_it_is(store: Backend) -> 
         assert getattr(good, "value", None) == Point(5)
 
 
-async def test_c1_stored_bytes_stay_until_they_are_rewritten(store: Backend) -> None:
+async def test_l_c1_stored_bytes_stay_until_they_are_rewritten(store: Backend) -> None:
     law = Schema("law.point", 2, Point, {1: lambda data: {"x": data["y"]}})
     old = await store.put(Datum("old", b' {"y":  7}', 1.0, metadata={"schema": "law.point"}))
     universe, before = Universe(store, schemas=Schemas([law])), await snapshot(store)

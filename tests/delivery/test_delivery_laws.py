@@ -36,7 +36,7 @@ steps = st.lists(
 
 @settings(max_examples=150)
 @given(steps=steps, seed=st.integers(0, 2**16))
-async def test_e1_one_writer_for_each_id_ends_with_its_last_write_and_nothing_set_aside(
+async def test_l_e1_one_writer_for_each_id_ends_with_its_last_write_and_nothing_set_aside(
     steps: list[Any], seed: int
 ) -> None:
     """The one program writes `a` and `b`, the other `c` and `d`; both deliver, and die while they do."""
@@ -81,7 +81,7 @@ async def _deliver(program: Program) -> None:
     queued=st.lists(writes, min_size=1, max_size=12),
     deaths=st.lists(st.integers(0, 40), max_size=4),
 )
-async def test_e1_after_any_death_the_target_has_every_write_once_and_in_order(
+async def test_l_e1_after_any_death_the_target_has_every_write_once_and_in_order(
     before: list[Any], queued: list[Any], deaths: list[int]
 ) -> None:
     """The same writes without an outage are the model, with every version of them."""
@@ -119,7 +119,7 @@ async def _write(store: MemoryBackend, id: str, n: int | None) -> None:
     deaths=st.lists(st.integers(0, 30), max_size=2),
     seed=st.integers(0, 2**16),
 )
-async def test_e1_what_somebody_else_wrote_meanwhile_stays_and_no_write_is_lost(
+async def test_l_e1_what_somebody_else_wrote_meanwhile_stays_and_no_write_is_lost(
     queued: list[Any], foreign: list[Any], deaths: list[int], seed: int
 ) -> None:
     """A stranger writes the same ids while the writes wait, and while they are delivered."""

@@ -25,7 +25,7 @@ IDS = 24
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "jsonl"])
-async def test_e1_in_a_storm_every_acknowledged_write_comes_home_once_and_in_order(
+async def test_l_e1_in_a_storm_every_acknowledged_write_comes_home_once_and_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full_size: bool, kind: str
 ) -> None:
     """Each id has one writer, so none ends wrong and nothing is set aside; the stores are those of two processes."""

@@ -118,18 +118,18 @@ class PagesOverlap(MemoryBackend):
 
 
 WRONG: list[tuple[type[MemoryBackend], str]] = [
-    (PutsTwice, "test_d11_a_put_of_an_equal_datum_changes_nothing"),
-    (SwapsWithoutComparing, "test_d11_compare_and_swap_succeeds_for_exactly_one"),
+    (PutsTwice, "test_l_d11_a_put_of_an_equal_datum_changes_nothing"),
+    (SwapsWithoutComparing, "test_l_d11_compare_and_swap_succeeds_for_exactly_one"),
     (PutsSome, "test_batches_are_all_or_none"),
     (ForgetsTheOrderAsked, "test_get_many_answers_in_the_order_asked"),
-    (ChainsBackwards, "test_d8_a_chain_is_the_parents_oldest_first"),
-    (LosesAChild, "test_d10_deleting_a_parent_changes_no_child"),
-    (LetsCyclesIn, "test_d8_a_put_that_closes_a_cycle_is_refused"),
+    (ChainsBackwards, "test_l_d8_a_chain_is_the_parents_oldest_first"),
+    (LosesAChild, "test_l_d10_deleting_a_parent_changes_no_child"),
+    (LetsCyclesIn, "test_l_d8_a_put_that_closes_a_cycle_is_refused"),
     (ForgetsTheTimeToLive, "test_ttl_what_has_expired_is_absent"),
     (KeepsNoTimeToLive, "test_ttl_keep_moves_no_moment_of_expiry"),
     (KeepsWhatWasDeleted, "test_ttl_keep_of_what_is_not_live_stays"),
-    (SharesNamespaces, "test_d9_namespaces_never_see_each_other"),
-    (PagesOverlap, "test_d7_narrow_and_wide_prefixes_have_pages"),
+    (SharesNamespaces, "test_l_d9_namespaces_never_see_each_other"),
+    (PagesOverlap, "test_l_d7_narrow_and_wide_prefixes_have_pages"),
 ]
 
 

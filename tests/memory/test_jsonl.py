@@ -110,7 +110,7 @@ def written(path: Path) -> list[list[tuple[Any, ...]]]:
     return states
 
 
-def test_d1_a_line_gives_back_what_was_put(path: Path) -> None:
+def test_l_d1_a_line_gives_back_what_was_put(path: Path) -> None:
     states = written(path)
     assert state(path) == states[-1]
     assert [len(held) for held in states] == [0, 1, 3, 4, 5, 6]
@@ -118,7 +118,7 @@ def test_d1_a_line_gives_back_what_was_put(path: Path) -> None:
         assert seal(orjson.loads(b"{" + line[41:])) == line
 
 
-def test_d4_every_prefix_of_the_file_reopens_to_a_prefix_of_what_was_acknowledged(path: Path) -> None:
+def test_l_d4_every_prefix_of_the_file_reopens_to_a_prefix_of_what_was_acknowledged(path: Path) -> None:
     states = written(path)
     whole = path.read_bytes()
     ends = [at + 1 for at, byte in enumerate(whole) if byte == ord("\n")]

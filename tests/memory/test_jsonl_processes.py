@@ -85,7 +85,7 @@ COMPACT = """
 """
 
 
-async def test_d5_writers_in_three_processes_lose_nothing_while_one_compacts(path: Path) -> None:
+async def test_l_d5_writers_in_three_processes_lose_nothing_while_one_compacts(path: Path) -> None:
     processes = [python(PUT, path, "one", 80), python(PUT, path, "two", 80), python(COMPACT, path, 15)]
     async with opened(path) as store:
         for n in range(40):

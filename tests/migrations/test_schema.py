@@ -1,4 +1,4 @@
-"""Law B3: from every revision and from empty, the schema becomes that of the models, and the data stays."""
+"""Law L-B3: from every revision and from empty, the schema becomes that of the models, and the data stays."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_there_is_one_head_and_the_revisions_form_one_line() -> None:
 
 
 @pytest.mark.parametrize("start", [None, *REVISIONS])
-async def test_b3_schema_equals_the_models_from_every_revision_and_from_empty(url: str, start: str | None) -> None:
+async def test_l_b3_schema_equals_the_models_from_every_revision_and_from_empty(url: str, start: str | None) -> None:
     if start is not None:
         assert await migrations.upgrade(url, start) == start
         assert await migrations.current(url) == start
@@ -80,7 +80,7 @@ def test_a_column_that_nobody_gives_a_value_is_found() -> None:
     assert without_a_value(before, after) == ["old.must"]
 
 
-async def test_b3_upgrading_twice_changes_nothing(url: str, sqlite_path: Path) -> None:
+async def test_l_b3_upgrading_twice_changes_nothing(url: str, sqlite_path: Path) -> None:
     await migrations.upgrade(url)
     before, bytes_before = schema(url), digest(sqlite_path) if sqlite_path.exists() else None
     assert await migrations.upgrade(url) == "004"
@@ -88,7 +88,7 @@ async def test_b3_upgrading_twice_changes_nothing(url: str, sqlite_path: Path) -
     assert (digest(sqlite_path) if sqlite_path.exists() else None) == bytes_before
 
 
-async def test_b3_up_down_up(url: str) -> None:
+async def test_l_b3_up_down_up(url: str) -> None:
     settings = development(url)
     await migrations.upgrade(settings)
     full = schema(url)
@@ -101,7 +101,7 @@ async def test_b3_up_down_up(url: str) -> None:
     assert schema(url) == full
 
 
-async def test_b3_data_is_preserved_and_a_host_application_is_left_alone(url: str) -> None:
+async def test_l_b3_data_is_preserved_and_a_host_application_is_left_alone(url: str) -> None:
     await migrations.upgrade(url, "001")
     execute(
         url,
@@ -125,7 +125,7 @@ async def test_b3_data_is_preserved_and_a_host_application_is_left_alone(url: st
 
 
 @pytest.mark.parametrize("revision", REVISIONS)
-async def test_b3_a_frozen_file_of_each_released_revision_upgrades(revision: str, sqlite_path: Path) -> None:
+async def test_l_b3_a_frozen_file_of_each_released_revision_upgrades(revision: str, sqlite_path: Path) -> None:
     shutil.copyfile(ASSETS / f"schema-{revision}.db", sqlite_path)
     sqlite_path.chmod(0o600)
     url = f"sqlite:///{sqlite_path}"

@@ -41,7 +41,7 @@ async def content(store: DgentProtocol) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("focus", ["n", "body.deep[0].x", 'body["new"]', "tags[-1]"])
-async def test_o3_only_the_focus_is_written(store: DgentProtocol, focus: str) -> None:
+async def test_l_o3_only_the_focus_is_written(store: DgentProtocol, focus: str) -> None:
     before, was = await store.get(ID), await content(store)
     value: Any = "c" if "tags" in focus else 7
     await LensAgent(store, ID, focus).set(value)
@@ -78,14 +78,14 @@ async def add_one(agent: LensAgent, times: int) -> None:
         await agent.modify(lambda n: n + 1)
 
 
-async def test_o3_writers_of_different_foci_and_of_the_same_both_survive(store: DgentProtocol) -> None:
+async def test_l_o3_writers_of_different_foci_and_of_the_same_both_survive(store: DgentProtocol) -> None:
     foci = ["n", "m", "body.deep[0].x", "body.deep[1].x"]
     await asyncio.gather(*(add_one(LensAgent(store, ID, focus), 5) for focus in foci for _ in range(3)))
     assert [await LensAgent(store, ID, focus).get() for focus in foci] == [15, 15, 16, 17]
     assert (await content(store))["tags"] == CONTENT["tags"]
 
 
-async def test_o3_without_a_conflict_the_function_runs_once(store: DgentProtocol) -> None:
+async def test_l_o3_without_a_conflict_the_function_runs_once(store: DgentProtocol) -> None:
     seen: list[int] = []
 
     async def note(n: int) -> int:
@@ -97,7 +97,7 @@ async def test_o3_without_a_conflict_the_function_runs_once(store: DgentProtocol
     assert seen == [0]
 
 
-async def test_o3_what_fails_leaves_the_content_byte_for_byte(store: DgentProtocol) -> None:
+async def test_l_o3_what_fails_leaves_the_content_byte_for_byte(store: DgentProtocol) -> None:
     before = await store.get(ID)
 
     def fail(_: Any) -> Any:
@@ -120,7 +120,7 @@ async def test_o3_what_fails_leaves_the_content_byte_for_byte(store: DgentProtoc
     assert await store.get(ID) == before
 
 
-async def test_o3_nothing_is_made_where_nothing_is(store: DgentProtocol) -> None:
+async def test_l_o3_nothing_is_made_where_nothing_is(store: DgentProtocol) -> None:
     absent = LensAgent(store, "other", "n")
     for attempt in (absent.get(), absent.set(1), absent.modify(lambda n: n)):
         with pytest.raises(DatumNotFound, match="'other'"):
@@ -128,7 +128,7 @@ async def test_o3_nothing_is_made_where_nothing_is(store: DgentProtocol) -> None
     assert not await store.exists("other")
 
 
-async def test_o3_what_is_there_already_is_not_written(store: DgentProtocol) -> None:
+async def test_l_o3_what_is_there_already_is_not_written(store: DgentProtocol) -> None:
     before = await store.get(ID)
     await LensAgent(store, ID, "n").set(0)
     assert await LensAgent(store, ID, "body").modify(lambda body: body) == CONTENT["body"]
@@ -136,7 +136,7 @@ async def test_o3_what_is_there_already_is_not_written(store: DgentProtocol) -> 
     assert (after, after and after.version) == (before, before and before.version)
 
 
-async def test_o3_a_prism_and_a_traversal_can_be_the_focus(store: DgentProtocol) -> None:
+async def test_l_o3_a_prism_and_a_traversal_can_be_the_focus(store: DgentProtocol) -> None:
     numbers = LensAgent(store, ID, path("body.deep") >> each() >> key("x"))
     assert await numbers.get() == [1, 2]
     assert await numbers.modify(lambda x: x * 10) == [10, 20]
@@ -149,7 +149,7 @@ async def test_o3_a_prism_and_a_traversal_can_be_the_focus(store: DgentProtocol)
     assert [(await content(store))[name] for name in "nm"] == [5, 6]
 
 
-async def test_o3_a_focus_that_looks_at_more_than_it_writes_sees_one_state(store: DgentProtocol) -> None:
+async def test_l_o3_a_focus_that_looks_at_more_than_it_writes_sees_one_state(store: DgentProtocol) -> None:
     """It moves what `n` says into `m`, while others raise `n`: a stale `n` would be counted twice or never."""
     move = Lens[Any, Any](lambda it: (it["n"], it["m"]), lambda it, pair: {**it, "n": pair[0], "m": pair[1]})
     mover, adder = LensAgent(store, ID, move), LensAgent(store, ID, "n")
@@ -172,7 +172,7 @@ async def test_a_focus_is_a_path_or_an_optic(store: DgentProtocol) -> None:
     assert repr(LensAgent(store, ID, "body.deep[0]")) == "LensAgent('it', Lens(body.deep[0]))"
 
 
-async def test_o3_a_row_says_which_column_does_not_take_a_value(rows: TableAdapter) -> None:
+async def test_l_o3_a_row_says_which_column_does_not_take_a_value(rows: TableAdapter) -> None:
     before = await rows.get(ID)
     for focus, value, field in (("n", "many", "n"), ("n", None, "n"), ("tags", [1], "tags"), ("colour", 1, "colour")):
         with pytest.raises(InvalidRow) as caught:
@@ -186,7 +186,7 @@ async def test_o3_a_row_says_which_column_does_not_take_a_value(rows: TableAdapt
     assert await rows.get(ID) == before
 
 
-async def test_o3_inside_of_a_transaction_it_is_part_of_it(rows: TableAdapter) -> None:
+async def test_l_o3_inside_of_a_transaction_it_is_part_of_it(rows: TableAdapter) -> None:
     async with unit_of_work(rows._runner, MemoryBackend("m")) as tx:  # type: ignore[arg-type]
         row = await tx.session.get(rows.model, ID)
         row.m = 4
@@ -195,7 +195,7 @@ async def test_o3_inside_of_a_transaction_it_is_part_of_it(rows: TableAdapter) -
     assert [(await content(rows))[name] for name in "nm"] == [1, 4]
 
 
-async def test_o3_what_is_spelled_otherwise_and_says_the_same_stays(tmp_path: Path) -> None:
+async def test_l_o3_what_is_spelled_otherwise_and_says_the_same_stays(tmp_path: Path) -> None:
     async with memory("memory", tmp_path) as store:
         raw = b'{"n" : 0}'
         await store.put(Datum.create(raw, id=ID))
@@ -244,7 +244,7 @@ steps = st.lists(
 
 @examples(2)
 @given(steps=steps)
-async def test_o3_a_run_of_writes_is_the_run_of_pure_ones(steps: list[tuple[str, int]]) -> None:
+async def test_l_o3_a_run_of_writes_is_the_run_of_pure_ones(steps: list[tuple[str, int]]) -> None:
     store, model = MemoryBackend("model"), orjson.loads(orjson.dumps(CONTENT))
     await store.put(Datum.create(data=model, id=ID))
     for focus, value in steps:
@@ -287,7 +287,7 @@ PROCESS = """
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "sqlite", "versioned", "plain"])
-async def test_o3_four_processes_lose_nothing(kind: str, tmp_path: Path, full_size: bool) -> None:
+async def test_l_o3_four_processes_lose_nothing(kind: str, tmp_path: Path, full_size: bool) -> None:
     times = 100 if full_size else 10
     place = tmp_path / "shared.db"
     put = Datum.create(data=CONTENT, id=ID)

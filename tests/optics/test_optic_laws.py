@@ -73,14 +73,14 @@ class Tags(list[Any]):
 
 
 @given(states=st.lists(dicts, min_size=1, max_size=3), name=keys, values=values)
-def test_o1_keys_are_lawful(states: list[Any], name: Any, values: list[Any]) -> None:
+def test_l_o1_keys_are_lawful(states: list[Any], name: Any, values: list[Any]) -> None:
     assert check_lens(key(name), states, values) == []
     assert check_lens(at(name), states, [*values, MISSING]) == []
     assert check_traversal(at(name), states, [*values, MISSING]) == []
 
 
 @given(state=st.lists(jsons, max_size=4), place=st.integers(-5, 5), values=values)
-def test_o1_indices_are_lawful_from_both_ends(state: list[Any], place: int, values: list[Any]) -> None:
+def test_l_o1_indices_are_lawful_from_both_ends(state: list[Any], place: int, values: list[Any]) -> None:
     assert check_lens(index(place), [state, tuple(state), Tags(state)], values) == []
     if not -len(state) <= place < len(state):
         for use in (index(place).get, lambda it: index(place).set(it, 1)):
@@ -89,7 +89,7 @@ def test_o1_indices_are_lawful_from_both_ends(state: list[Any], place: int, valu
 
 
 @given(x=jsons, values=values, extra=jsons)
-def test_o1_fields_are_lawful(x: Any, values: list[Any], extra: Any) -> None:
+def test_l_o1_fields_are_lawful(x: Any, values: list[Any], extra: Any) -> None:
     states = [Point(x), Pair(x, 1), Model(x=x), Model(x=x, extra=extra)]
     for name in ("x", "y"):
         assert check_lens(field(name), states, values) == []
@@ -110,7 +110,7 @@ def row_image(row: Versioned) -> dict[str, Any]:
     tags=st.lists(texts, max_size=3),
     values=st.lists(st.lists(texts, max_size=2), min_size=1, max_size=2),
 )
-def test_o1_attributes_of_rows_are_lawful(n: int, tags: list[str], values: list[Any]) -> None:
+def test_l_o1_attributes_of_rows_are_lawful(n: int, tags: list[str], values: list[Any]) -> None:
     row = Versioned(id="x", n=n % 2**31, m=0, tags=tags)
     assert check_lens(attribute("tags"), [row], values, image=row_image) == []
     assert check_lens(attribute("n"), [row], [1, 2], image=row_image) == []
@@ -136,7 +136,7 @@ PATHS = ["a", "a.b", 'a["a.b"]', "a[0]", "a[-1].b", '[""]', "[0][1]", '["q\\""].
 
 
 @given(state=jsons, text=st.sampled_from(PATHS), values=values)
-def test_o1_paths_are_lawful_or_refuse(state: Any, text: str, values: list[Any]) -> None:
+def test_l_o1_paths_are_lawful_or_refuse(state: Any, text: str, values: list[Any]) -> None:
     lens = path(text)
     assert str(lens) == f"Lens({text})"
     try:
@@ -150,14 +150,14 @@ def test_o1_paths_are_lawful_or_refuse(state: Any, text: str, values: list[Any])
 
 
 @given(state=jsons, values=values)
-def test_o1_identity_is_lawful_and_changes_nothing_it_is_composed_with(state: Any, values: list[Any]) -> None:
+def test_l_o1_identity_is_lawful_and_changes_nothing_it_is_composed_with(state: Any, values: list[Any]) -> None:
     assert check_lens(identity(), [state], values) == []
     lens = key("a")
     assert identity() >> lens == lens == lens >> identity()
 
 
 @given(value=st.integers(-(2**63), 2**63 - 1), states=st.lists(jsons, max_size=4))
-def test_o2_preview_of_review_is_the_value(value: int, states: list[Any]) -> None:
+def test_l_o2_preview_of_review_is_the_value(value: int, states: list[Any]) -> None:
     assert check_prism(instance(int), states, [value]) == []
     spelled = [orjson.dumps(state) for state in states]
     assert check_prism(as_json(), [*spelled, b"", b"{", b'{"b": 1,  "a":2}'], states, image=json_image) == []
@@ -172,7 +172,7 @@ def json_image(content: bytes) -> Any:
         return content
 
 
-def test_o2_a_prism_without_a_focus_changes_nothing() -> None:
+def test_l_o2_a_prism_without_a_focus_changes_nothing() -> None:
     odd = b'{"n" : 1}'  # not in canonical form, so building it anew would show
     number = as_json() >> instance(int)
     assert number.preview(odd) is MISSING
@@ -201,14 +201,14 @@ TRAVERSALS: list[tuple[Optic[Any, Any], st.SearchStrategy[Any]]] = [
 
 @given(data=st.data(), numbers=st.lists(st.integers(1, 9), min_size=1, max_size=3))
 @pytest.mark.parametrize(("traversal", "states"), TRAVERSALS, ids=[str(each) for each, _ in TRAVERSALS])
-def test_o2_fusion_holds_with_functions_that_change_something(
+def test_l_o2_fusion_holds_with_functions_that_change_something(
     traversal: Optic[Any, Any], states: Any, data: Any, numbers: list[int]
 ) -> None:
     assert check_traversal(traversal, data.draw(st.lists(states, max_size=3)), numbers) == []
 
 
 @given(data=st.data())
-def test_o2_composition_is_associative(data: Any) -> None:
+def test_l_o2_composition_is_associative(data: Any) -> None:
     optics = [key("a"), at("b"), index(0), each(), instance(dict), identity(), filtered(bool), field("x")]
     a, b, c = (data.draw(st.sampled_from(optics)) for _ in range(3))
     left, right = (a >> b) >> c, a >> (b >> c)
@@ -328,7 +328,7 @@ WRONG_LENSES: list[tuple[Lens[Any, Any], str]] = [
 
 
 @pytest.mark.parametrize(("lens", "law"), WRONG_LENSES)
-def test_o1_a_wrong_lens_is_caught(lens: Lens[Any, Any], law: str) -> None:
+def test_l_o1_a_wrong_lens_is_caught(lens: Lens[Any, Any], law: str) -> None:
     states = [{"a": 1, "b": 2}, {"b": 2}]
     assert check_lens(key("a"), states, [0, 3]) == []
     violations = check_lens(lens, states, [0, 3])
@@ -344,7 +344,7 @@ WRONG_PRISMS: list[tuple[Prism[Any, Any], str]] = [
 
 
 @pytest.mark.parametrize(("prism", "law"), WRONG_PRISMS)
-def test_o2_a_wrong_prism_is_caught(prism: Prism[Any, Any], law: str) -> None:
+def test_l_o2_a_wrong_prism_is_caught(prism: Prism[Any, Any], law: str) -> None:
     assert check_prism(instance(int), [-1, 1], [1, 2]) == []
     assert law in {violation.law for violation in check_prism(prism, [-1, 1], [1, 2])}
 
@@ -358,7 +358,7 @@ WRONG_TRAVERSALS: list[tuple[Traversal[Any, Any], str]] = [
 
 
 @pytest.mark.parametrize(("traversal", "law"), WRONG_TRAVERSALS)
-def test_o2_a_wrong_traversal_is_caught(traversal: Traversal[Any, Any], law: str) -> None:
+def test_l_o2_a_wrong_traversal_is_caught(traversal: Traversal[Any, Any], law: str) -> None:
     assert check_traversal(each(), [[3, 1, 2], []], [1, 2]) == []
     assert law in {violation.law for violation in check_traversal(traversal, [[3, 1, 2]], [1, 2])}
 

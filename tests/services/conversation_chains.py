@@ -1,4 +1,4 @@
-"""What law V1 asks of a conversation."""
+"""What law L-V1 asks of a conversation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Crystals in both tracks: law V3, search against a model, and what concurrent callers may do."""
+"""Crystals in both tracks: law L-V3, search against a model, and what concurrent callers may do."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_the_same_content_twice_is_two_crystals_unless_the_id_says_otherwi
 @pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 @given(content=st.text(), tags=st.lists(st.text(), max_size=3), author=st.none() | st.text())
 @SHARED
-def test_v3_a_capture_leaves_both_or_neither(lab: Lab, content: str, tags: list[str], author: str | None) -> None:
+def test_l_v3_a_capture_leaves_both_or_neither(lab: Lab, content: str, tags: list[str], author: str | None) -> None:
     storage, brain, id = lab.storage, Brain(lab.storage), uuid7()
     try:
         lab.run(brain.capture(content, tags, id=id, author=author))
@@ -159,7 +159,7 @@ def test_v3_a_capture_leaves_both_or_neither(lab: Lab, content: str, tags: list[
         assert lab.run(brain.content(id)) == content
 
 
-async def test_v3_a_failed_capture_leaves_neither_row_nor_datum(storage: StorageProvider) -> None:
+async def test_l_v3_a_failed_capture_leaves_neither_row_nor_datum(storage: StorageProvider) -> None:
     brain = Brain(storage)
     await storage.memory.put(Datum.create(b"mine", id="a thought"))
     before = await storage.memory.count()
@@ -398,7 +398,7 @@ async def test_a_search_refuses_what_means_nothing(storage: StorageProvider) -> 
     assert await brain.search(since=1e14) == await brain.search(until=-1e14) == []
 
 
-async def test_v1_every_touch_counts(storage: StorageProvider) -> None:
+async def test_l_v1_every_touch_counts(storage: StorageProvider) -> None:
     brain = Brain(storage)
     crystal = await brain.capture("a thought")
     counts = await asyncio.gather(*(brain.touch(crystal.id) for _ in range(30)))
@@ -484,7 +484,7 @@ async def do_harm(storage: StorageProvider, id: str, kind: str) -> None:
 
 @given(harms=st.lists(st.lists(harm, max_size=4), min_size=1, max_size=4), size=st.sampled_from([1, 150, 300]))
 @SHARED
-def test_v3_healing_never_shortens_and_ends(lab: Lab, harms: list[list[str]], size: int) -> None:
+def test_l_v3_healing_never_shortens_and_ends(lab: Lab, harms: list[list[str]], size: int) -> None:
     storage, brain = lab.storage, Brain(lab.storage)
 
     async def example() -> None:

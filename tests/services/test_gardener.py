@@ -1,4 +1,4 @@
-"""Ideas in both tracks: law V2 against a model, and what concurrent gardeners may do."""
+"""Ideas in both tracks: law L-V2 against a model, and what concurrent gardeners may do."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def values(idea: GardenIdea) -> tuple[str, float, str]:
 
 @given(confidence=st.floats(0, 1), steps=steps)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_v2_ideas_move_forward_stay_in_bounds_and_append(
+def test_l_v2_ideas_move_forward_stay_in_bounds_and_append(
     lab: Lab, confidence: float, steps: list[tuple[str, Any]]
 ) -> None:
     async def example() -> None:
@@ -100,7 +100,7 @@ def test_v2_ideas_move_forward_stay_in_bounds_and_append(
     lab.run(example())
 
 
-async def test_v2_concurrent_advances_never_skip(storage: StorageProvider) -> None:
+async def test_l_v2_concurrent_advances_never_skip(storage: StorageProvider) -> None:
     gardener = Gardener(storage)
     idea = await gardener.plant("seed")
     results = await asyncio.gather(*(apply(gardener, idea.id, "advance", "SAPLING") for _ in range(10)))
@@ -110,7 +110,7 @@ async def test_v2_concurrent_advances_never_skip(storage: StorageProvider) -> No
     assert [stage for stage, _, _ in await grown(storage, idea.id)] == list(LIFECYCLE)
 
 
-async def test_v2_concurrent_notes_all_stay(storage: StorageProvider) -> None:
+async def test_l_v2_concurrent_notes_all_stay(storage: StorageProvider) -> None:
     gardener = Gardener(storage)
     idea = await gardener.plant("seed", confidence=0.0)
     await asyncio.gather(*(gardener.nurture(idea.id, f"note {n}", confidence=1 / 32) for n in range(20)))

@@ -25,7 +25,7 @@ async def storage() -> AsyncIterator[StorageProvider]:
         await storage.close()
 
 
-async def test_v1_turns_keep_one_shape_in_two_places(storage: StorageProvider) -> None:
+async def test_l_v1_turns_keep_one_shape_in_two_places(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     said = {f"turn {number}" for number in range(20)}
@@ -33,7 +33,7 @@ async def test_v1_turns_keep_one_shape_in_two_places(storage: StorageProvider) -
     await check_v1(storage, conversation.id, said)
 
 
-async def test_p2_what_is_rolled_back_is_never_delivered(storage: StorageProvider) -> None:
+async def test_l_p2_what_is_rolled_back_is_never_delivered(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     before = await storage.memory.count()

@@ -1,4 +1,4 @@
-"""Conversations in both tracks: law V1, and imports that can be run again."""
+"""Conversations in both tracks: law L-V1, and imports that can be run again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
-async def test_v1_concurrent_tasks(storage: StorageProvider) -> None:
+async def test_l_v1_concurrent_tasks(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     said = {f"turn {number}" for number in range(50)}
@@ -46,7 +46,7 @@ async def test_v1_concurrent_tasks(storage: StorageProvider) -> None:
     await check_v1(storage, conversation.id, said)
 
 
-async def test_v1_concurrent_processes(storage: StorageProvider, url: str, full_size: bool) -> None:
+async def test_l_v1_concurrent_processes(storage: StorageProvider, url: str, full_size: bool) -> None:
     conversation = await Town(storage).start_conversation("Caroline")
     each = 200 if full_size else 15
     writers = [
@@ -57,7 +57,7 @@ async def test_v1_concurrent_processes(storage: StorageProvider, url: str, full_
     await check_v1(storage, conversation.id, {f"{name} {number}" for name in range(4) for number in range(each)})
 
 
-async def test_v1_batches_and_single_turns_at_once(storage: StorageProvider) -> None:
+async def test_l_v1_batches_and_single_turns_at_once(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     batches = [[NewTurn("user", f"batch {batch}, {number}") for number in range(20)] for batch in range(4)]
@@ -145,7 +145,7 @@ async def test_an_id_that_means_something_else_is_refused(storage: StorageProvid
     assert (await storage.memory.get("a thought")).content == b"mine"  # type: ignore[union-attr]
 
 
-async def test_p2_a_batch_that_fails_leaves_no_trace(storage: StorageProvider) -> None:
+async def test_l_p2_a_batch_that_fails_leaves_no_trace(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     await town.add_turn(conversation.id, "user", "first")
@@ -157,7 +157,7 @@ async def test_p2_a_batch_that_fails_leaves_no_trace(storage: StorageProvider) -
     assert await storage.memory.count() == before
 
 
-async def test_p2_a_turn_is_part_of_the_transaction_around_it(storage: StorageProvider) -> None:
+async def test_l_p2_a_turn_is_part_of_the_transaction_around_it(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
 
@@ -176,7 +176,7 @@ async def test_p2_a_turn_is_part_of_the_transaction_around_it(storage: StoragePr
     await check_v1(storage, conversation.id, {"turn 0", "turn 1", "turn 2"})
 
 
-async def test_p2_a_cancelled_turn_leaves_no_trace(storage: StorageProvider) -> None:
+async def test_l_p2_a_cancelled_turn_leaves_no_trace(storage: StorageProvider) -> None:
     town = Town(storage)
     conversation = await town.start_conversation("Caroline")
     tasks = [asyncio.create_task(town.add_turn(conversation.id, "user", f"turn {n}")) for n in range(12)]

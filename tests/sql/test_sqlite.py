@@ -71,7 +71,7 @@ async def ids(store: SQLiteBackend) -> set[str]:
 
 
 class TestTransaction:
-    async def test_p2_a_failed_transaction_leaves_no_trace(self, store: SQLiteBackend) -> None:
+    async def test_l_p2_a_failed_transaction_leaves_no_trace(self, store: SQLiteBackend) -> None:
         async def fail(error: BaseException) -> None:
             async with store.database.transaction() as tx:
                 await tx.session.execute(text("INSERT INTO parent VALUES (1)"))
@@ -86,14 +86,14 @@ class TestTransaction:
         assert await store.database.read(sql("SELECT * FROM parent")) == []
         assert (await store.put(put("b"))).seq == 1
 
-    async def test_p2_a_foreign_key_violation_is_ours(self, store: SQLiteBackend) -> None:
+    async def test_l_p2_a_foreign_key_violation_is_ours(self, store: SQLiteBackend) -> None:
         with pytest.raises(IntegrityViolation):
             await put_and_run(store, "INSERT INTO child VALUES (1, 99)")
         with pytest.raises(IntegrityViolation):
             await store.database.write(sql("INSERT INTO child VALUES (1, 99)"))
         assert await ids(store) == set()
 
-    async def test_p2_a_commit_that_fails_gives_the_turn_back(self, store: SQLiteBackend) -> None:
+    async def test_l_p2_a_commit_that_fails_gives_the_turn_back(self, store: SQLiteBackend) -> None:
         deferred = "CREATE TABLE late (id INTEGER REFERENCES parent DEFERRABLE INITIALLY DEFERRED)"
         await store.database.write(sql(deferred))
         with pytest.raises(IntegrityViolation):
@@ -101,7 +101,7 @@ class TestTransaction:
         await store.put(put("b"))
         assert await ids(store) == {"b"}
 
-    async def test_p2_an_error_that_the_body_catches_undoes_its_unit_alone(self, store: SQLiteBackend) -> None:
+    async def test_l_p2_an_error_that_the_body_catches_undoes_its_unit_alone(self, store: SQLiteBackend) -> None:
         async with store.database.transaction() as tx:
             await store.joined(tx).put(put("a"))
             with pytest.raises(VersionConflict):

@@ -38,7 +38,7 @@ class ClockLaws(ContractBase):
     @pytest.mark.requires("ttl", "versioned")
     @examples(2)
     @given(planned=steps())
-    async def test_t1_all_verbs_agree_on_what_is_live(self, place: Any, planned: list[tuple[str, Any]]) -> None:
+    async def test_l_t1_all_verbs_agree_on_what_is_live(self, place: Any, planned: list[tuple[str, Any]]) -> None:
         """Mutants: by the time of the last write where the clock is behind it, in any one verb."""
         clock, ids = ManualClock(), ["a", "b", "c"]
         async with self.opened(place, clock=clock) as store:
@@ -97,7 +97,7 @@ class ClockLaws(ContractBase):
             assert await store.history(id) == (history if stays else [])
 
     @pytest.mark.requires("ttl", "versioned")
-    async def test_t1_one_put_by_a_wrong_clock_makes_no_verb_wrong(self, place: Any) -> None:
+    async def test_l_t1_one_put_by_a_wrong_clock_makes_no_verb_wrong(self, place: Any) -> None:
         clock = ManualClock()
         async with self.opened(place, clock=clock) as store:
             clock.advance(TEN_DAYS)
@@ -115,7 +115,7 @@ class ClockLaws(ContractBase):
             assert await store.delete("a")
 
     @pytest.mark.requires("ttl")
-    async def test_t1_a_clock_that_goes_back_brings_back_what_is_not_swept(self, place: Any) -> None:
+    async def test_l_t1_a_clock_that_goes_back_brings_back_what_is_not_swept(self, place: Any) -> None:
         clock = ManualClock()
         async with self.opened(place, clock=clock) as store:
             put = [await store.put(self.make_datum(id, 1), ttl=3) for id in "abc"]
@@ -130,7 +130,7 @@ class ClockLaws(ContractBase):
             assert {datum.id for datum in await store.list()} == {"b"}
 
     @pytest.mark.requires("history", "ttl")
-    async def test_t1_what_is_refused_or_changes_nothing_moves_nothing(self, place: Any) -> None:
+    async def test_l_t1_what_is_refused_or_changes_nothing_moves_nothing(self, place: Any) -> None:
         clock = ManualClock()
         async with self.opened(place, clock=clock) as store:
             put = await store.put(self.make_datum("a", 1))
@@ -151,7 +151,7 @@ class ClockLaws(ContractBase):
             assert [entry.stored_at for entry in await store.history("a")] == [clock.now] * 2
 
     @pytest.mark.requires("history")
-    async def test_t1_history_never_goes_back(self, place: Any) -> None:
+    async def test_l_t1_history_never_goes_back(self, place: Any) -> None:
         """What was stored while the clock was behind the last write has that write's time."""
         clock = ManualClock()
         start = clock.now
@@ -165,7 +165,7 @@ class ClockLaws(ContractBase):
             assert await store.as_of(start + 100.0) == [self.expected(self.make_datum("a", 3))]
 
     @pytest.mark.requires("causal", "ttl")
-    async def test_t1_a_cycle_that_a_clock_brings_to_life_ends(self, place: Any) -> None:
+    async def test_l_t1_a_cycle_that_a_clock_brings_to_life_ends(self, place: Any) -> None:
         """Who is absent closes no cycle; when the clock goes back there is one, in which nobody walks twice."""
         clock = ManualClock()
         async with self.opened(place, clock=clock) as store:

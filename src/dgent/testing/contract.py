@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dgent.exceptions import InvalidNamespace, StoreClosed
 from dgent.store import Backend, DgentProtocol
+from dgent.testing.batch_laws import BatchLaws
 from dgent.testing.clock_laws import ClockLaws
 from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.reading_laws import ReadingLaws
@@ -22,7 +23,7 @@ from dgent.testing.writing_laws import WritingLaws
 from dgent.validation import check_namespace
 
 
-class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
+class DgentContract(WritingLaws, BatchLaws, ReadingLaws, ClockLaws, ValueLaws):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python
@@ -39,7 +40,7 @@ class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
 
     @examples()
     @given(data=st.data())
-    async def test_d3_answers_as_the_model(self, place: Any, data: st.DataObject) -> None:
+    async def test_l_d3_answers_as_the_model(self, place: Any, data: st.DataObject) -> None:
         await VerbMachine(self, place).run(data.draw(steps(self)))
 
     async def test_capabilities_are_what_was_said(self, place: Any) -> None:
@@ -72,7 +73,7 @@ class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
                 await writer.delete("a")
                 assert not await reader.exists("a")
 
-    async def test_d9_namespaces_never_see_each_other(self, place: Any) -> None:
+    async def test_l_d9_namespaces_never_see_each_other(self, place: Any) -> None:
         names = [fresh() for _ in range(2)]
         names += [f"{names[0]}/x", names[0].upper(), f"{names[0]}x"]
         async with self.opened(place, names[0]) as opened:
@@ -102,7 +103,7 @@ class DgentContract(WritingLaws, ReadingLaws, ClockLaws, ValueLaws):
 
     @examples(4)
     @given(name=st.text(max_size=4) | st.text(st.sampled_from(HOSTILE + "\0\ud800"), max_size=4))
-    async def test_d9_any_text_is_a_namespace_or_refused(self, place: Any, name: str) -> None:
+    async def test_l_d9_any_text_is_a_namespace_or_refused(self, place: Any, name: str) -> None:
         async with self.opened(place) as opened:
             home, tag = as_backend(opened), f"{fresh()}-"
             try:

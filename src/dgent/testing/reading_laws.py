@@ -74,7 +74,7 @@ class ReadingLaws(ContractBase):
 
     @examples(2)
     @given(data=st.data())
-    async def test_d6_pages_give_each_live_id_once(self, place: Any, data: st.DataObject) -> None:
+    async def test_l_d6_pages_give_each_live_id_once(self, place: Any, data: st.DataObject) -> None:
         order = data.draw(st.sampled_from(ORDERS[: 3 if self.capabilities.history else 2]))
         numbers = data.draw(st.lists(st.integers(0, 6), max_size=25))
         async with self.opened(place) as store:
@@ -95,7 +95,7 @@ class ReadingLaws(ContractBase):
             assert len(found) == len(set(found))
             assert wanted <= set(found)
 
-    async def test_d6_limits(self, place: Any) -> None:
+    async def test_l_d6_limits(self, place: Any) -> None:
         async with self.opened(place) as store:
             await store.put(self.make_datum("a", 1))
             for limit in (-1, 1.0, True, "1"):
@@ -112,7 +112,7 @@ class ReadingLaws(ContractBase):
 
     @examples(2)
     @given(data=st.data())
-    async def test_d7_a_prefix_is_exact(self, place: Any, data: st.DataObject) -> None:
+    async def test_l_d7_a_prefix_is_exact(self, place: Any, data: st.DataObject) -> None:
         ids = data.draw(st.lists(self.ids(), max_size=12, unique=True))
         prefixes = [id[:at] for id in ids for at in range(len(id) + 1)] + data.draw(st.lists(self.ids(), max_size=3))
         async with self.opened(place) as store:
@@ -125,7 +125,7 @@ class ReadingLaws(ContractBase):
                 two_by_two = await pages(lambda at, p=prefix: store.list(p, limit=2, cursor=at))  # type: ignore[misc]
                 assert [datum.id for datum in two_by_two] == found
 
-    async def test_d7_narrow_and_wide_prefixes_have_pages(self, place: Any) -> None:
+    async def test_l_d7_narrow_and_wide_prefixes_have_pages(self, place: Any) -> None:
         ids = [f"{kind}{n:04}" for kind, many in (("narrow", 40), ("wide", 1200)) for n in range(many)]
         async with self.opened(place) as store:
             await store.put_many([self.make_datum(id, n) for n, id in enumerate(ids)])
@@ -142,7 +142,7 @@ class ReadingLaws(ContractBase):
                     assert after == [datum for datum in wanted if datum.created_at > START + 1]
 
     @pytest.mark.requires("causal")
-    async def test_d8_a_chain_is_the_parents_oldest_first(self, place: Any) -> None:
+    async def test_l_d8_a_chain_is_the_parents_oldest_first(self, place: Any) -> None:
         async with self.opened(place) as store:
             ids = ["a", "b", "c", "d"]
             chain = [self.make_datum(id, 1, parent) for id, parent in zip(ids, ["nobody", *ids], strict=False)]
@@ -156,7 +156,7 @@ class ReadingLaws(ContractBase):
             assert await store.causal_chain("b") == []
 
     @pytest.mark.requires("causal")
-    async def test_d8_a_deep_chain_completes(self, place: Any) -> None:
+    async def test_l_d8_a_deep_chain_completes(self, place: Any) -> None:
         depth = self.chain_depth if is_full_size() else min(self.chain_depth, 10_000)
         async with self.opened(place) as store:
             for start in range(0, depth, BATCH):
@@ -166,7 +166,7 @@ class ReadingLaws(ContractBase):
             assert [datum.id for datum in chain] == [f"n{n}" for n in range(depth)]
 
     @pytest.mark.requires("causal")
-    async def test_d8_a_chain_beyond_the_limit_is_refused(self, place: Any) -> None:
+    async def test_l_d8_a_chain_beyond_the_limit_is_refused(self, place: Any) -> None:
         async with self.opened(place, limits=Limits(max_chain=3)) as store:
             await store.put_many([self.make_datum(f"n{n}", 1, f"n{n - 1}" if n else None) for n in range(4)])
             assert len(await store.causal_chain("n2")) == 3
@@ -229,7 +229,7 @@ class ReadingLaws(ContractBase):
     @examples()
     @given(data=st.data())
     @pytest.mark.requires("schema_free")
-    async def test_c3_a_query_answers_as_its_matches(self, place: Any, data: st.DataObject) -> None:
+    async def test_l_c3_a_query_answers_as_its_matches(self, place: Any, data: st.DataObject) -> None:
         many = data.draw(st.integers(0, 12))
         datums = [data.draw(any_datum(f"i{n}")) for n in range(many)]
         async with self.opened(place) as store:

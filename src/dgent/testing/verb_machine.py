@@ -1,4 +1,4 @@
-"""Law D3 as a machine: a drawn list of steps, each asked of the store and of the model."""
+"""Law L-D3 as a machine: a drawn list of steps, each asked of the store and of the model."""
 
 # ruff: noqa: S101  # laws are tests: they assert, and their names say what
 

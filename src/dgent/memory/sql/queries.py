@@ -21,10 +21,10 @@ from dgent.sql.keyset import behind, first_of, in_order
 from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from dgent.query import Query
     from collections.abc import Callable
 
     from dgent.datum import Datum
+    from dgent.query import Query
 
 d, t = datums.c, terms.c
 
