@@ -8,6 +8,7 @@ from contextlib import closing, suppress
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import create_engine
 
 from dgent import Datum, SQLiteBackend, StorageProvider
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidSettings, StoreClosed
@@ -15,6 +16,7 @@ from dgent.memory.sql.maintenance import MaintainedMemory
 from dgent.query import Query
 from dgent.settings import Settings
 from dgent.sql import open_database
+from dgent.sql.sqlite import backup
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -144,3 +146,19 @@ async def test_a_server_names_its_own_tool(postgres_url: str, tmp_path: Path) ->
         await database.backup(tmp_path / "copy.db")
     await database.close()
     assert not (tmp_path / "copy.db").exists()
+
+
+def test_a_copy_that_is_cancelled_while_it_is_synced_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cancelled: list[Path] = []
+    sync = backup._sync
+    monkeypatch.setattr(backup, "_sync", lambda path: (cancelled.append(path), sync(path)))
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+        connection.commit()
+        backup.back_up(connection, tmp_path / "copy.db", lambda: bool(cancelled))
+    engine.dispose()
+    assert cancelled
+    assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == []

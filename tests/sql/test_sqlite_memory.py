@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import insert, select, text
+from sqlalchemy import insert, make_url, select, text
 
 from dgent import Datum, Settings, StorageProvider
 from dgent.exceptions import (
@@ -30,6 +31,7 @@ from dgent.models.brain import Crystal
 from dgent.runtime.fifo_lock import FIFOLock
 from dgent.services import Brain
 from dgent.sql import open_database
+from dgent.sql.sqlite.in_memory import InMemoryDatabase
 from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
@@ -392,3 +394,27 @@ async def test_a_backend_in_memory_leaves_no_manifest(clean_room: Path) -> None:
     async with await StorageProvider.from_config(database_url=url, chain=("sqlite",)) as storage:
         await storage.memory.put(Datum.create("x"))
     assert list(clean_room.rglob("*")) == []
+
+
+async def test_a_close_that_was_cancelled_is_gone_on_with_by_the_next() -> None:
+    database = InMemoryDatabase(make_url("sqlite+aiosqlite:///x"), Settings.load())
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with database.transaction():
+            begun.set()
+            await go.wait()
+
+    holding = asyncio.create_task(hold())
+    await begun.wait()
+    closing = asyncio.create_task(database.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    go.set()
+    await holding
+    await database.close()
+    await database.close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        database.driver.execute("SELECT 1")

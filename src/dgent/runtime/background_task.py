@@ -5,7 +5,7 @@
 # ended      its result is for who awaits it; an error goes to `failed`, too
 #
 # A cancel of who awaits `done` reaches him alone. `end` cancels the task and waits until it has ended; who awaits
-# `done` then gets CancelledError, though nobody cancelled him. A cancel of `end` ends that wait: the task is cancelled
+# `done` then gets StoreClosed, since nobody cancelled him. A cancel of `end` ends that wait: the task is cancelled
 # already. There is no lock: `_task` is changed between two awaits, by the tasks of one loop at a time.
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from dgent.exceptions import StoreClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -43,8 +45,19 @@ class BackgroundTask(Generic[T]):
         return task
 
     async def done(self) -> T:
-        """Await the task; begin one if there is none."""
-        return await asyncio.shield(self.begin())
+        """Await the task; begin one if there is none.
+
+        Raises:
+            StoreClosed: `end` was called meanwhile.
+        """
+        task = self.begin()
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            caller = asyncio.current_task()
+            if task.cancelled() and (caller is None or not caller.cancelling()):
+                raise StoreClosed("the store was closed while this waited for it: open it again") from None
+            raise
 
     async def end(self) -> None:
         """Cancel the task and wait for its end."""

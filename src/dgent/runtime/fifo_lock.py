@@ -7,9 +7,9 @@
 # on way   nobody yet: `release` has     wait as before                        of the next one: the lock goes to the one
 #          scheduled the next future                                           behind it
 #
-# `_entry` guards the flag and the queue in whatever thread, and is never held over an await. A loop that is closed when
-# `release` comes to its future is passed over. A loop that stops or is closed after that, before the scheduled call has
-# run, keeps the lock.
+# `_entry` guards the flag, the queue and `_next` in whatever thread, and is never held over an await. A loop that is
+# closed when `release` comes to its future is passed over. Where it is closed after that, before the scheduled call has
+# run, whoever comes next notices and passes it over. A loop that only stopped, and may go on, keeps the lock.
 
 from __future__ import annotations
 
@@ -25,9 +25,10 @@ class FIFOLock:
     """
 
     def __init__(self) -> None:
-        self._entry = threading.Lock()  # guards the two below, and is held for no more than that
+        self._entry = threading.Lock()  # guards those below, and is held for no more than that
         self._held = False
         self._waiting: deque[asyncio.Future[None]] = deque()
+        self._next: asyncio.Future[None] | None = None  # to whom the lock is on its way, or came last
 
     async def acquire(self) -> None:
         """Wait for the lock; a cancelled task does not have it."""
@@ -37,6 +38,11 @@ class FIFOLock:
                 return
             future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
+            is_lost = self._next is not None and not self._next.done() and self._next.get_loop().is_closed()
+            if is_lost:
+                self._next = None
+        if is_lost:
+            self.release()
         try:
             await future
         except asyncio.CancelledError:
@@ -55,7 +61,7 @@ class FIFOLock:
                 if not self._waiting:
                     self._held = False
                     return
-                future = self._waiting.popleft()
+                future = self._next = self._waiting.popleft()
             try:
                 future.get_loop().call_soon_threadsafe(self._grant, future)
             except RuntimeError:  # its loop was closed

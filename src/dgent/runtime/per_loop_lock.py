@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakKeyDictionary
 
 
 class PerLoopLock:
@@ -19,8 +18,13 @@ class PerLoopLock:
     """
 
     def __init__(self) -> None:
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+        self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
     def current(self) -> asyncio.Lock:
         """Return the lock of the running loop."""
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        loop = asyncio.get_running_loop()
+        lock = self._locks.get(loop)
+        if lock is None:  # the first of this loop forgets those that are closed: a lock holds on to its loop
+            self._locks = {other: each for other, each in self._locks.items() if not other.is_closed()}
+            lock = self._locks.setdefault(loop, asyncio.Lock())
+        return lock

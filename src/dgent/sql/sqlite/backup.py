@@ -53,6 +53,8 @@ def back_up(connection: Connection, path: Path, is_unwanted: Callable[[], bool] 
             with closing(sqlite3.connect(part, isolation_level=None)) as target:
                 driver.backup(target, pages=PAGES, progress=_unless(is_unwanted))
             _sync(part)
+            if is_unwanted():
+                return
             _name(part, path)
         except _Unwanted:
             return

@@ -103,6 +103,7 @@ class InMemoryDatabase(Database):
         self._commits = 0
         self._use = threading.RLock()
         self._lock = FIFOLock()
+        self._released = False
         self._watches: dict[asyncio.AbstractEventLoop, SQLiteWatches] = {}
         self._engine = create_async_engine(
             "sqlite+dgent://",
@@ -158,14 +159,19 @@ class InMemoryDatabase(Database):
         """
         if self.current() is not None:
             raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
-        if self._closed or self.forked:
-            self._closed = True
-            return
         self._closed = True
+        if self._released or self.forked:
+            return
         with suppress(StorageTimeout):
-            async with self._locked():
+            async with self._locked():  # a cancel ends here, and the next call goes on
                 pass
+        self._release()
+
+    def _release(self) -> None:
         with self._use:
+            if self._released:  # by another call
+                return
+            self._released = True
             self.end()
             self._engine.sync_engine.dispose()
             close(self._main)
