@@ -393,11 +393,11 @@ async def test_a_router_hears_of_all_that_this_program_commits_into_its_own_stor
         await memory.put(datum("c"))
         for write in (memory.delete("a"), memory.delete_many(["b", "c"])):
             await write
-            assert memory._observed.seq == await memory.serving.head()
+            assert memory._routing._observed.seq == await memory.serving.head()
         async with storage.transaction() as tx:
             await tx.memory.put(datum("a", 2))
             await tx.memory.delete("a")
-        assert memory._observed.seq == await memory.serving.head() == 8
+        assert memory._routing._observed.seq == await memory.serving.head() == 8
 
 
 @pytest.mark.filterwarnings("default::dgent.warnings.DamagedWarning")

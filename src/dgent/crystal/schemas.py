@@ -13,6 +13,8 @@ from dgent.crystal.crystal import Ref  # noqa: TC001  # pydantic reads the annot
 from dgent.crystal.schema import Contract
 from dgent.crystal.schema_registry import schema
 
+__all__ = ["BrainCrystal", "BrainSettingCrystal", "Trail", "TrailStep", "WitnessMark", "WitnessTrust"]
+
 
 @schema("brain.crystal", version=1)
 @dataclass(frozen=True)
