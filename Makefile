@@ -12,7 +12,7 @@ DEMO      ?= $(BIN)/python -m dgent.cli.demo
 
 # make test ARGS="-k history -x"; WORKERS=0 runs in one process.
 ARGS      ?=
-WORKERS   ?= 2
+WORKERS   ?= 3
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
