@@ -30,6 +30,7 @@ from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.sql.sqlite import engine as sqlite_engine
 from dgent.sql.sqlite.file_note import Note
 from dgent.sql.sqlite.wal_index import Progress, WalIndex
+from dgent.testing.contract_base import patience
 
 MODES = ["PASSIVE", "FULL", "RESTART", "TRUNCATE"]
 THEIRS = "CREATE TABLE IF NOT EXISTS theirs (n INTEGER PRIMARY KEY, x BLOB)"
@@ -531,8 +532,8 @@ class Machine:
         try:
             await self.put()
             with program("here", self.path) as self.sql, program("here", self.path) as self.reader:
-                self.sql("PRAGMA busy_timeout=0")
                 self.sql(THEIRS)
+                self.sql("PRAGMA busy_timeout=0")
                 subprocess.run(["cp", self.path, self.backup], check=True)
                 for step in steps:
                     await self.take(step)
@@ -552,7 +553,9 @@ class Machine:
         if step in MODES:
             self.sql(f"PRAGMA wal_checkpoint({step})")
         else:
+            self.sql(f"PRAGMA busy_timeout={int(1000 * patience(10))}")  # our writer may still be at a checkpoint
             self.sql(WRITE)
+            self.sql("PRAGMA busy_timeout=0")  # but no checkpoint of theirs waits for a reader
             self.theirs += 1
         self.seen = self.seen and step == "write"
 
