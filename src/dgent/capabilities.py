@@ -53,8 +53,12 @@ class Capabilities:
     def require(self, name: str, who: str) -> None:
         """Raise CapabilityMissing if the capability is absent; `who` is named in the message."""
         if not getattr(self, name):
-            lacks, remedy = (_OF_STORES if self.schema_free else _OF_TABLES).get(name, _OTHER)
-            raise CapabilityMissing(f"{who} {lacks.format(name=name)}: {remedy}")
+            raise self.refusal(name, who)
+
+    def refusal(self, name: str, who: str) -> CapabilityMissing:
+        """Return the error for what a store without the capability is asked."""
+        lacks, remedy = (_OF_STORES if self.schema_free else _OF_TABLES).get(name, _OTHER)
+        return CapabilityMissing(f"{who} {lacks.format(name=name)}: {remedy}")
 
     def __str__(self) -> str:
         return ", ".join(entry.name for entry in fields(self) if getattr(self, entry.name)) or "none"

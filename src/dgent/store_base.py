@@ -69,12 +69,12 @@ class StoreBase(DgentProtocol, ABC):
         """Return the chain, oldest first; LimitExceeded if it is longer than the limit."""
 
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
-        """Return the last versions, oldest first; not asked of a store without the capability."""
-        raise NotImplementedError
+        """Return the last versions, oldest first; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
 
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        """Return a page of what was live; not asked of a store without the capability."""
-        raise NotImplementedError
+        """Return a page of what was live; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
 
     @abstractmethod
     async def _purge(self, id: str) -> int:
@@ -152,14 +152,12 @@ class StoreBase(DgentProtocol, ABC):
     @override
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         self._checked_id(id)
-        self.capabilities.require("history", self._called)
         return await self._history(id, self.limits.page(limit), check_version(before, "before"))
 
     @override
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
-        self.capabilities.require("history", self._called)
         moment, checked = check_time(time, "time"), Query(prefix=prefix).prefix
         return await self._as_of(moment, checked, self.limits.page(limit), cursor)
 

@@ -152,8 +152,8 @@ def test_a_copy_that_is_cancelled_while_it_is_synced_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cancelled: list[Path] = []
-    sync = backup._sync
-    monkeypatch.setattr(backup, "_sync", lambda path: (cancelled.append(path), sync(path)))
+    sync = backup.sync_file
+    monkeypatch.setattr(backup, "sync_file", lambda path: (cancelled.append(path), sync(path)))
     engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
     with engine.connect() as connection:
         connection.exec_driver_sql("CREATE TABLE t (a)")

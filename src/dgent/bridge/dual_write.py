@@ -31,7 +31,6 @@ T = TypeVar("T")
 M = TypeVar("M", bound="Base")
 
 ATTEMPTS: Final = 5
-SHORT: Final = 200
 
 
 class Taken(Conflict):

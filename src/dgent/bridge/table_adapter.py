@@ -21,7 +21,7 @@ from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.sql import Database, Runner, Transaction
-from dgent.sql.runner import SessionRunner
+from dgent.sql.runner import SHORT, SessionRunner
 from dgent.store_base import StoreBase
 from dgent.validation import as_list, check_id, check_kind
 
@@ -39,9 +39,6 @@ T = TypeVar("T")
 P = ParamSpec("P")
 _Work: TypeAlias = Callable[Concatenate[Connection, TableMapping, P], T]
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
-
-SHORT: Final = 200
-"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
 
 
 class TableAdapter(StoreBase):

@@ -1,5 +1,9 @@
 """A bell that rings when something was committed, so that nobody has to poll for it. After `agent-store`."""
 
+# `_lock` is held by whoever subscribes or cancels a subscription, on whatever thread, for one assignment, and never
+# over a callback. `ring` takes no lock: on its own thread it calls those who were subscribed when it began, so one that
+# is cancelled meanwhile may hear once more. Nothing here awaits, so no cancel of a task comes between.
+
 from __future__ import annotations
 
 import threading

@@ -1,5 +1,13 @@
 """A log as a stream: first what is there, then what comes. Whatever wakes the reader, only what it reads counts."""
 
+# follower   one task of one loop: it clears the bell, looks, reads, yields, and waits for the bell
+# ringers    whoever commits here, or hears of another process's commit, on any thread: they schedule the bell on the
+#            follower's loop, and do nothing where that is closed
+#
+# The bell is cleared before the look, so a ring in between leads to another look. There is no lock: the bell's event is
+# touched on the follower's loop alone. A cancel, or `aclose`, ends the subscription and the watch; what was read and
+# not yielded is read again by whoever follows from the same position.
+
 from __future__ import annotations
 
 import asyncio

@@ -17,6 +17,7 @@ from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 from dgent.runtime.callbacks import call_all
 from dgent.sql.database import FEW
+from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
 from dgent.validation import as_list
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 After: TypeAlias = "Mapping[str, Position] | Position | None"
 
-SHORT: Final = 200
-"""Reads of no more entries than this may run on the caller's own thread."""
 
 AT_ONCE: Final = 4000
 """Entries that `verify` recomputes in one call: a few milliseconds."""

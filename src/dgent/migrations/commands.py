@@ -4,6 +4,13 @@ A migration has a connection of its own (`connection`). Alembic is not re-entran
 second one, in the database, serves all processes.
 """
 
+# waiting    a thread of this process, for `_turn`: one migrates at a time, whatever the database
+# locked     it has `_turn`, and waits in the database for the lock between processes, as long as `busy_timeout`
+# migrating  it has both, in one transaction, to its end
+#
+# The awaited verbs run in a thread. A cancel of the caller does not reach that: the caller leaves when the thread has
+# ended, committed or rolled back.
+
 from __future__ import annotations
 
 import asyncio
@@ -43,7 +50,7 @@ if TYPE_CHECKING:
 VERSION_TABLE: Final = "schema_version"
 """Alembic's own table; a host application's `alembic_version` in the same database is another."""
 
-_turn = threading.Lock()
+_turn = threading.Lock()  # of the thread that migrates, from before its connection until that is closed
 
 T = TypeVar("T")
 Target: TypeAlias = "Settings | URL | str | None"

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NO_DESCRIPTORS: Final = {errno.EMFILE, errno.ENFILE}
 _CHUNK: Final = 2**20
 _REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENOENT}
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -57,7 +56,16 @@ def write_all(fd: int, data: bytes | bytearray) -> None:
 
 def sync_directory(path: Path) -> None:
     """Make names that were made, renamed or removed in a directory survive a power loss."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    _sync(path, os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Make what somebody wrote into a file survive a power loss."""
+    _sync(path, 0)
+
+
+def _sync(path: Path, flag: int) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flag)
     try:
         os.fsync(fd)
     finally:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import literal, select, tuple_
 
-from dgent.bridge.dual_write import SHORT, get_datums, runner, select_rows
+from dgent.bridge.dual_write import get_datums, runner, select_rows
 from dgent.cursor import seal_cursor
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime
 from dgent.page import Damaged
 from dgent.services.crystal_row import hash_of, moment_of
 from dgent.sql.damaged_pages import tell
+from dgent.sql.runner import SHORT
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Select

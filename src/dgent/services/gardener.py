@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select
 
-from dgent.bridge.dual_write import SHORT, Taken, facts, hold, in_both, locked, missing, select_rows
+from dgent.bridge.dual_write import Taken, facts, hold, in_both, locked, missing, select_rows
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput
 from dgent.models import LIFECYCLE, GardenerSession, GardenIdea, GardenPlot, utcnow
+from dgent.sql.runner import SHORT
 from dgent.validation import check_id, check_optional_text, check_share, check_tags, check_text
 
 if TYPE_CHECKING:

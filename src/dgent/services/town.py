@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import select
 
-from dgent.bridge.dual_write import SHORT, Taken, facts, in_both, locked, missing, refuse_live, select_rows
+from dgent.bridge.dual_write import Taken, facts, in_both, locked, missing, refuse_live, select_rows
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
+from dgent.sql.runner import SHORT
 from dgent.validation import check_id, check_moment, check_optional_text, check_tags, check_text
 
 if TYPE_CHECKING:

@@ -275,6 +275,10 @@ class Database(ABC):
         found = _current.get()
         return found[1] if found is not None and found[0] is self and found[1].open else None
 
+    def _check_closable(self) -> None:
+        if self.current() is not None:
+            raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
+
     @abstractmethod
     def _session(self) -> AbstractAsyncContextManager[BlockSession]:
         """Open a session whose transaction holds this process's right to write; close it without a commit."""

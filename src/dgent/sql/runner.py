@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 _WHAT: Final = "the database"
 
+SHORT: Final = 200
+"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
+
 T = TypeVar("T")
 A = TypeVar("A")
 Work: TypeAlias = "Callable[[Connection], T]"

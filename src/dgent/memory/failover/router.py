@@ -1,17 +1,5 @@
 """The backend that a service takes: the first of a chain that answers, and no silence when it is not the first."""
 
-# The states are those of `state.py`. A verb runs in its caller's task; nothing here is held over an await.
-#
-# a verb   normal           cut off, started late                                   delivering
-# read     asks the first   cut off: refused; started late: asks the view           brings its ids in or waits for
-#                                                                                   all, then asks the first
-# write    asks the first   waits in a queue; refused, if it needs the live datum   the same, then asks the first
-# erase    asks the first   refused                                                 waits for all, then asks the first
-#
-# What a cancel does: of a write to the first, it may be in; `_doubt` remembers that it is nobody else's. Of a write
-# that is put into a queue, it may wait there all the same. While it waits for a delivery: the delivery goes on. While
-# it brings ids in: that is broken off where it stands, and what is left is looked at again by its plans.
-
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self

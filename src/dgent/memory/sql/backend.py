@@ -20,6 +20,7 @@ from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
 from dgent.operations import Put
 from dgent.query import DEFAULT_LIMIT
+from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
 from dgent.store_base import BackendBase
 from dgent.validation import check_id, check_namespace
@@ -44,8 +45,6 @@ _Work: TypeAlias = "Callable[Concatenate[Connection, str, P], T]"
 _ALL: Final = Capabilities()
 _READ_ONLY: Final = replace(_ALL, writable=False)
 _VOLATILE: Final = replace(_ALL, durable=False, shared=False)
-SHORT: Final = 200
-"""Reads of no more rows than this count as short: they may run on the caller's own thread."""
 
 
 class _Able:
@@ -91,18 +90,14 @@ class SqlBackend(SqlStore, BackendBase):
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
-        if self._ready.store_id is None:
-            await self.prepare()
-        outcomes = await self._runner.write_each(self._writer(self.namespace), operations, ("put", self.namespace))
+        outcomes = await self._write_each(self._writer(self.namespace), operations, ("put", self.namespace))
         if self.on_change is not None:
             self._announce(_changes(self.namespace, operations, outcomes))
         return outcomes
 
     @override
     async def _get(self, id: str, version: int | None) -> Datum | None:
-        if self._ready.store_id is None:
-            await self.prepare()
-        return await self._runner.read_each(self._get_each, (id, version), ("get", self.namespace))
+        return await self._read_each(self._get_each, (id, version), ("get", self.namespace))
 
     @override
     async def _get_many(self, ids: Names) -> dict[str, Datum]:

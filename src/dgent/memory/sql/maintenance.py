@@ -8,18 +8,19 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
-from sqlalchemy import Integer, bindparam, delete, func, literal_column, or_, select, tuple_, update
+from sqlalchemy import Integer, bindparam, delete, func, literal_column, or_, select, tuple_
 
 from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidFile
 from dgent.memory.datum_index import TABLES, registered
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, heads, is_whole
-from dgent.memory.sql.writes import latest_rows
+from dgent.memory.sql.writes import append, latest_rows
+from dgent.memory.write_batch import NamespaceHead
 from dgent.page import Damaged
 from dgent.sql.damaged_pages import Part, Source, as_text, lenient_text, part_of
 from dgent.sql.maintained import Damage, Keeper, Record, batches
-from dgent.sql.statement import BulkInsert, Statement
+from dgent.sql.statement import Statement
 from dgent.validation import check_id, check_namespace
 
 if TYPE_CHECKING:
@@ -51,13 +52,6 @@ _ROWS_BEHIND = Statement(
     "ns at_id at_version most",
 )
 _ANY = Statement(select(d.seq).where(d.namespace == bindparam("ns")).limit(literal_column("1")), "ns")
-_SUPERSEDE = Statement(
-    update(datums)
-    .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
-    .values(live=literal_column("false")),
-    "ns of_id of_version",
-)
-_INSERT = BulkInsert(datums)
 _last = select(d.namespace, func.max(d.seq).label("seq")).group_by(d.namespace).subquery("last")
 _BEHIND = Statement(
     select(_last.c.namespace, _last.c.seq)
@@ -264,13 +258,8 @@ def _insert(connection: Connection, namespace: str, items: list[Row | _Stand], *
         namespace_head.move(connection, namespace, seq, stored_at)
         return 0
     last = {row.id: row for row in rows}
-    before = [row for row in latest_rows(connection, namespace, [*last]).values() if row.live]
-    _SUPERSEDE.run_many(connection, [(namespace, row.id, row.version) for row in before])
-    _INSERT.run(connection, [row if last[row.id] is row else row._replace(live=False) for row in rows])
-    for index in registered():
-        index.remove(connection, namespace, before)
-        index.add(connection, namespace, [row for row in last.values() if row.live])
-    namespace_head.move(connection, namespace, seq, stored_at)
+    latest = latest_rows(connection, namespace, [*last])
+    append(connection, rows, last, latest, NamespaceHead(seq, stored_at, head.now))
     return len(rows)
 
 

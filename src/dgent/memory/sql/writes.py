@@ -121,22 +121,31 @@ def planned(
     return WriteBatch(namespace, limits, head, Held(readable, parents.__contains__, ancestors, made))
 
 
-def _store(connection: Connection, batch: WriteBatch[Row], latest: Mapping[str, Row]) -> None:
-    """Write the rows of a batch, where the namespace stands then, and what the indexes make of it."""
-    superseded = [row for id in batch.last if (row := latest.get(id)) is not None and row.live]
+def append(
+    connection: Connection,
+    rows: list[Row],
+    last: Mapping[str, Row],
+    latest: Mapping[str, Row],
+    head: NamespaceHead,
+) -> None:
+    """Append rows of one namespace, say where it stands then, and tell the indexes.
+
+    `last` are the last of the rows by id, and `latest` the last versions of these ids that are stored.
+    """
+    namespace = rows[0].namespace
+    superseded = [row for id in last if (row := latest.get(id)) is not None and row.live]
     if superseded:  # they are no longer the last: take the mark and what they are found by from them
-        _SUPERSEDE.run_many(connection, [(batch.namespace, row.id, row.version) for row in superseded])
+        _SUPERSEDE.run_many(connection, [(namespace, row.id, row.version) for row in superseded])
         for index in registered():
-            index.remove(connection, batch.namespace, superseded)
-    _INSERT.run(connection, _marked(batch), batch.namespace, batch.seq, batch.stored_at)
-    live = [row for row in batch.last.values() if row.live]
+            index.remove(connection, namespace, superseded)
+    _INSERT.run(connection, _marked(rows, last), namespace, head.seq, head.stored_at)
+    live = [row for row in last.values() if row.live]
     for index in registered():
-        index.add(connection, batch.namespace, live)
+        index.add(connection, namespace, live)
 
 
-def _marked(batch: WriteBatch[Row]) -> list[Row]:
+def _marked(rows: list[Row], last: Mapping[str, Row]) -> list[Row]:
     """Return the rows to insert. Of an id that comes twice only the last version is live."""
-    rows, last = batch.rows, batch.last
     if len(last) == len(rows):
         return rows
     return [row if last[row.id] is row else row._replace(live=False) for row in rows]
@@ -176,8 +185,9 @@ def write(
     results = batch.apply_each(batches)
     if not batch.rows:
         return results, head
-    _store(connection, batch, latest)
-    return results, NamespaceHead(batch.seq, batch.stored_at, head.now)
+    moved = NamespaceHead(batch.seq, batch.stored_at, head.now)
+    append(connection, batch.rows, batch.last, latest, moved)
+    return results, moved
 
 
 def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:

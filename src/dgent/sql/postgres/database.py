@@ -157,7 +157,7 @@ class PostgresDatabase(Database):
 
     async def close(self) -> None:
         """Finish what was accepted, then close every connection. A transaction that another task has open is undone."""
-        self._check_not_nested()
+        self._check_closable()
         state = self._loop_state
         if state is not None and not state.loop.is_closed():
             self._check_loop(state)

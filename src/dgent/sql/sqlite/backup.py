@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
 from dgent.exceptions import InvalidInput
+from dgent.runtime.durable_files import sync_directory, sync_file
 from dgent.runtime.private_files import private_file
 from dgent.sql.errors import translated
 
@@ -52,7 +53,7 @@ def back_up(connection: Connection, path: Path, is_unwanted: Callable[[], bool] 
         try:
             with closing(sqlite3.connect(part, isolation_level=None)) as target:
                 driver.backup(target, pages=PAGES, progress=_unless(is_unwanted))
-            _sync(part)
+            sync_file(part)
             if is_unwanted():
                 return
             _name(part, path)
@@ -60,7 +61,7 @@ def back_up(connection: Connection, path: Path, is_unwanted: Callable[[], bool] 
             return
         finally:
             part.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync_directory(path.parent)
 
 
 def _unless(is_unwanted: Callable[[], bool]) -> Callable[[int, int, int], None]:
@@ -69,14 +70,6 @@ def _unless(is_unwanted: Callable[[], bool]) -> Callable[[int, int, int], None]:
             raise _Unwanted
 
     return progress
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _name(part: Path, path: Path) -> None:

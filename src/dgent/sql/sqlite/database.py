@@ -42,7 +42,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sqlalchemy import text
 
-from dgent.exceptions import Corrupt, NestedWrite, ReadOnly, StorageTimeout
+from dgent.exceptions import Corrupt, ReadOnly, StorageTimeout
 from dgent.runtime.batch_worker import BatchWorker, Job, complete
 from dgent.runtime.event_loop import running_loop, uninterrupted
 from dgent.settings import checked_path
@@ -213,8 +213,7 @@ class SQLiteDatabase(Database):
         Raises:
             NestedWrite: a transaction is open around the caller.
         """
-        if self.current() is not None:
-            raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
+        self._check_closable()
         self._closed = True
         if not self.forked:  # a forked child has none of the threads, and the files are its parent's
             await uninterrupted(self._release())

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sqlite3
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import quote
 
 from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_engine, event
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import ExceptionContext
 
     from dgent.settings import Settings
+
+C = TypeVar("C", bound=sqlite3.Connection)
 
 CACHE_KIB = 16_384
 CHECKPOINT_PAGES = 1000
@@ -59,12 +61,10 @@ def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -
     ]
 
 
-def connect(
-    path: Path, settings: Settings, *, writer: bool = False, reader: bool = False, factory: Any = sqlite3.Connection
-) -> sqlite3.Connection:
-    """Open a file that exists, in autocommit: who wants a transaction says BEGIN."""
-    connection: sqlite3.Connection = sqlite3.connect(
-        f"file:{quote(str(path))}?mode=rw",
+def open_uri(uri: str, settings: Settings, factory: type[C]) -> C:
+    """Open a URI of SQLite, in autocommit, for whatever thread has its turn."""
+    return sqlite3.connect(
+        uri,
         uri=True,
         isolation_level=None,
         timeout=settings.busy_timeout,
@@ -72,6 +72,18 @@ def connect(
         cached_statements=512,
         factory=factory,
     )
+
+
+def connect(
+    path: Path,
+    settings: Settings,
+    *,
+    writer: bool = False,
+    reader: bool = False,
+    factory: type[sqlite3.Connection] = sqlite3.Connection,
+) -> sqlite3.Connection:
+    """Open a file that exists, in autocommit: who wants a transaction says BEGIN."""
+    connection = open_uri(f"file:{quote(str(path))}?mode=rw", settings, factory)
     try:
         set_up(connection, settings, writer=writer, reader=reader)
     except BaseException:

@@ -24,14 +24,14 @@ import threading
 import time
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from sqlalchemy import StaticPool, event
 from sqlalchemy.engine import AdaptedConnection
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from dgent.exceptions import NestedWrite, StorageTimeout
+from dgent.exceptions import StorageTimeout
 from dgent.runtime.fifo_lock import FIFOLock
 from dgent.settings import checked_path
 from dgent.sql.database import Database
@@ -39,7 +39,7 @@ from dgent.sql.errors import translated
 from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.sqlite import orm_session  # noqa: F401  # it registers the dialect
 from dgent.sql.sqlite.backup import back_up
-from dgent.sql.sqlite.engine import close, invalidate_half_done, is_in_transaction, wrap
+from dgent.sql.sqlite.engine import C, close, invalidate_half_done, is_in_transaction, open_uri, wrap
 from dgent.sql.sqlite.orm_connection import OwnedConnection
 from dgent.sql.transaction_block import Block, BlockSession, control_in, refused, undone
 from dgent.sql.watch import SQLiteWatches
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from dgent.settings import Settings
     from dgent.sql.watch import Watch
 
-C = TypeVar("C", bound=sqlite3.Connection)
 _STEPS: Final = 10_000  # of SQLite's virtual machine between two looks at the clock
 _GRACE: Final = 5.0  # seconds for a transaction to end by itself when its time is up
 _PRAGMAS: Final = (
@@ -69,15 +68,7 @@ _PRAGMAS: Final = (
 
 def connect_memory(url: URL, settings: Settings, factory: type[C]) -> C:
     """Open a connection to a database in memory, in autocommit; it ends with the last one."""
-    connection = sqlite3.connect(
-        f"file:{quote(str(url.database))}?vfs=memdb",
-        uri=True,
-        isolation_level=None,
-        timeout=settings.busy_timeout,
-        check_same_thread=False,
-        cached_statements=512,
-        factory=factory,
-    )
+    connection = open_uri(f"file:{quote(str(url.database))}?vfs=memdb", settings, factory)
     for pragma in _PRAGMAS:
         connection.execute(pragma)
     return connection
@@ -157,8 +148,7 @@ class InMemoryDatabase(Database):
         Raises:
             NestedWrite: a transaction is open around the caller.
         """
-        if self.current() is not None:
-            raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
+        self._check_closable()
         self._closed = True
         if self._released or self.forked:
             return
