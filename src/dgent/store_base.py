@@ -152,12 +152,14 @@ class StoreBase(DgentProtocol, ABC):
     @override
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
         self._checked_id(id)
+        self.capabilities.require("history", self._called)
         return await self._history(id, self.limits.page(limit), check_version(before, "before"))
 
     @override
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
+        self.capabilities.require("history", self._called)
         moment, checked = check_time(time, "time"), Query(prefix=prefix).prefix
         return await self._as_of(moment, checked, self.limits.page(limit), cursor)
 
