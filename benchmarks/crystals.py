@@ -9,7 +9,7 @@ from pathlib import Path
 
 from benchmarks.measure import Case
 from dgent import Query, SQLiteBackend, Universe
-from dgent.crystal.schemas import WitnessMark
+from dgent.crystal.default_schemas import WitnessMark
 from dgent.memory.metadata_index import terms_for
 
 MARKS = 10_000

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from dgent.causal.generation import AsyncGeneration
 from dgent.causal.hash_chain import FORMATS
-from dgent.causal.log import AsyncLog
+from dgent.causal.async_log import AsyncLog
 from dgent.datum import Datum
 from dgent.memory.sql.backend import SqlBackend
 from dgent.query import Query

@@ -166,7 +166,7 @@ async def test_the_formats_have_tables_of_their_own(log: AsyncLog) -> None:
 
 
 async def test_verify_reads_some_at_a_time(log: AsyncLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgent.causal.log.AT_ONCE", 500)
+    monkeypatch.setattr("dgent.causal.async_log.AT_ONCE", 500)
     await log.append_many("s", "w", [b"%d" % number for number in range(1200)])
     pages: list[int] = []
     appends: list[asyncio.Task[object]] = []
@@ -363,7 +363,7 @@ def test_a_host_application_leaves_the_tables_alone(format: Format) -> None:
 
 
 async def test_a_log_is_signed_and_compared(log: AsyncLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dgent.causal.log.AT_ONCE", 3)
+    monkeypatch.setattr("dgent.causal.async_log.AT_ONCE", 3)
     key = keys.generate(tmp_path / "key")
     own = str(key.fingerprint)
     with pytest.raises(InvalidCheckpoint, match="empty"):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 import pytest
 
-from dgent.crystal.schemas import BrainSettingCrystal, WitnessMark
+from dgent.crystal.default_schemas import BrainSettingCrystal, WitnessMark
 
 if TYPE_CHECKING:
     from tests.cli.run_kg import Runner

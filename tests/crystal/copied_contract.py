@@ -15,7 +15,7 @@ from sqlalchemy import BigInteger, Enum, Interval, LargeBinary, MetaData
 from sqlalchemy.orm import Mapped, mapped_column
 
 from dgent.crystal import Ref, Schema, Schemas
-from dgent.crystal.schemas import WitnessMark
+from dgent.crystal.default_schemas import WitnessMark
 from dgent.models import Base
 from dgent.models.base import JSON, CrystalMixin, ExactDecimal, JSONDict, JSONList
 

@@ -20,7 +20,7 @@ from dgent.crystal import Crystal, Schema, Schemas, Universe
 from dgent.crystal.contract_codec import comparable
 from dgent.crystal.copying import backfill, demote
 from dgent.crystal.rows import crystal_of, row_of
-from dgent.crystal.schemas import BrainCrystal, BrainSettingCrystal, WitnessMark, WitnessTrust
+from dgent.crystal.default_schemas import BrainCrystal, BrainSettingCrystal, WitnessMark, WitnessTrust
 from dgent.exceptions import Conflict, InvalidCrystal, InvalidRow, UpgradeGap
 from dgent.models import brain
 from dgent.services import Brain

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dgent import Datum, StorageProvider
-from dgent.crystal import Crystal, DataMixin, Schema, Schemas, Universe, schemas, set_universe
-from dgent.crystal.schemas import WitnessMark, WitnessTrust
+from dgent.crystal import Crystal, DataMixin, Schema, Schemas, Universe, default_schemas, set_universe
+from dgent.crystal.default_schemas import WitnessMark, WitnessTrust
 from dgent.exceptions import InvalidCrystal, NotFound, SchemaNotFound
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.models.brain import BrainSetting
@@ -195,7 +195,7 @@ def test_the_specification_the_shipped_mark_is_the_same() -> None:
 
 
 def test_every_shipped_schema_has_its_migrations() -> None:
-    assert all(getattr(schemas, name).schema.gaps == [] for name in schemas.__all__)
+    assert all(getattr(default_schemas, name).schema.gaps == [] for name in default_schemas.__all__)
 
 
 # Both tracks

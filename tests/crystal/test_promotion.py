@@ -47,7 +47,7 @@ from dgent.crystal.promotion.model_source import model_source
 from dgent.crystal.promotion.models_init import with_module
 from dgent.crystal.promotion.plan import plan
 from dgent.crystal.promotion.revision_source import revision_source
-from dgent.crystal.schemas import WitnessMark, WitnessTrust
+from dgent.crystal.default_schemas import WitnessMark, WitnessTrust
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, InvalidRow, InvalidSchema, MigrationError, ReadOnly
 from dgent.models import Base, CrystalMixin, ExactDecimal

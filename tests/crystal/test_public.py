@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 
 import dgent.crystal
-from dgent.crystal import schemas
+from dgent.crystal import default_schemas
 
 
 def test_the_public_names_are_sorted_there_and_described() -> None:
-    for module in (dgent.crystal, schemas):
+    for module in (dgent.crystal, default_schemas):
         assert list(module.__all__) == sorted(set(module.__all__), key=lambda name: (not name.isupper(), name))
         assert set(module.__all__) <= set(dir(module))
         assert [name for name in module.__all__ if not inspect.getdoc(getattr(module, name))] == []

@@ -23,7 +23,7 @@ from dgent.crystal import (
     get_universe,
     set_universe,
 )
-from dgent.crystal.schemas import Trail, TrailStep, WitnessMark
+from dgent.crystal.default_schemas import Trail, TrailStep, WitnessMark
 from dgent.datum import Datum
 from dgent.exceptions import (
     BackendUnavailable,

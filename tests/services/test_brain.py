@@ -13,7 +13,7 @@ from sqlalchemy import func, select, update
 from tests.faults.damaged_datum_rows import execute
 
 from dgent.crystal import DECLARED
-from dgent.crystal.schemas import BrainCrystal
+from dgent.crystal.default_schemas import BrainCrystal
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import Conflict, Corrupt, InvalidCursor, InvalidInput, LimitExceeded, NotFound

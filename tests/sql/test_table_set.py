@@ -16,7 +16,7 @@ from tests.faults.stores import sync_engine
 
 from dgent.bridge import Outbox
 from dgent.causal import log_tables as causal
-from dgent.causal.log import AsyncLog
+from dgent.causal.async_log import AsyncLog
 from dgent.datum import Datum
 from dgent.delivery import Deliverer, Queue
 from dgent.exceptions import Corrupt, DgentError, SchemaOutdated, SchemaTooNew

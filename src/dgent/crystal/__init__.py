@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dgent.crystal import schemas  # declares them
+from dgent.crystal import default_schemas  # declares them
 from dgent.crystal.crystal import Crystal, CrystalMeta, Ref
 from dgent.crystal.mixin import DataMixin
 from dgent.crystal.schema import Contract, Schema
@@ -23,8 +23,8 @@ __all__ = [
     "Universe",
     "Unreadable",
     "UpgradeReport",
+    "default_schemas",
     "get_universe",
     "schema",
-    "schemas",
     "set_universe",
 ]
