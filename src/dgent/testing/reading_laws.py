@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -30,11 +31,13 @@ VALUES: Final = (1, 1.0, 0, 2**53 + 1, -2.5, True, False, None, "1", "", "a'b", 
 PATHS: Final = ("metadata.n", 'metadata["a.b"]', "metadata.deep.x", "x", "content.deep.x", "list[0]", "list[-1].y")
 
 
+@cache
 def values() -> st.SearchStrategy[Any]:
     """Draw JSON values that are easily mistaken for one another."""
     return st.sampled_from(VALUES)
 
 
+@cache
 def any_datum(id: str) -> st.SearchStrategy[Datum]:
     """Draw what a schema-free store takes under an id."""
     named = {"n": values(), "a.b": values(), "deep": st.fixed_dictionaries({"x": values()}), "schema": values()}
@@ -49,6 +52,7 @@ def any_datum(id: str) -> st.SearchStrategy[Datum]:
     return st.builds(Datum, st.just(id), content, st.sampled_from([START, START + 0.5, -1.0]), st.none(), metadata)
 
 
+@cache
 def any_query() -> st.SearchStrategy[dict[str, Any]]:
     """Draw the filters of a query."""
     times = st.sampled_from([START - 1, START, START + 0.25, START + 0.5, -1.0])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import struct
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -34,10 +35,20 @@ NUMBERS: Final = (
 TEXTS: Final = ("", "é", "e\u0301", "\u2028", "\ufeff", "\ufffe", "\U0010ffff", "a\0", "\ud800", '"\\', "1e5", "null")
 
 
+@cache
 def extreme() -> st.SearchStrategy[Any]:
     """Draw a JSON value, or what looks like one, that some store might bring into another form."""
     one = st.sampled_from(NUMBERS) | st.sampled_from(TEXTS) | st.floats() | st.integers() | st.none()
     return st.recursive(one, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner))
+
+
+@cache
+def parts() -> st.SearchStrategy[tuple[Any, Any, bytes]]:
+    """Draw a time, metadata and content, each of which a store may refuse."""
+    created = st.sampled_from(TIMES) | st.floats() | st.integers()
+    metadata = st.dictionaries(st.sampled_from(["n", "tags", "é", "schema"]), extreme(), max_size=3)
+    content = st.binary(max_size=4) | extreme().map(str).map(lambda text: text.encode("utf-8", "replace"))
+    return st.tuples(created, metadata, content)
 
 
 class ValueLaws(ContractBase):
@@ -49,11 +60,7 @@ class ValueLaws(ContractBase):
     async def test_a_value_comes_back_as_it_was_put_or_is_refused(self, place: Any, data: st.DataObject) -> None:
         namespace, made = fresh(), list[Datum]()
         for at in range(data.draw(st.integers(1, 4))):
-            created = data.draw(st.sampled_from(TIMES) | st.floats() | st.integers())
-            metadata = data.draw(st.dictionaries(st.sampled_from(["n", "tags", "é", "schema"]), extreme(), max_size=3))
-            content = data.draw(
-                st.binary(max_size=4) | extreme().map(str).map(lambda text: text.encode("utf-8", "replace"))
-            )
+            created, metadata, content = data.draw(parts())
             try:
                 made.append(Datum(f"v{at}", content, created, f"v{at - 1}" if at else None, metadata))
             except InvalidInput:

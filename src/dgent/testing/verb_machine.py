@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hypothesis import strategies as st
@@ -36,8 +37,12 @@ class VerbStep(NamedTuple):
     named: dict[str, Any] = {}  # noqa: RUF012  # never changed
 
 
+@lru_cache(maxsize=16)
 def steps(contract: ContractBase) -> st.SearchStrategy[list[VerbStep]]:
-    """Draw steps of which the store is capable."""
+    """Draw steps of which the store is capable.
+
+    Made once for a contract: hypothesis checks a strategy, and all in it, before the first draw from it.
+    """
     one = st.one_of(_writes(contract), _writes(contract), _reads(contract), _rare(contract))
     return st.lists(one, min_size=1, max_size=6) | st.lists(one, min_size=20, max_size=40)
 
