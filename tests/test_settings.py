@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import traceback
 import warnings
@@ -209,6 +210,89 @@ def test_a_wrong_variable_is_named(name: str, value: str, monkeypatch: pytest.Mo
     monkeypatch.setenv(f"KGENTS_{name.upper()}", value)
     with pytest.raises(InvalidSettings, match=f"KGENTS_{name.upper()}"):
         Settings.load()
+
+
+def test_a_variable_that_sets_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGENTS_DATABSE_URL", URL)
+    with pytest.raises(
+        InvalidSettings, match=r"KGENTS_DATABSE_URL sets nothing: .*did you mean database_url\?"
+    ) as caught:
+        Settings.load()
+    assert SECRET not in _chain_of(caught.value)
+    monkeypatch.setenv("KGENTS_DATABSE_URL", "")
+    monkeypatch.setenv("KGENTS_TEST_ANYTHING", "of the tests")
+    monkeypatch.setenv("kgents_namespace", "in-small-letters")
+    assert Settings.load().namespace == "in-small-letters"
+    monkeypatch.setenv("KGENTS_POOL_SIZE__X", "5")
+    with pytest.raises(InvalidSettings, match="pool_size"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("text", ["namespcae: x\n", "pool_size: many\n", "a: [1\n"])
+def test_under_strict_a_config_file_that_does_not_count_is_an_error(text: str, project: Path, user: Path) -> None:
+    user.write_text(text)
+    with pytest.raises(InvalidSettings, match="strict") as caught:
+        Settings.load(strict=True)
+    assert str(user) in str(caught.value)
+    user.write_text("strict: true\n")
+    trusted(project, text)
+    with pytest.raises(InvalidSettings, match="strict") as caught:
+        Settings.load()
+    assert str(project) in str(caught.value)
+
+
+def test_a_config_file_that_asks_for_strict_is_not_passed_over(user: Path) -> None:
+    user.write_text(f"strict: true\ndatabse_url: {URL}\n")
+    with pytest.raises(InvalidSettings, match="did you mean database_url"):
+        Settings.load()
+
+
+def test_a_file_that_nobody_trusts_stops_no_program_under_strict(project: Path) -> None:
+    project.write_text("strict: true\nno_such_setting: 1\n")
+    with pytest.warns(SettingsWarning, match="no setting 'no_such_setting'"):
+        assert Settings.load(strict=True).strict
+    project.chmod(0o000)
+    if os.geteuid():
+        with pytest.warns(SettingsWarning, match="Permission denied"):
+            assert Settings.load(strict=True).strict
+
+
+SAID: list[tuple[dict[str, Any], str]] = [
+    ({"databse_url": "x"}, "there is no setting 'databse_url': did you mean database_url?"),
+    ({"database_url": 5}, "database_url: the database URL cannot be read: write sqlite:////absolute/path.db or"),
+    ({"strict": "maybe"}, "strict does not fit: use true or false"),
+    ({"data_dir": 5}, "data_dir does not fit: use a path"),
+    ({"chain": "redis"}, "chain names 'redis': use postgres, sqlite, jsonl, memory"),
+    ({"chain": URL}, "chain names what is not known: use postgres, sqlite, jsonl, memory"),
+    ({"environment": "staging"}, "environment names 'staging': use production, development"),
+    ({"pool_size": "many"}, "pool_size does not fit: use a whole number"),
+    ({"pool_size": 0}, "pool_size does not fit: use a number from 1"),
+    ({"pool_timeout": 0}, "pool_timeout does not fit: use a number above 0"),
+    ({"store": {"bakend": "sqlite"}}, "store has no field 'bakend': did you mean backend?"),
+    ({"store": 5}, 'store does not fit: use a mapping like {"backend": "sqlite"}'),
+    ({"store": {"backend": "mysql"}}, "store names 'mysql': use sqlite, postgres"),
+]
+
+
+@pytest.mark.parametrize(("given", "said"), SAID, ids=lambda part: str(part)[:20])
+def test_a_mistake_is_told_in_words_of_our_own(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        Settings.load(**given)
+    assert str(caught.value).startswith(said)
+
+
+def test_a_mistake_in_a_variable_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGENTS_CHAIN", "redis")
+    with pytest.raises(InvalidSettings, match=r"^KGENTS_CHAIN names 'redis': use postgres, sqlite, jsonl, memory$"):
+        Settings.load(pool_size=3)
+
+
+@pytest.mark.parametrize("name", sorted(Settings.model_fields))
+def test_no_mistake_is_told_in_the_words_of_pydantic(name: str) -> None:
+    for value in (object(), -1, {"x": 1}):
+        with pytest.raises(InvalidSettings) as caught:
+            Settings.load(**{name: value})
+        assert not re.search("Input should|Extra inputs|Value error|valid", str(caught.value))
 
 
 def test_settings_do_not_change() -> None:

@@ -309,7 +309,7 @@ def test_a_file_that_is_none_or_too_large_holds_up_nobody(project: Path) -> None
     project.write_text("namespace: theirs\n" + "#" * 2**17)
     assert "larger than" in loaded()[1]
     project.write_text("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\nnamespace: *c\n")
-    assert "'a' is no setting" in loaded()[1]
+    assert "there is no setting 'a'" in loaded()[1]
 
 
 def test_a_name_in_an_untrusted_file_steers_no_terminal(project: Path) -> None:

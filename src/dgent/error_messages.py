@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from pydantic import ValidationError
+
+
+MOST_NAMES: Final = 12
 
 
 def called(value: object) -> str:
@@ -17,12 +20,16 @@ def called(value: object) -> str:
 
 
 def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
-    """Return the end of a message about an unknown name: those like it, or all that there are, or `nothing`."""
-    among = list(names)
-    found = difflib.get_close_matches(name, among, n=3, cutoff=0.5)
+    """Return the end of a message about an unknown name: those like it, or those that there are, or `nothing`."""
+    among = sorted(names)
+    found = difflib.get_close_matches(name, among, n=1, cutoff=0.8)  # surely that one
+    found = found or difflib.get_close_matches(name, among, n=3, cutoff=0.5)
     if found:
         return f": did you mean {' or '.join(found)}?"
-    return f": there are {', '.join(among)}" if among else nothing
+    if len(among) == 1:
+        return f": there is only {among[0]}"
+    more = ", ..." if len(among) > MOST_NAMES else ""
+    return f": there are {', '.join(among[:MOST_NAMES])}{more}" if among else nothing
 
 
 def wrong_at(error: ValidationError) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.runtime.private_files import OTHERS, read_regular, warn_of
 from dgent.settings.database_url import parse_url
+from dgent.settings.mistakes import explained, no_setting
 from dgent.settings.sqlite_url import absolute
 from dgent.warnings import SettingsWarning
 
@@ -50,6 +51,7 @@ class ConfigFile:
         ignored: the names of what does not count, because it is not trusted.
         problem: why nothing of it counts; empty where that is not so.
         open_to_others: whether other users can read it.
+        strict: whether it says so, although nothing else of it counts.
     """
 
     path: Path
@@ -59,25 +61,44 @@ class ConfigFile:
     ignored: tuple[str, ...] = ()
     problem: str = ""
     open_to_others: bool = False
+    strict: bool = False
 
 
 def user_file(path: Path, model: type[BaseModel]) -> ConfigFile:
-    """Read the user's own config file; one that is broken warns and sets nothing."""
-    return _told(_whole(_read(path), model))
+    """Read the user's own config file; one that is broken sets nothing."""
+    return _whole(_read(path), model)
 
 
 def project_file(folder: Path, trust: Trust, usual: BaseModel) -> ConfigFile:
-    """Read the config file of the project in a folder; what does not count of it warns.
+    """Read the config file of the project in a folder, and say what of it does not count.
 
     `usual` are the settings as they are without it.
     """
     file = _read(config_path(folder))
-    if file.content is None or trust.holds(file.path, file.content):
-        return _told(_whole(file, type(usual)))
+    if file.content is not None and trust.holds(file.path, file.content):
+        return _whole(file, type(usual))
     file = replace(file, trusted=False)
+    if file.content is None:
+        return file
     if not _is_ours(file.path):
-        return _told(replace(file, problem=f"it belongs to another user: {_READ_IT}"))
-    return _told(_harmless(file, usual))
+        return replace(file, problem=f"it belongs to another user: {_READ_IT}")
+    return _harmless(file, usual)
+
+
+def tell(file: ConfigFile, *, strict: bool) -> None:
+    """Warn of what does not count of a file.
+
+    Raises:
+        InvalidSettings: none of one that was to count does, where `strict` or the file itself asks for that.
+    """
+    if file.problem and file.trusted and (strict or file.strict):
+        raise InvalidSettings(f"{file.path} does not count, and strict lets no choice go unmet: {file.problem}")
+    if file.problem:
+        warnings.warn(f"{file.path} was passed over: {file.problem}", SettingsWarning, stacklevel=5)
+    if file.ignored:
+        names = ", ".join(file.ignored)
+        message = f"{file.path} is not trusted, and of it was ignored: {names}: {_READ_IT}"
+        warnings.warn(message, SettingsWarning, stacklevel=5)
 
 
 def project_folder(user: Path | None = None) -> Path | None:
@@ -114,17 +135,6 @@ def approved(path: Path, model: type[BaseModel]) -> ConfigFile:
     return file
 
 
-def explained(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return what does not fit, by the names of settings and variables, without a value."""
-    parts = []
-    for problem in error.errors(include_input=False, include_url=False, include_context=False):
-        name = ".".join(str(step) for step in problem["loc"]) or "settings"
-        known = name.split(".")[0] in model.model_fields
-        hint = f" (or KGENTS_{name.split('.')[0].upper()})" if known else ""
-        parts.append(f"{name if name.isprintable() else repr(name)}{hint}: {problem['msg']}")
-    return "; ".join(parts)
-
-
 def _read(path: Path) -> ConfigFile:
     try:
         content, status = read_regular(path, LARGEST)
@@ -141,11 +151,13 @@ def _whole(file: ConfigFile, model: type[BaseModel]) -> ConfigFile:
     """Return a file with all that it sets, or with what is wrong with it."""
     if file.content is None:
         return file
+    said: dict[str, Any] = {}
     try:
-        values = _anchored(_mapping(file.content), file.path.parent)
+        said = _mapping(file.content)
+        values = _anchored(said, file.path.parent)
         _validated(model, values)
     except _BROKEN as error:
-        return replace(file, problem=_reason(error, model))
+        return replace(file, problem=_reason(error, model), strict=said.get("strict") is True)
     url = values.get("database_url")
     if file.open_to_others and isinstance(url, URL) and url.password:
         warn_of(file.path, "read", 0o600)
@@ -158,7 +170,7 @@ def _harmless(file: ConfigFile, usual: BaseModel) -> ConfigFile:
     try:
         values = _mapping(file.content or b"")
         if unknown := sorted(set(values) - set(model.model_fields)):
-            raise InvalidSettings(f"{unknown[0]!r} is no setting")
+            raise InvalidSettings(no_setting(unknown[0], model))
         counted = {name: value for name, value in values.items() if name in HARMLESS}
         found = _validated(model, counted)
     except _BROKEN as error:
@@ -166,16 +178,6 @@ def _harmless(file: ConfigFile, usual: BaseModel) -> ConfigFile:
     higher = {name for name in counted if name in LIMITS and getattr(found, name) > getattr(usual, name)}
     ignored = sorted((set(values) - set(HARMLESS)) | higher)
     return replace(file, values={n: v for n, v in counted.items() if n not in higher}, ignored=tuple(ignored))
-
-
-def _told(file: ConfigFile) -> ConfigFile:
-    if file.problem:
-        warnings.warn(f"{file.path} was passed over: {file.problem}", SettingsWarning, stacklevel=6)
-    if file.ignored:
-        names = ", ".join(file.ignored)
-        message = f"{file.path} is not trusted, and of it was ignored: {names}: {_READ_IT}"
-        warnings.warn(message, SettingsWarning, stacklevel=6)
-    return file
 
 
 def _mapping(content: bytes) -> dict[str, Any]:

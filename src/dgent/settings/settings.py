@@ -7,7 +7,6 @@ one that cannot be read or does not fit warns, and is passed over as a whole: se
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path  # noqa: TC003  # pydantic reads the annotations at run time
 from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
@@ -19,8 +18,9 @@ from sqlalchemy.engine import URL
 
 from dgent.exceptions import DgentError, InvalidSettings
 from dgent.limits import Limits
-from dgent.settings.config_file import ConfigFile, explained, project_file, project_folder, user_file
+from dgent.settings.config_file import ConfigFile, project_file, project_folder, tell, user_file
 from dgent.settings.database_url import parse_url, shown
+from dgent.settings.mistakes import PREFIX, explained, refuse_unknown_variables, variable_of
 from dgent.settings.sqlite_url import absolute
 from dgent.settings.trust import Trust
 from dgent.validation import check_namespace
@@ -82,7 +82,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(
-        env_prefix="KGENTS_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         env_ignore_empty=True,
         frozen=True,
@@ -209,7 +209,7 @@ class Settings(BaseSettings):
         try:
             return cls._resolved(given)
         except ValidationError as error:
-            raise InvalidSettings(explained(error, cls)) from None
+            raise InvalidSettings(explained(error, cls, arguments=given)) from None
         except SettingsError:  # of the fields that pydantic-settings decodes there is this one
             raise InvalidSettings('store (or KGENTS_STORE): it is no JSON object like {"backend": "sqlite"}') from None
         except DgentError as error:
@@ -217,8 +217,11 @@ class Settings(BaseSettings):
 
     @classmethod
     def _resolved(cls, given: dict[str, Any]) -> tuple[Self, Origins]:
+        refuse_unknown_variables(cls)
         base = cls(**given)
-        named = {name: "argument" if name in given else f"variable {_variable(name)}" for name in base.model_fields_set}
+        named = {
+            name: "argument" if name in given else f"variable {variable_of(name)}" for name in base.model_fields_set
+        }
         user = user_file(base.config_dir / "config.yaml", cls)
         values = {name: value for name, value in user.values.items() if name not in named}
         usual = cls(**values, **given) if values else base
@@ -227,6 +230,8 @@ class Settings(BaseSettings):
         over = {} if project is None else {key: value for key, value in project.values.items() if key not in named}
         named |= dict.fromkeys(values, "user file") | dict.fromkeys(over, "project file")
         settings = cls(**{**values, **over}, **given) if over else usual
+        for file in (user, *([] if project is None else [project])):
+            tell(file, strict=settings.strict)
         return settings._agreed(), Origins(named, project, user)
 
     def _agreed(self) -> Self:
@@ -283,10 +288,3 @@ class Settings(BaseSettings):
     def limits(self) -> Limits:
         """The limits that stores enforce."""
         return Limits(self.max_content, self.max_metadata, self.max_page, self.max_chain)
-
-
-def _variable(name: str) -> str:
-    """Return the variable that states a setting: KGENTS_NAME, or one of a field of it, KGENTS_NAME__FIELD."""
-    wanted = f"KGENTS_{name}".upper()
-    stated = (each.upper() for each, value in os.environ.items() if value)
-    return next((each for each in stated if each == wanted or each.startswith(f"{wanted}__")), wanted)
