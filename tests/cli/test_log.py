@@ -48,9 +48,36 @@ def test_entries_are_appended_and_shown(filled: Runner) -> None:
     told = filled("log", "show", "talk").text
     assert "turn 2" in told
     assert "2 bytes" in told
-    assert filled.json("log", "show", "talk", "--format", "agent-store/1") == []
+    assert filled.json("log", "show", "talk", "--after", "9") == []
     assert "say who writes" in filled("log", "append", "talk", "x", code=2).err
     assert "no log has the format 'x'" in filled("log", "show", "--format", "x", code=1).err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["tlak"], "there is no log 'tlak' in the format dgent/1: did you mean talk?"),
+        (["talk", "--writer", "alcie"], "there is no log of 'alcie' in 'talk': did you mean alice?"),
+        (["tlak", "--writer", "alice"], "did you mean talk?"),
+        (["talk", "--format", "agent-store/1"], "in the format agent-store/1: there is none"),
+    ],
+)
+def test_a_log_that_is_not_there_is_not_found_and_never_intact(filled: Runner, words: list[str], said: str) -> None:
+    for verb in ("verify", "show"):
+        done = filled("log", verb, *words, code=3)
+        assert said in done.err
+        assert not done.out
+    assert "did you mean alice" in filled("log", "verify", "--writer", "alcie", code=3).err
+
+
+def test_a_log_of_which_nothing_is_left_is_broken_whoever_signed_it(filled: Runner) -> None:
+    filled("log", "keygen", "ada.key")
+    filled("log", "checkpoint", "talk", "--writer", "alice", "--key", "ada.key", "--out", "kept.json")
+    edit("DELETE FROM dgent_log WHERE writer = 'alice'")
+    assert "no entry of it is left" in filled("log", "verify", "talk", "--writer", "alice", code=7).text
+    elsewhere = ("--against", "kept.json", "--trust", "ada.key.pub")
+    edit("DELETE FROM dgent_checkpoints")
+    assert "BROKEN" in filled("log", "verify", "talk", "--writer", "alice", *elsewhere, code=7).text
 
 
 def test_an_edited_entry_is_found(filled: Runner) -> None:
@@ -183,5 +210,6 @@ def test_a_store_that_can_only_be_read_and_has_no_logs_has_nothing(
     monkeypatch.setenv("KGENTS_DATABASE_URL", f"sqlite:///{database}")
     kg("memory", "put", "x")
     monkeypatch.setenv("KGENTS_DATABASE_URL", f"sqlite:///{database}?mode=ro")
-    assert kg.json("log", "show") == kg.json("log", "verify") == []
+    assert kg.json("log", "show") == []
+    assert "there is no log" in kg("log", "verify", code=3).err
     assert "mode=ro" in kg("log", "append", "s", "x", "--writer", "w", code=None).err

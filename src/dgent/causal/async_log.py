@@ -121,6 +121,7 @@ class AsyncLog(SqlStore):
     ) -> Head:
         """Recompute the chain of a writer in a stream, see that it holds what was signed, and return where it ends.
 
+        A log that has no entry ends at seq 0, as for `head`: whoever expects one looks at the seq, or passes `against`.
         It reads some at a time, each time for itself, so that no long transaction holds up others. `progress` gets how
         many they were, on the event loop. Checkpoints are as for `checkpoint.verify`.
 

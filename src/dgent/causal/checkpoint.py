@@ -207,7 +207,7 @@ def verify(
     trusted: Iterable[Fingerprint] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Head:
-    """Recompute a log, see that it holds what was signed, and return where it ends.
+    """Recompute a log, see that it holds what was signed, and return where it ends: seq 0 where there is no entry.
 
     A writer that is a fingerprint has to have signed the checkpoints himself; for others `trusted` says who may.
 

@@ -70,6 +70,8 @@ async def show(
             entries = await log.merged(stream, after=dict.fromkeys(writers, after), limit=limit)
         else:
             entries = await log.entries(stream, writer, after=after, limit=limit)
+        if not entries and not entries.damaged:
+            await _existing(log, stream, writer)
     found = [_record(entry) for entry in entries] + [_damaged_record(stream, each) for each in entries.damaged]
     kg.answer(found, _entries(entries), *damaged(entries.damaged))
     refuse_damaged(entries.damaged)
@@ -90,7 +92,7 @@ async def verify(
     ] = None,
     format: Format = OWN,
 ) -> None:
-    """Recompute chains; exit 7 and name the first bad seq where one is not what was written, or signed.
+    """Recompute chains; exit 7 and name the first bad seq where one is not what was written, or signed; 3 for no log.
 
     A log is compared with the last checkpoint that is kept here, if its signer counts: who writes under a fingerprint
     signs for himself, for others say --trust. --against names one that was kept elsewhere.
@@ -103,7 +105,8 @@ async def verify(
         misused("--against and --since are of one log: name its stream and --writer")
     async with kg.storage() as storage:
         log = storage.log.within(format)
-        places = await _places(log, stream, writer)
+        one: list[dict[str, Any]] = [{"stream": stream, "writer": writer}]
+        places = one if named else await _existing(log, stream, writer)
         total = sum([(await log.head(**place)).seq for place in places])
         found = []
         with progress("verifying", total) as advance:
@@ -246,12 +249,32 @@ def _write(file: Path, made: Checkpoint) -> None:
 
 async def _places(log: AsyncLog, stream: str | None, writer: str | None) -> list[dict[str, str]]:
     """Return the logs that are meant: those that have entries, and those that were signed, so that none is missed."""
-    if stream is not None and writer is not None:
-        return [{"stream": stream, "writer": writer}]
     streams = await log.streams() if stream is None else [stream]
     found = {(each, one) for each in streams for one in await log.writers(each)}
     found |= {place for place in await log.signed_places() if stream in {None, place[0]}}
     return [{"stream": each, "writer": one} for each, one in sorted(found) if writer in {None, one}]
+
+
+async def _existing(log: AsyncLog, stream: str | None, writer: str | None) -> list[dict[str, str]]:
+    """Return the logs that are meant.
+
+    Raises:
+        NotFound: there is none, so that nothing would be looked at.
+    """
+    from dgent.error_messages import nearest
+    from dgent.exceptions import NotFound
+
+    if found := await _places(log, stream, writer):
+        return found
+    others = await _places(log, None, None)
+    writers = {each["writer"] for each in others if stream in {None, each["stream"]}}
+    if stream is not None and not writers:
+        near = nearest(stream, {each["stream"] for each in others}, ": there is none")
+        raise NotFound(f"there is no log {stream!r} in the format {log.format}{near}")
+    if writer is not None:
+        near = nearest(writer, writers, ": there is none")
+        raise NotFound(f"there is no log of {writer!r} in {'any stream' if stream is None else repr(stream)}{near}")
+    raise NotFound(f"there is no log in the format {log.format}")
 
 
 async def _head(log: AsyncLog, stream: str, writer: str) -> dict[str, Any]:
@@ -278,6 +301,8 @@ async def _verified(
         head = await log.verify(**place, against=kept, since=since, trusted=whom, progress=advance)
     except ChainBroken as error:
         return {**found, "ok": False, "seq": error.seq, "reason": error.reason}
+    if not head.seq:  # it is here because it was signed
+        return {**found, "ok": False, "seq": 1, "reason": "it was signed, and no entry of it is left"}
     return {**found, "ok": True, "seq": head.seq, "hash": head.hash.hex() if head.hash else None}
 
 
