@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -263,9 +264,34 @@ def test_equal_queries_hash_equal_and_share_their_cursors(one: dict[str, Any], o
     assert hash(first) == hash(Query(**one))
     if first == second:
         assert hash(first) == hash(second)
-    assert (first == second) == (first.fingerprint == second.fingerprint)
     assert Query(**one, limit=1) != Query(**one, limit=2)
     assert Query(**one, limit=1).fingerprint == Query(**one, limit=2).fingerprint
+
+
+ANOTHER: dict[str, Any] = {
+    "schema": "a",
+    "tags": "a",
+    "author": "a",
+    "since": 1.0,
+    "until": 1.0,
+    "after": 1.0,
+    "where": {"a": 1},
+    "prefix": "a",
+    "order": "oldest",
+    "after_seq": 1,
+    "limit": 1,
+    "cursor": "a",
+}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Query)])
+def test_each_field_makes_another_query_and_each_filter_refuses_the_cursor_of_the_other(name: str) -> None:
+    other = Query(**{name: ANOTHER[name]})
+    assert other != Query()
+    assert other.asked == {name}
+    assert (other.fingerprint != Query().fingerprint) == (name not in {"limit", "cursor"})
+    for second in ANOTHER.keys() - {name}:
+        assert Query(**{second: ANOTHER[second]}) != other
 
 
 def test_true_and_1_are_two_queries() -> None:

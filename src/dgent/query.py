@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 
@@ -27,6 +27,9 @@ Order: TypeAlias = Literal["newest", "oldest", "seq"]
 DEFAULT_LIMIT: Final = 100
 MAX_SECONDS: Final = 1e15  # beyond every created_at, with room for callers who mean "forever"
 
+_OF_A_PAGE: Final = frozenset({"limit", "cursor"})
+_OUTSIDE: Final = frozenset({"prefix", "since", "until", "after", "after_seq", "order"}) | _OF_A_PAGE
+
 
 @dataclass(frozen=True, eq=False)
 class Query:
@@ -40,7 +43,8 @@ class Query:
         after: `created_at > after`, Unix seconds.
         where: path to JSON value, compared for equality. A path starts with `metadata.` or `content.`; without either
             it is a path into the content: `{"user.address[0].city": "Bern"}`. A name with other characters is quoted:
-            `metadata["a.b"]`. Metadata paths to text, numbers and booleans are indexed, content paths are not.
+            `metadata["a.b"]`. Metadata paths to text, numbers and booleans are indexed, content paths are not. In a
+            table a content path begins with a column; another is InvalidQuery there.
         prefix: the id starts with it, byte for byte.
         order: "newest" or "oldest" by (created_at, id), or "seq": in the order of the commits.
         after_seq: `seq > after_seq`, for "what is new since I last looked"; use it with the order "seq".
@@ -102,12 +106,20 @@ class Query:
         return tuple(found)
 
     @cached_property
+    def asked(self) -> frozenset[str]:
+        """The names of the fields that are not as in an empty query."""
+        return frozenset(name for name, default in self._defaults().items() if getattr(self, name) != default)
+
+    def _defaults(self) -> Mapping[str, Any]:
+        kind: Any = type(self)  # which mypy takes for one that cannot be hashed
+        return _defaults(kind)
+
+    @cached_property
     def fingerprint(self) -> bytes:
         """16 bytes that are equal for equal filters and orders, whatever the limit and the cursor."""
-        where = sorted(orjson.dumps(condition).decode() for condition in self.conditions)
-        times = [self.since, self.until, self.after, self.after_seq]
-        named = [self.schema, sorted(self.tags), self.author, self.prefix, self.order]
-        return blake3(orjson.dumps([named, times, where]), derive_key_context=CURSOR_CONTEXT).digest(16)
+        filters = {name: getattr(self, name) for name in self._defaults() if name not in _OF_A_PAGE}
+        filters["where"] = sorted(orjson.dumps(condition).decode() for condition in self.conditions)
+        return blake3(orjson.dumps(filters, default=sorted), derive_key_context=CURSOR_CONTEXT).digest(16)
 
     def matches(self, datum: Datum) -> bool:
         """Tell whether a datum satisfies every condition: the meaning of a query, of which indexes are a shortcut."""
@@ -118,18 +130,15 @@ class Query:
             and (self.until is None or created < self.until)  # type: ignore[operator]
             and (self.after is None or created > self.after)
             and (self.after_seq is None or datum.seq > self.after_seq)
-            and self.looks_right(datum)
+            and (not self.looks_inside or self._looks_right(datum))
         )
 
     @cached_property
     def looks_inside(self) -> bool:
-        """Whether some condition is on the metadata or the content."""
-        return bool(self.tags or self.schema is not None or self.author is not None or self.conditions)
+        """Whether some condition is on more than the id, the time and the seq, which every store knows of a datum."""
+        return not self.asked <= _OUTSIDE
 
-    def looks_right(self, datum: Datum) -> bool:
-        """Tell whether a datum satisfies the conditions on its metadata and content."""
-        if not self.looks_inside:
-            return True
+    def _looks_right(self, datum: Datum) -> bool:
         metadata: dict[str, Any] = orjson.loads(datum.metadata_json)
         if self.schema is not None and metadata.get("schema") != self.schema:
             return False
@@ -172,6 +181,13 @@ class Query:
             kept = datums[: self.limit]
             return Page(kept, seal_cursor(self.position(kept[-1]), self.fingerprint))
         return Page(datums[: self.limit])
+
+
+@lru_cache(maxsize=16)
+def _defaults(kind: type[Any]) -> Mapping[str, Any]:
+    """Return the fields of a query and what they are where nothing is asked; of a subclass its own, too."""
+    empty = kind()
+    return {field.name: getattr(empty, field.name) for field in fields(kind)}
 
 
 def checked_query(query: Query) -> Query:

@@ -27,7 +27,8 @@ from dgent.bridge.column_codec import is_text, unwrapped
 from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
 from dgent.cursor import open_cursor, seal_cursor
-from dgent.exceptions import Corrupt, InvalidCursor
+from dgent.error_messages import nearest
+from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.sql.constructs import bytewise, unindexed
@@ -48,6 +49,10 @@ NARROW: Final = 1000
 _Pair: TypeAlias = "tuple[Datum, Sequence[Any]]"
 _SLACK: Final = timedelta(milliseconds=1)
 _one = literal_column("1", Integer)
+_PLANNED: Final = frozenset(
+    {"schema", "author", "prefix", "since", "until", "after", "tags", "where", "order", "limit", "cursor"}
+)
+"""The fields of a query that a plan looks at. One that it does not know is looked into, row by row, never ignored."""
 
 
 class _ListingShape(NamedTuple):
@@ -75,7 +80,7 @@ class _Plan:
         self.shape = _ListingShape(query.order == "newest")
         self.values: list[Any] = []
         self.nothing = query.schema is not None or query.author not in {None, "system"}
-        self.loose = False
+        self.loose = not query.asked <= _PLANNED
         self._add_prefix(query.prefix)
         self._add_bounds(query)
         self._add_tags(sorted(query.tags))
@@ -127,7 +132,10 @@ class _Plan:
             self.loose = True
             return
         field = self.mapping.by_name.get(str(path[0]))
-        if field is None or (len(path) > 1 and not _is_json(field)):
+        if field is None:
+            near = nearest(str(path[0]), self.mapping.by_name)
+            raise InvalidQuery(f"{self.mapping.name} has no column {path[0]!r:.80}{near}")
+        if len(path) > 1 and not _is_json(field):
             self.nothing = True  # no content leads there
         elif _is_json(field):
             self.loose = True
@@ -145,7 +153,11 @@ class _Plan:
 
 
 def query(connection: Connection, mapping: TableMapping, query: Query) -> Page:
-    """Return a page of the rows that match."""
+    """Return a page of the rows that match.
+
+    Raises:
+        InvalidQuery: a path of `where` begins with no column that the content shows.
+    """
     at = _start(connection, mapping, query)
     plan = _Plan(connection, mapping, query)
     if plan.nothing or not query.limit:

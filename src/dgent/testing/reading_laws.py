@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import suppress
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -68,9 +69,27 @@ def any_query() -> st.SearchStrategy[dict[str, Any]]:
         "prefix": st.sampled_from(["", "i", "i1", "I"]),
         "after_seq": st.integers(-1, 12),
     }
+    return some_of(filters)
+
+
+def some_of(
+    filters: dict[str, st.SearchStrategy[Any]], *, without: frozenset[str] = frozenset()
+) -> st.SearchStrategy[dict[str, Any]]:
+    """Draw some of the filters of a query, all of which have to be here but those `without` which a store can do."""
+    assert filters.keys() | without == {field.name for field in fields(Query)} - {"order", "limit", "cursor"}
     # Most examples have few filters, so that something is found.
     few = st.sampled_from(sorted(filters)).flatmap(lambda name: st.fixed_dictionaries({name: filters[name]}))
     return few | st.fixed_dictionaries({}, optional=filters)
+
+
+@dataclass(frozen=True, eq=False)
+class EndingQuery(Query):
+    """A query with a filter that no store has heard of: the id ends with it."""
+
+    ending: str = ""
+
+    def matches(self, datum: Datum) -> bool:
+        return super().matches(datum) and datum.id.endswith(self.ending)
 
 
 class ReadingLaws(ContractBase):
@@ -249,6 +268,18 @@ class ReadingLaws(ContractBase):
         found = await pages(lambda at: store.query(Query(**named, order=order, limit=limit, cursor=at)))
         assert found == wanted, plain
         assert await store.query(plain) == wanted
+
+    async def test_l_c3_a_filter_that_a_store_does_not_know_is_not_ignored(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            await store.put_many([self.make_datum(f"{at:02}", at) for at in range(30)])
+            for named in ({}, {"prefix": "1"}, {"after": 0.0}):
+                query: Any = EndingQuery(ending="7", order="oldest", **named)
+                wanted = [f"{at:02}" for at in (7, 17, 27) if not named.get("prefix") or at == 17]
+                assert sorted(datum.id for datum in await store.query(query)) == wanted
+            page = await store.query(EndingQuery(ending="7", limit=1))
+            assert (len(page), page.cursor is None) == (1, False)
+            with pytest.raises(InvalidCursor):
+                await store.query(EndingQuery(ending="8", limit=1, cursor=page.cursor))
 
     @pytest.mark.requires("history")
     async def test_seq_is_the_order_of_the_commits(self, place: Any) -> None:

@@ -81,7 +81,7 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     except Exception as error:
         check_passable(error)
     each = Source(rows, partial(each_of, namespace), query.position)
-    part = page_of(connection, each, at, query.limit, query.looks_right, f"namespace {namespace!r}")
+    part = page_of(connection, each, at, query.limit, query.matches, f"namespace {namespace!r}")
     cursor = None if part.last is None else seal_cursor(query.position(part.last), query.fingerprint)
     return Page(part.found, cursor, part.damaged)
 
@@ -92,7 +92,7 @@ def _whole_page(
     def read(behind: Position | None, most: int) -> list[Datum]:
         return datums_of(namespace, rows(behind, most))
 
-    wanted = query.looks_right if query.looks_inside else None
+    wanted = query.matches if query.looks_inside else None
     return query.page(first_of(read, query.position, wanted, at, query.limit, query.limit + 1))
 
 
