@@ -390,6 +390,18 @@ def test_content_is_bytes_or_text(content: Any, addressed: bool) -> None:
         Datum.create(content, addressed=addressed)
 
 
+@pytest.mark.parametrize("name", ["author", "source", "schema", "tags"])
+@pytest.mark.parametrize("odd", [5, b"x", True, ["x"], [None], [1], [["x"]], b"maps"])
+def test_what_is_named_is_text_and_else_refused(name: str, odd: Any) -> None:
+    given: dict[str, Any] = {name: odd}
+    if name == "tags" and odd == ["x"]:
+        assert Datum.create("x", **given).tags == {"x"}
+        return
+    with pytest.raises(InvalidDatum, match="text"):
+        Datum.create("x", **given)
+    assert Datum.create("x", metadata={name: 5}).metadata == {name: 5}  # the metadata itself is free
+
+
 def test_create_takes_content_or_data() -> None:
     assert Datum.create("Übung").content == "Übung".encode()
     assert Datum.create(data={"b": 1, "a": [None]}).content == b'{"a":[null],"b":1}'

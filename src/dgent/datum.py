@@ -86,8 +86,13 @@ class Datum:
         which sorts by time; with `addressed` it gets the BLAKE3 address of content, parent and metadata, so that equal
         datums have equal ids.
 
+        `tags`, `author`, `source` and `schema` are text, and stand in the metadata under these names; one text as
+        `tags` is one tag. `metadata` itself is free: what it holds under these names may be any JSON value, and no
+        query by tag or author finds one that is not so.
+
         Raises:
-            InvalidDatum: as for `Datum`, or when both or neither of `content` and `data` are given.
+            InvalidDatum: as for `Datum`, when both or neither of `content` and `data` are given, or when what is text
+                is something else.
         """
         if tags != () or author is not None or source is not None or schema is not None:
             metadata = _merged(metadata, tags, {"author": author, "source": source, "schema": schema})
@@ -250,9 +255,13 @@ def stamped(datum: Datum, version: int, seq: int) -> Datum:
 def _merged(metadata: Mapping[str, Any], tags: Iterable[str], named: Mapping[str, str | None]) -> Mapping[str, Any]:
     if not isinstance(tags, Iterable):
         raise InvalidDatum(f"tags are {type(tags).__name__}, not texts")
+    listed = [tags] if isinstance(tags, str) else list(tags)
     extra: dict[str, Any] = {key: value for key, value in named.items() if value is not None}
-    if tags:
-        extra["tags"] = [tags] if isinstance(tags, str) else list(tags)
+    for name, value in [*extra.items(), *(("a tag", tag) for tag in listed)]:
+        if not isinstance(value, str):
+            raise InvalidDatum(f"{name} is {type(value).__name__}, not text: no query would find it")
+    if listed:
+        extra["tags"] = listed
     return {**check_mapping(metadata), **extra} if extra else metadata
 
 
