@@ -28,7 +28,7 @@ from dgent import (
     Universe,
     set_universe,
 )
-from dgent.causal import WriterLog
+from dgent.causal import AsyncLog, WriterLog
 from dgent.exceptions import CapabilityMissing, DgentError
 from dgent.models.brain import Crystal, CrystalTag
 
@@ -72,6 +72,7 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     # what a program opens
     "StorageProvider.from_config": (lambda s, x: StorageProvider.from_config(x), NO_OBJECT[1:]),
     "DgentRouter": (lambda s, x: DgentRouter(x), NO_OBJECT[1:]),
+    "DgentRouter(backends=)": (lambda s, x: DgentRouter(backends=x), [7, "sqlite", object(), [7], [MemoryBackend]]),
     "SQLiteBackend": (lambda s, x: SQLiteBackend(x), NO_TEXT),
     "SQLiteBackend(settings=)": (lambda s, x: SQLiteBackend("m.db", settings=x), NO_OBJECT[1:]),
     "SQLiteBackend(namespace=)": (lambda s, x: SQLiteBackend("m.db", x), [None, 7, "../x", ""]),
@@ -93,6 +94,9 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     "TableAdapter(runner)": (lambda s, x: TableAdapter(Crystal, x).list(), [None, 7, "x.db", [], int, lambda: None]),
     "TableAdapter(id_field=)": (lambda s, x: TableAdapter(Crystal, s.database, id_field=x), [7, "nosuch", b"id"]),
     "tx.table": (lambda s, x: _in(s, lambda tx: tx.table(x)), NO_OBJECT),
+    "tx.join": (lambda s, x: _in(s, lambda tx: tx.join(x)), [*NO_OBJECT, MemoryBackend, AsyncLog, TableAdapter]),
+    "tx.session.add": (lambda s, x: _in(s, lambda tx: tx.session.add(x)), [*NO_OBJECT, _DATUM, Crystal]),
+    "tx.session.get": (lambda s, x: _in(s, lambda tx: tx.session.get(x, "id")), [*NO_OBJECT, Datum]),
     "tx.generation": (lambda s, x: _in(s, lambda tx: tx.generation(x)), NO_ID),
     # a store
     "put": (lambda s, x: s.memory.put(x), NO_OBJECT),
@@ -148,7 +152,8 @@ DOORS: dict[str, tuple[Door, list[Any]]] = {
     # the atom and its queries
     "Datum.create": (lambda s, x: Datum.create(x), [object(), int, {1, 2}]),
     "Datum.create(id=)": (lambda s, x: Datum.create("x", id=x), [7, "", b"x", object()]),
-    "Datum.create(tags=)": (lambda s, x: Datum.create("x", tags=x), [7, object()]),
+    "Datum.create(tags=)": (lambda s, x: Datum.create("x", tags=x), [7, object(), [7], [None]]),
+    "Datum.create(author=)": (lambda s, x: Datum.create("x", author=x), NO_TEXT[1:]),
     "Datum.create(metadata=)": (lambda s, x: Datum.create("x", metadata=x), [7, "x", {7: 1}, {"k": object()}]),
     "Datum.create(causal_parent=)": (lambda s, x: Datum.create("x", causal_parent=x), [7, "", _DATUM]),
     "Datum.create(created_at=)": (lambda s, x: Datum.create("x", created_at=x), NO_TIME),

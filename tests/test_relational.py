@@ -121,12 +121,12 @@ async def test_a_mistake_in_somebodys_own_sql_names_it(
 
 
 async def test_what_the_code_needs_and_is_not_there_asks_for_a_migration(storage: StorageProvider) -> None:
-    with pytest.raises(SchemaOutdated, match="alembic upgrade head"):
+    with pytest.raises(SchemaOutdated, match="run `kg db upgrade`"):
         await storage.table(Crystal).list()
-    with pytest.raises(SchemaOutdated, match="alembic upgrade head"):
+    with pytest.raises(SchemaOutdated, match="run `kg db upgrade`"):
         await storage.relational.fetch_all("SELECT * FROM brain_crystals")
     await storage.relational.execute("CREATE TABLE brain_crystals (id VARCHAR(40) PRIMARY KEY)")
-    with pytest.raises(SchemaOutdated, match="alembic upgrade head"):
+    with pytest.raises(SchemaOutdated, match="run `kg db upgrade`"):
         await storage.table(Crystal).list()
 
 

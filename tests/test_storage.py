@@ -136,7 +136,7 @@ async def test_a_foreign_key_is_enforced_on_both_databases(place: dict[str, Any]
 
 async def test_without_migrations_the_error_says_what_to_type(place: dict[str, Any]) -> None:
     async with await StorageProvider.from_config(**place) as storage:
-        with pytest.raises(SchemaOutdated, match="alembic upgrade head"):
+        with pytest.raises(SchemaOutdated, match=r"run_migrations\(\)"):
             await storage.table(Crystal).list()
         await storage.memory.put(Datum.create("agent memory needs none"))
 

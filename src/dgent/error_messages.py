@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 
 MOST_NAMES: Final = 12
+UPGRADE: Final = (
+    "run `kg db upgrade`, or `await storage.run_migrations()`; in a checkout `alembic upgrade head` does the same"
+)
+"""What to do about a schema that is older than the code, from wherever that is seen."""
 
 
 def called(value: object) -> str:

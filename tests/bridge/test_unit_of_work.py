@@ -12,7 +12,7 @@ import pytest
 from dgent import StorageProvider
 from dgent.bridge import TableAdapter, TableRegistry, UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import IntegrityViolation, NestedWrite, StoreClosed, VersionConflict
+from dgent.exceptions import IntegrityViolation, InvalidInput, NestedWrite, StoreClosed, VersionConflict
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import CitizenConversation, ConversationTurn, Crystal, CrystalTag
 from dgent.sql import Database, open_database
@@ -126,6 +126,13 @@ async def test_l_p2_a_foreign_key_violation_raises_everywhere(database: Database
             await tx.memory.put(Datum.create(b"x", id="c"))
             await tx.table(ConversationTurn).put(Datum.create(data=orphan, id="t"))
     assert await memory.count() == 0
+
+
+async def test_what_is_no_row_is_refused_with_the_way_to_go(database: Database, memory: SqlBackend) -> None:
+    for wrong in (Datum.create("x"), Crystal, 5):
+        with pytest.raises(InvalidInput, match=r"a Datum is put through tx\.memory"):
+            async with unit_of_work(database, memory, TableRegistry(database)) as tx:
+                tx.session.add(wrong)
 
 
 async def test_what_a_table_refuses_undoes_itself_alone(database: Database, memory: SqlBackend) -> None:

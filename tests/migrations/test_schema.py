@@ -168,7 +168,7 @@ async def test_check_says_what_to_do(url: str) -> None:
     with pytest.raises(SchemaOutdated, match="schema is at no revision, this version needs 004"):
         await migrations.check(url)
     await migrations.upgrade(url, "002")
-    wanted = "schema is at 002, this version needs 004: run `alembic upgrade head`"
+    wanted = "schema is at 002, this version needs 004: run `kg db upgrade`"
     with pytest.raises(SchemaOutdated, match=wanted):
         await migrations.check(url)
     await migrations.upgrade(url)

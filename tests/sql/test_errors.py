@@ -224,7 +224,7 @@ PROVOKED: list[tuple[Callable[[Path], None], type[DgentError], str]] = [
     (not_unique, IntegrityViolation, r"a unique constraint of t \(u\) refused"),
     (null, IntegrityViolation, r"a not null constraint of t \(n\) refused"),
     (mismatched, IntegrityViolation, "a type constraint"),
-    (no_table, SchemaOutdated, "alembic upgrade head"),
+    (no_table, SchemaOutdated, r"run `kg db upgrade`, or `await storage\.run_migrations\(\)`"),
     (no_such_table, InvalidQuery, "no such table: acounts"),
     (no_column, InvalidQuery, "no such column: t.missing"),
     (closed, BackendUnavailable, "does not answer"),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dgent.error_messages import UPGRADE
 from dgent.testing.contract_base import patience
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -97,7 +98,7 @@ def test_the_wheel_migrates_in_a_folder_with_decoys(site: Path, stranger: Path, 
         "package": str(site / "dgent" / "__init__.py"),
         "scripts": str(site / "dgent" / "_alembic"),
         "table": "brain_crystals",
-        "before": "schema is at no revision, this version needs 004: run `alembic upgrade head` or `kg db upgrade`",
+        "before": f"schema is at no revision, this version needs 004: {UPGRADE}",
         "upgraded": "004",
         "revision": found["revision"],
         "models": False,

@@ -62,7 +62,7 @@ class UnitOfWork:
             CapabilityMissing: the store lies elsewhere, or takes no part in transactions.
         """
         joined = getattr(store, "joined", None)  # who passes what is none may have no type checker
-        if joined is None:
+        if joined is None or isinstance(store, type):
             raise CapabilityMissing(f"{called(store)} takes no part in a transaction: {_ELSEWHERE}")
         view: View = joined(self._transaction)
         if view.database is not self._transaction.database:

@@ -14,7 +14,6 @@ from dgent.exceptions import (
     NotFound,
     OutcomeUnknown,
     PermissionDenied,
-    SchemaOutdated,
     StorageTimeout,
 )
 
@@ -56,8 +55,6 @@ def exit_code(error: DgentError) -> ExitCode:
 def explained(error: DgentError) -> str:
     """Return what happened and what to do, in the words of this command line."""
     text = str(error) or type(error).__name__
-    if isinstance(error, SchemaOutdated):
-        return text.replace("`alembic upgrade head`", "`kg db upgrade`")
     return f"{text}; here: --write or --purge" if isinstance(error, PermissionDenied) else text
 
 

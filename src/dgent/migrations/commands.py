@@ -27,6 +27,7 @@ from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, inspect, text
 
+from dgent.error_messages import UPGRADE
 from dgent.exceptions import (
     Conflict,
     DowngradeRefused,
@@ -111,8 +112,7 @@ async def check(target: Target = None) -> None:
     refuse_newer(found, _scripts())
     if found != (head(),):
         raise SchemaOutdated(
-            f"schema is at {', '.join(found) or 'no revision'}, this version needs {head()}: "
-            "run `alembic upgrade head` or `kg db upgrade`"
+            f"schema is at {', '.join(found) or 'no revision'}, this version needs {head()}: {UPGRADE}"
         )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from dgent.error_messages import UPGRADE
 from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, SchemaOutdated
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _MISSING: Final = re.compile(r"no such (?:table|column): (?:\w+\.)?(\w+)\Z|has n
 _QUOTED: Final = re.compile(r"[\"«„](?:\w+\.)?(\w+)[\"»“]|\b\w+\.(\w+)\b")
 _OURS: Final = re.compile(r"dgent_\w+|_agent_store_\w+")
 _UNKNOWN_NAME: Final = ("42P01", "42703")
-_SCHEMA: Final = "{what} lacks a table or column that this code needs: run `alembic upgrade head`"
+_SCHEMA: Final = f"{{what}} lacks a table or column that this code needs: {UPGRADE}"
 _SQL: Final = "{what} does not take this SQL: {text}"
 
 _declared: list[MetaData] = []

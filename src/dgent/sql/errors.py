@@ -14,9 +14,15 @@ from contextlib import contextmanager
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Final, NoReturn
 
-from sqlalchemy.exc import DBAPIError, InvalidRequestError, PendingRollbackError, SQLAlchemyError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidRequestError,
+    NoInspectionAvailable,
+    PendingRollbackError,
+    SQLAlchemyError,
+)
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.orm.exc import StaleDataError
+from sqlalchemy.orm.exc import StaleDataError, UnmappedError
 
 from dgent.exceptions import (
     BackendUnavailable,
@@ -80,6 +86,10 @@ _LIMIT = "{what} refused something larger than it can take"
 _SLOW = "{what} took longer than its limit: narrow the query, or raise command_timeout"
 _VALUE = "{what} cannot store one of the values"
 _OPTIONS = "the URL of {what} cannot be used: check its host, port, user and options, sslmode and sslrootcert above all"
+_NO_ROW = (
+    "what the session was given is no row and no class of rows: add an instance of a mapped class; a Datum is put through "
+    "tx.memory"
+)
 _ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
 
 _SQLITE: Final[list[tuple[str, type[DgentError], str]]] = [
@@ -201,6 +211,8 @@ def translate(error: BaseException, what: str) -> DgentError | None:
 
 
 def _without_a_code(error: BaseException, what: str) -> DgentError | None:
+    if isinstance(error, UnmappedError | NoInspectionAvailable):
+        return InvalidInput(_NO_ROW)
     for link in _links(error):
         if isinstance(link, InvalidRequestError) and (missing := _PARAMETER.match(str(link))):
             return InvalidQuery(f"{what}: {missing[0]}: pass it among the parameters")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from dgent.delivery import roomy
-from dgent.exceptions import BackendUnavailable, UnknownBackend
+from dgent.error_messages import called
+from dgent.exceptions import BackendUnavailable, InvalidInput, UnknownBackend
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.sql import open_database
+from dgent.store import Backend
+from dgent.validation import check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,7 +21,6 @@ if TYPE_CHECKING:
     from dgent.memory.change import OnChange
     from dgent.settings import Settings
     from dgent.sql import Database
-    from dgent.store import Backend
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
@@ -68,6 +70,19 @@ def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -
     backend = SqlBackend(database, namespace, **rest)
     backend.name, backend.priority = name, 10 if name == "postgres" else 50
     return backend
+
+
+def checked(backends: Sequence[Backend]) -> Sequence[Backend]:
+    """Return the backends of a chain.
+
+    Raises:
+        InvalidInput: they are no list, or one of them is no backend.
+    """
+    check_kind(backends, list | tuple, "pass a list of backends, such as [SQLiteBackend(path), MemoryBackend()]")
+    for backend in backends:
+        if isinstance(backend, type) or not isinstance(backend, Backend):
+            raise InvalidInput(f"{called(backend)} is no backend: pass one such as SQLiteBackend(path)")
+    return backends
 
 
 def only(name: str | None, backends: Sequence[Backend]) -> Sequence[Backend]:

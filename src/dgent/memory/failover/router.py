@@ -9,7 +9,7 @@ from typing_extensions import override
 from dgent.datum import as_datetime
 from dgent.delivery import RESERVED, key_of
 from dgent.exceptions import CapabilityMissing, InvalidNamespace
-from dgent.memory.failover.builder import ChainBuilder, only
+from dgent.memory.failover.builder import ChainBuilder, checked, only
 from dgent.memory.failover.manifest import ManifestFile
 from dgent.memory.failover.observed_versions import ObservedVersions
 from dgent.memory.failover.routing import NamespaceRouting
@@ -84,7 +84,7 @@ class DgentRouter(BackendBase):
         chosen = (
             ChainBuilder(loaded, database, on_change if spilling else tell).build(names)
             if backends is None
-            else backends
+            else checked(backends)
         )
         if force_backend is not None or not chosen:
             chosen = only(force_backend, chosen)
