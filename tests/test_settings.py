@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
 from dgent.exceptions import InvalidSettings, ReadOnly
-from dgent.runtime.private_files import private_directory, private_file
+from dgent.runtime.private_files import look_at_directory, look_at_files, private_directory, private_file
 from dgent.settings import Settings, parse_url, shown
 from dgent.settings.trust import Trust
 from dgent.warnings import PrivacyWarning, SettingsWarning
@@ -424,9 +424,25 @@ def test_an_existing_file_is_not_touched(tmp_path: Path) -> None:
 def test_a_wider_file_warns_with_the_command_to_type(mode: int, tmp_path: Path) -> None:
     path = private_file(tmp_path / "file")
     path.chmod(mode)
+    private_file(path)  # silently: it may be anybody's
     with pytest.warns(PrivacyWarning, match=f"chmod 600 {path}"):
-        private_file(path)
+        look_at_files(path)
     assert _mode(path) == mode
+
+
+def test_only_a_folder_of_ours_that_nobody_shares_is_to_be_closed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "open").mkdir()
+    for name, mode in (("file", 0o644), ("shared", 0o1777), ("open", 0o755)):
+        (tmp_path / name).chmod(mode)
+    for name in ("file", "shared", "nowhere"):
+        look_at_directory(tmp_path / name)
+    with pytest.warns(PrivacyWarning, match="chmod 700"):
+        look_at_directory(tmp_path / "open")
+    if not os.geteuid():
+        os.chown(tmp_path / "open", 1, 1)
+        look_at_directory(tmp_path / "open")
 
 
 @pytest.mark.parametrize("target", ["elsewhere", "nowhere"])

@@ -339,6 +339,12 @@ async def test_a_wide_file_warns_and_a_link_is_refused(path: Path) -> None:
         with pytest.warns(PrivacyWarning, match="chmod 600"):
             assert await store.exists("a")
     path.chmod(0o600)
+    foreign = path.with_name("foreign.txt")
+    foreign.write_text("root:x:0:0:root:/root:/bin/bash\n")
+    foreign.chmod(0o644)
+    async with opened(foreign) as store:
+        with pytest.raises(Corrupt, match="not the header"):  # and no warning, which would be an error
+            await store.exists("a")
     link = path.with_name("link.jsonl")
     link.symlink_to(path)
     async with opened(link) as store:

@@ -21,6 +21,7 @@ from tests.faults.stores import sqlite
 
 from dgent.datum import Datum
 from dgent.exceptions import (
+    Corrupt,
     IntegrityViolation,
     NestedWrite,
     ReadOnly,
@@ -476,6 +477,16 @@ class TestFiles:
             warnings.simplefilter("error")
             async with sqlite(sqlite_path) as store:
                 assert await store.exists("a")
+
+    async def test_nobody_is_told_to_close_what_is_no_database(self, sqlite_path: Path) -> None:
+        sqlite_path.write_text("root:x:0:0:root:/root:/bin/bash\n" * 40)
+        sqlite_path.chmod(0o644)
+        async with sqlite(sqlite_path) as store:
+            with pytest.raises(Corrupt, match="no database"):  # and no warning, which would be an error
+                await store.exists("a")
+        async with sqlite(sqlite_path.parent) as store:
+            with pytest.raises(ReadOnly, match="is a folder: name a file"):
+                await store.exists("a")
 
     @pytest.mark.parametrize("name", ["membrane.db", "membrane.db.lock"])
     async def test_a_planted_link_is_refused(self, sqlite_path: Path, name: str) -> None:

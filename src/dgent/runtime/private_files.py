@@ -39,17 +39,30 @@ def private_directory(path: Path) -> Path:
 
 
 def look_at_directory(path: Path) -> None:
-    """Warn if other users can enter a directory in which data lies; one that is not there will be made privately."""
+    """Warn if other users can enter a directory of this user in which data lies; what is not there is made privately.
+
+    One of somebody else's, or one that all share, as /tmp, is not for this user to close.
+    """
     with suppress(OSError):  # what cannot be looked at, others will say
-        if path.stat().st_mode & OTHERS:
+        status = path.stat()
+        shared = status.st_mode & stat.S_ISVTX or status.st_uid != os.geteuid()
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & OTHERS and not shared:
             warn_of(path, "entered", 0o700)
+
+
+def look_at_files(*paths: Path) -> None:
+    """Warn of the files that other users can read or write, once it is known that they are a store's and not others'."""
+    for path in paths:
+        with suppress(OSError):
+            if path.lstat().st_mode & OTHERS:
+                warn_of(path, "read", 0o600)
 
 
 def private_file(path: Path) -> Path:
     """Create a file that only its owner can read (0600) if it is not there, and return its path.
 
-    Never opens a file that exists: closing it would drop the locks that SQLite holds on it. A file that others can
-    read warns. A symbolic link is refused.
+    Never opens a file that exists: closing it would drop the locks that SQLite holds on it. What a file is that was
+    there before is not known yet, so nothing is said of its mode. A symbolic link is refused.
 
     Raises:
         ReadOnly: it cannot be made, or is no regular file.
@@ -58,11 +71,8 @@ def private_file(path: Path) -> Path:
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_WRONLY, 0o600))
     except FileExistsError:
-        mode = path.lstat().st_mode
-        if not stat.S_ISREG(mode):
-            raise ReadOnly(f"{path} is not a regular file: a link in the data directory is not followed") from None
-        if mode & OTHERS:
-            warn_of(path, "read", 0o600)
+        if problem := _no_file(path.lstat().st_mode):
+            raise ReadOnly(f"{path} is {problem}") from None
     except (OSError, ValueError) as error:
         raise _not_made(f"cannot create {path}", error) from None
     return path
@@ -106,6 +116,14 @@ def replace_private(path: Path, content: bytes) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _no_file(mode: int) -> str | None:
+    if stat.S_ISREG(mode):
+        return None
+    if stat.S_ISDIR(mode):
+        return "a folder: name a file, which may lie in it"
+    return "a link, and none is followed here: name what it leads to" if stat.S_ISLNK(mode) else "no regular file"
 
 
 def _not_made(what: str, error: OSError | ValueError) -> StorageError:

@@ -87,8 +87,8 @@ _SLOW = "{what} took longer than its limit: narrow the query, or raise command_t
 _VALUE = "{what} cannot store one of the values"
 _OPTIONS = "the URL of {what} cannot be used: check its host, port, user and options, sslmode and sslrootcert above all"
 _NO_ROW = (
-    "what the session was given is no row and no class of rows: add an instance of a mapped class; a Datum is put through "
-    "tx.memory"
+    "what the session was given is no row and no class of rows: add an instance of a mapped class; a Datum is put "
+    "through tx.memory"
 )
 _ALTERED = "a table of {what} was altered since a statement of this transaction was planned: run the transaction again"
 

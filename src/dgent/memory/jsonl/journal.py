@@ -36,7 +36,7 @@ from dgent.memory.inmemory.store_state import Clock, StoreState
 from dgent.memory.jsonl.line_format import Header, flush_line, flushed, unseal
 from dgent.runtime.durable_files import os_errors, set_aside, storage_error, write_all, write_private
 from dgent.runtime.file_lock import FileLock
-from dgent.runtime.private_files import private_directory, private_file
+from dgent.runtime.private_files import look_at_files, private_directory, private_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
@@ -249,6 +249,7 @@ class Journal:
                 if begun:
                     self._read(file, Header.read(unseal(first), self.path))
                     self._adopt(fd)
+                    look_at_files(self.path, self._lock.path)
             finally:
                 if self._fd != fd:
                     os.close(fd)

@@ -22,7 +22,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, StaticPool, create_eng
 
 from dgent.exceptions import BackendUnavailable, Corrupt, DgentError, ReadOnly, StorageTimeout
 from dgent.runtime.file_lock import FileLock
-from dgent.runtime.private_files import private_file
+from dgent.runtime.private_files import look_at_files, private_file
 from dgent.sql.errors import in_doubt
 from dgent.sql.sqlite.file_identity import Files
 from dgent.sql.sqlite.integrity_check import check_whole, held_open
@@ -146,6 +146,7 @@ def prepare(
     connection = connect(private_file(path), settings, writer=True, factory=factory)
     try:
         connection.execute("SELECT count(*) FROM sqlite_master").fetchone()  # raises for a file that is no database
+        look_at_files(path, lock_path(path))
         if not has_log:  # else a crash may have left a page half copied, which is in the log as well
             _check_last_page(connection, path)
         if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
