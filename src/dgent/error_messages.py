@@ -20,14 +20,17 @@ UPGRADE: Final = (
 
 def called(value: object) -> str:
     """Name a value for a message, without showing more than its type where it could be long or private."""
-    return value.__name__ if isinstance(value, type) else f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return value.__name__
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"
 
 
 def nearest(name: str, names: Iterable[str], nothing: str = "") -> str:
     """Return the end of a message about an unknown name: those like it, or those that there are, or `nothing`."""
     among = sorted(names)
     found = difflib.get_close_matches(name, among, n=1, cutoff=0.8)  # surely that one
-    found = found or difflib.get_close_matches(name, among, n=3, cutoff=0.5)
+    found = found or difflib.get_close_matches(name, among, n=3, cutoff=0.6)
     if found:
         return f": did you mean {' or '.join(found)}?"
     if len(among) == 1:

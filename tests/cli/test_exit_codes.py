@@ -73,6 +73,8 @@ def test_every_exit_code_is_documented() -> None:
         ("OutcomeUnknown", 6),
         ("Corrupt", 7),
         ("InvalidDatum", 1),
+        ("InvalidQuery", 2),
+        ("InvalidCursor", 2),
         ("DiskFull", 1),
         ("ReadOnly", 1),
         ("SchemaTooNew", 1),

@@ -74,7 +74,8 @@ def test_a_log_of_which_nothing_is_left_is_broken_whoever_signed_it(filled: Runn
     filled("log", "keygen", "ada.key")
     filled("log", "checkpoint", "talk", "--writer", "alice", "--key", "ada.key", "--out", "kept.json")
     edit("DELETE FROM dgent_log WHERE writer = 'alice'")
-    assert "no entry of it is left" in filled("log", "verify", "talk", "--writer", "alice", code=7).text
+    [found] = filled("log", "verify", "talk", "--writer", "alice", "--json", code=7).json
+    assert (found["ok"], found["reason"]) == (False, "it was signed, and no entry of it is left")
     elsewhere = ("--against", "kept.json", "--trust", "ada.key.pub")
     edit("DELETE FROM dgent_checkpoints")
     assert "BROKEN" in filled("log", "verify", "talk", "--writer", "alice", *elsewhere, code=7).text

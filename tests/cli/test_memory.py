@@ -106,7 +106,9 @@ def test_pages_joined_give_everything_once(kg: Runner) -> None:
         "p/5",
     ]
     assert [each["id"] for each in kg.json("memory", "list", "--where", "metadata.n=4")["datums"]] == ["p/4"]
-    assert kg("memory", "list", "none/").text == "nothing\n"
+    assert kg("memory", "list", "none/").text == "no datums in 'default' match\n"
+    assert kg("--namespace", "empty", "memory", "list").text == "no datums in 'empty'\n"
+    assert kg("memory", "list", "--where", "n=4").text == "no datums in 'default' match\n"  # it is in the metadata
 
 
 def test_times_are_utc_unless_they_say_more(kg: Runner) -> None:
@@ -135,11 +137,6 @@ def test_namespaces_do_not_meet(kg: Runner) -> None:
         ("put", "\udcff"),
         ("put", "x", "n=\udcff"),
         ("get", "\udcff"),
-        ("list", "--limit", "-1"),
-        ("list", "--limit", "10001"),
-        ("list", "--cursor", "forged"),
-        ("list", "--order", "random"),
-        ("list", "--where", "a..b=1"),
     ],
 )
 def test_what_no_store_takes_is_refused_in_one_line(kg: Runner, arguments: tuple[str, ...]) -> None:
@@ -147,6 +144,35 @@ def test_what_no_store_takes_is_refused_in_one_line(kg: Runner, arguments: tuple
     assert done.out == b""
     assert done.err.startswith("kg: ")
     assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "memory list --limit -1",
+        "memory list --limit 10001",
+        "memory list --cursor forged",
+        "memory list --order random",
+        "memory list --where a..b=1",
+        "memory list --since x",
+        "memory history a --limit 10001",
+        "log show s --limit 10001",
+        "brain search --limit 10001",
+        "crystal query --limit 10001",
+        "crystal query --cursor forged",
+    ],
+)
+def test_a_filter_that_means_nothing_is_a_wrong_command_line(kg: Runner, words: str) -> None:
+    done = kg(*words.split(), code=2)
+    assert (done.out, done.err.count("\n")) == (b"", 1)
+    assert "page.cursor" not in done.err
+    if "10001" in words:
+        assert "go on with --" in done.err
+
+
+def test_what_is_not_found_says_where_nobody_found_it(kg: Runner) -> None:
+    for words in ("get a", "history a", "chain a", "delete a", "delete a b", "purge a --yes"):
+        assert "in 'elsewhere'" in kg("--namespace", "elsewhere", "memory", *words.split(), code=3).err
 
 
 def test_stored_text_cannot_steer_the_terminal(kg: Runner) -> None:

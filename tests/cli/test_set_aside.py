@@ -75,7 +75,7 @@ def test_a_retry_delivers_it_over_what_is_there(kg: Runner, key: str) -> None:
 def test_a_discard_asks_and_erases_it(kg: Runner, key: str) -> None:
     assert "say --yes" in kg("memory", "discard", key, code=2).err
     kg("memory", "discard", key, "--yes")
-    assert kg("memory", "set-aside").text == "nothing\n"
+    assert kg("memory", "set-aside").text == "nothing was set aside\n"
     assert kg("memory", "get", "note", "--content").text == "theirs"
 
 

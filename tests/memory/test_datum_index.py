@@ -108,7 +108,7 @@ async def test_a_third_party_finds_by_its_own_index(registered: None, url: str) 
         assert [each.id for each in await store.search("first", "a")] == ["2"]
         assert await store.purge("2") == 2
         assert await store.search("first", "a") == []
-        with pytest.raises(InvalidInput, match="there are metadata, first"):
+        with pytest.raises(InvalidInput, match="there are first, metadata"):
             await store.search("last", "a")
         with pytest.raises(InvalidInput, match="ask for a letter"):
             await store.search("first", 7)

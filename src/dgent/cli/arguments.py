@@ -85,6 +85,13 @@ def _json_or_text(value: str) -> Any:
         return value
 
 
+def page(limit: int, most: int, onward: str = "--cursor") -> int:
+    """Return how many of a list to show: as many as a page may hold."""
+    if not 0 <= limit <= most:
+        misused(f"--limit is {limit:,}, not 0 to {most:,}: go on with {onward}, or raise the setting max_page")
+    return limit
+
+
 def life(word: str | None) -> TTL:
     """Return a time to live: seconds, or keep."""
     if word is None:

@@ -65,7 +65,10 @@ async def query(
     *,
     tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; may be given again.")] = None,
     author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="path=value, in what is stored.")] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="path=value in the content that is stored, metadata.path=value in the metadata."),
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
@@ -83,7 +86,7 @@ async def query(
         where=arguments.assignments(where or (), typed=True),
         since=arguments.moment(since),
         until=arguments.moment(until),
-        limit=limit,
+        limit=arguments.page(limit, kg.settings.max_page),
         cursor=cursor,
     )
     async with kg.storage() as storage:
@@ -181,7 +184,7 @@ def _adapter(storage: StorageProvider, table: str) -> TableAdapter:
 
     models = {mapper.local_table.name: mapper.class_ for mapper in Base.registry.mappers}  # type: ignore[attr-defined]
     if table not in models:
-        raise TableNotFound(f"no model has the table {table!r}{nearest(table, models)}")
+        raise TableNotFound(f"no model that was imported has the table {table!r}{nearest(table, models)}")
     return storage.table(models[table])
 
 
@@ -273,7 +276,7 @@ def _listed(page: list[Any]) -> RenderableType:
         name = f"{datum.schema or '-'}{'' if isinstance(found, Datum) else f' {found.meta.schema_version}'}"
         about = look.about(_gist(found), sorted(datum.tags))
         table.add_row(look.line(datum.id, "cyan"), Text(look.when(datum.created_at), "dim"), look.line(name), about)
-    return look.or_nothing(table)
+    return look.or_none(table, "no crystals")
 
 
 def _gist(found: Found) -> str:

@@ -10,6 +10,7 @@ from dgent.exceptions import (
     Conflict,
     Corrupt,
     DgentError,
+    InvalidQuery,
     MalformedRow,
     NotFound,
     OutcomeUnknown,
@@ -43,6 +44,7 @@ _CODES: tuple[tuple[type[DgentError], ExitCode], ...] = (
     (Corrupt, ExitCode.CORRUPT),
     (ChainBroken, ExitCode.CORRUPT),
     (MalformedRow, ExitCode.CORRUPT),
+    (InvalidQuery, ExitCode.USAGE),
     (DgentError, ExitCode.FAILED),
 )
 

@@ -58,8 +58,10 @@ async def show(
     format: Format = OWN,
 ) -> None:
     """Show the entries of a stream, or which streams and writers there are; exit 7 and name what is damaged."""
+    from dgent.cli import arguments
     from dgent.cli.output import damaged
 
+    limit = arguments.page(limit, kg.settings.max_page, "--after")
     async with kg.storage() as storage:
         log = storage.log.within(format)
         if stream is None:
@@ -309,7 +311,7 @@ async def _verified(
 def _verdicts(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
     from rich.text import Text
 
-    from dgent.cli.output import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_none
 
     table = grid("stream", "writer", "entries", "verdict")
     for each in found:
@@ -321,25 +323,25 @@ def _verdicts(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
         else:
             verdict, count = Text(f"BROKEN at seq {each['seq']:,}: {each['reason']}", "red"), "-"
         table.add_row(line(each["stream"]), line(each["writer"], "cyan"), count, verdict)
-    return found, or_nothing(table)
+    return found, or_none(table, "no logs")
 
 
 def _heads(found: list[dict[str, Any]]) -> tuple[Any, RenderableType]:
-    from dgent.cli.output import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_none
 
     table = grid("stream", "writer", "entries", "head")
     for each in found:
         table.add_row(line(each["stream"]), line(each["writer"], "cyan"), f"{each['seq']:,}", line(each["hash"] or ""))
-    return found, or_nothing(table)
+    return found, or_none(table, "no logs")
 
 
 def _entries(entries: list[Entry]) -> RenderableType:
-    from dgent.cli.output import grid, line, or_nothing
+    from dgent.cli.output import grid, line, or_none
 
     table = grid("writer", "seq", "hash", "payload")
     for entry in entries:
         table.add_row(line(entry.writer, "cyan"), str(entry.seq), entry.content_hash.hex()[:16], line(_gist(entry)))
-    return or_nothing(table)
+    return or_none(table, "no entries")
 
 
 def _gist(entry: Entry) -> str:

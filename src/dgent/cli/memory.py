@@ -81,7 +81,9 @@ async def list_(
     tag: Annotated[list[str] | None, typer.Option(help="Only with this tag; may be given again.")] = None,
     author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
     schema: Annotated[str | None, typer.Option(help="Only of this schema.")] = None,
-    where: Annotated[list[str] | None, typer.Option(help="path=value in content or metadata.")] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="path=value in the content, metadata.path=value in the metadata.")
+    ] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
     order: Annotated[str, typer.Option(help="newest, oldest or seq.")] = "newest",
@@ -101,13 +103,15 @@ async def list_(
         since=arguments.moment(since),
         until=arguments.moment(until),
         order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
-        limit=limit,
+        limit=arguments.page(limit, kg.settings.max_page),
         cursor=cursor,
     )
     async with kg.storage() as storage:
         page = await storage.memory.query(query)
+        where_ = storage.memory.namespace
     found = {"datums": list(page), "cursor": page.cursor, "damaged": output.damaged_records(page.damaged)}
-    kg.answer(found, output.datums(page), *output.damaged(page.damaged), *output.next_page(page.cursor))
+    none = f"no datums in {where_!r}{' match' if query.asked - {'limit', 'order'} else ''}"
+    kg.answer(found, output.datums(page, none=none), *output.damaged(page.damaged), *output.next_page(page.cursor))
     refuse_damaged(page.damaged)
 
 
@@ -120,13 +124,15 @@ async def history(
     before: Annotated[int | None, typer.Option(help="Only versions below this one.")] = None,
 ) -> None:
     """Show every stored version of a datum, deletions included, oldest first."""
-    from dgent.cli import output
+    from dgent.cli import arguments, output
     from dgent.exceptions import DatumNotFound
 
+    limit = arguments.page(limit, kg.settings.max_page, "--before")
     async with kg.storage() as storage:
         found = await storage.memory.history(id, limit=limit, before=before)
+        where = storage.memory.namespace
     if not found and before is None and limit:
-        raise DatumNotFound(f"nothing was ever stored as {id!r}, or it was purged")
+        raise DatumNotFound(f"nothing was ever stored as {id!r} in {where!r}, or it was purged")
     kg.answer(found, output.revisions(found))
 
 
@@ -139,8 +145,9 @@ async def chain(kg: Kg, id: Id) -> None:
 
     async with kg.storage() as storage:
         found = await storage.memory.causal_chain(id)
+        where = storage.memory.namespace
     if not found:
-        raise DatumNotFound(f"no live datum {id!r}")
+        raise DatumNotFound(f"no live datum {id!r} in {where!r}")
     kg.answer(found, output.chain(found))
 
 
@@ -159,8 +166,10 @@ async def delete(
             deleted = await storage.memory.delete_many(ids)
         else:
             deleted = int(await storage.memory.delete(ids[0], expect=expect))
+        where = storage.memory.namespace
     if not deleted:
-        raise DatumNotFound("none of these is live" if len(ids) > 1 else f"no live datum {ids[0]!r}")
+        named = "none of these is live" if len(ids) > 1 else f"no live datum {ids[0]!r}"
+        raise DatumNotFound(f"{named} in {where!r}")
     kg.answer({"deleted": deleted}, f"deleted {deleted:,} of {len(ids):,}; `kg memory history ID` still shows them")
 
 
@@ -177,6 +186,7 @@ async def purge(
         sure(f"Erase every version of {id!r} for good?")
     async with kg.storage() as storage:
         erased = await storage.memory.purge(id)
+        where = storage.memory.namespace
     if not erased:
-        raise DatumNotFound(f"nothing was ever stored as {id!r}")
+        raise DatumNotFound(f"nothing was ever stored as {id!r} in {where!r}")
     kg.answer({"erased": erased}, f"erased {output.counted(erased, 'versions')}")

@@ -87,9 +87,9 @@ def grid(*headers: str) -> Table:
     return table
 
 
-def or_nothing(table: Table) -> RenderableType:
-    """Return the table, or a word where it has no rows."""
-    return table if table.row_count else Text("nothing", "dim")
+def or_none(table: Table, none: str) -> RenderableType:
+    """Return the table, or where it has no rows what there is none of."""
+    return table if table.row_count else Text(clean(none), "dim")
 
 
 def about(text: str, tags: Iterable[str]) -> Text:
@@ -100,13 +100,13 @@ def about(text: str, tags: Iterable[str]) -> Text:
     return found
 
 
-def datums(found: Iterable[Datum], *, times: bool = True) -> RenderableType:
+def datums(found: Iterable[Datum], *, times: bool = True, none: str = "no datums") -> RenderableType:
     """Return datums as a table, one on a line."""
     table = grid("id", *(["created (UTC)"] if times else []), "content")
     for each in found:
         created = [Text(when(each.created_at), "dim")] if times else []
         table.add_row(line(each.id, "cyan"), *created, about(gist(each), sorted(each.tags)))
-    return or_nothing(table)
+    return or_none(table, none)
 
 
 def datum(found: Datum) -> RenderableType:
@@ -212,7 +212,7 @@ def revisions(found: Iterable[Revision]) -> RenderableType:
         what = Text("deleted", "red") if each.datum is None else Text("put", "green")
         content = Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags))
         table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), what, content)
-    return or_nothing(table)
+    return or_none(table, "no versions")
 
 
 def crystal_record(crystal: Crystal) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def crystals(found: Iterable[Crystal]) -> RenderableType:
     for each in found:
         created = Text(when(each.created_at.timestamp()), "dim")
         table.add_row(line(each.id, "cyan"), created, about(each.summary, each.tags))
-    return or_nothing(table)
+    return or_none(table, "no crystals")
 
 
 def imported(done: ImportReport, name: str) -> str:

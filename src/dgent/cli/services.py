@@ -93,6 +93,7 @@ async def search(
     from dgent.cli import output
     from dgent.services import Brain
 
+    limit = values.page(limit, kg.settings.max_page)
     times = {"since": values.moment(since), "until": values.moment(until)}
     async with kg.storage() as storage:
         page = await Brain(storage).search(tags=tag or (), text=text, limit=limit, cursor=cursor, **times)

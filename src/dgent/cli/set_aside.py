@@ -23,7 +23,7 @@ async def set_aside(kg: Kg) -> None:
         await storage.memory.recover()
         entries = await storage.set_aside()
     shown = [line for entry in entries for line in _lines(entry)]
-    kg.answer({"set_aside": [_record(entry) for entry in entries]}, *shown or ["nothing"])
+    kg.answer({"set_aside": [_record(entry) for entry in entries]}, *shown or ["nothing was set aside"])
 
 
 @command

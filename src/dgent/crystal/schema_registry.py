@@ -46,12 +46,15 @@ class Schemas:
         """Return the schema of this name.
 
         Raises:
-            SchemaNotFound: with the nearest names.
+            SchemaNotFound: with the nearest names, and how a schema comes to be known.
         """
         found = self._by_name.get(name)
         if found is None:
-            known = nearest(str(name), sorted(self._by_name), ": none is registered")
-            raise SchemaNotFound(f"no schema {name!r:.200}{known}")
+            near = nearest(str(name), self._by_name, ": none is registered")
+            raise SchemaNotFound(
+                f"no schema {name!r:.200} is declared: import the module that declares it (kg: --import MODULE, or "
+                f"KGENTS_MODULES){near}"
+            )
         return found
 
     def schema_for(self, contract: type[T]) -> Schema[T]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sqlalchemy import bindparam, select
 
+from dgent.error_messages import nearest
 from dgent.exceptions import InvalidInput, SchemaTooNew
 from dgent.memory.metadata_index import MetadataIndex
 from dgent.memory.sql.datum_tables import FORMAT, Row, datums, heads, is_whole, metadata
@@ -105,7 +106,7 @@ def named(name: str) -> DatumIndex:
     for index in _registered:
         if index.name == name:
             return index
-    raise InvalidInput(f"there is no index {name!r}: there are {', '.join(index.name for index in _registered)}")
+    raise InvalidInput(f"there is no index {name!r}{nearest(name, (index.name for index in _registered))}")
 
 
 def _tables_of_indexes(known: Mapping[str, str]) -> list[TableSet]:

@@ -207,7 +207,7 @@ def refuse_downgrade(*, ctx: MigrationContext, step: Any, **_: object) -> None:
 def _allow_downgrade(settings: Settings) -> None:
     if settings.environment != "development":
         raise DowngradeRefused(
-            "a downgrade loses data and is refused in production: set KGENTS_ENVIRONMENT=development if this is not it"
+            "a downgrade loses data and is refused in production: elsewhere set KGENTS_ENVIRONMENT=development"
         )
 
 

@@ -51,7 +51,7 @@ def look_at_directory(path: Path) -> None:
 
 
 def look_at_files(*paths: Path) -> None:
-    """Warn of the files that other users can read or write, once it is known that they are a store's and not others'."""
+    """Warn of files that other users can read or write; call it once they are known to be a store's."""
     for path in paths:
         with suppress(OSError):
             if path.lstat().st_mode & OTHERS:

@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from dgent.error_messages import called
 from dgent.exceptions import InvalidSettings
 from dgent.settings import sqlite_url
 
@@ -61,7 +62,7 @@ def checked_path(path: str | os.PathLike[str], instead: str) -> Path:
     """
     name = os.fspath(path) if isinstance(path, str | os.PathLike) else None
     if not isinstance(name, str) or "\0" in name:
-        raise InvalidSettings(f"a {type(path).__name__} is no path of a file: a path is text without NUL")
+        raise InvalidSettings(f"{called(path)} is no path of a file: a path is text without NUL")
     if name in {"", ":memory:"}:
         raise InvalidSettings(f"{name!r} is no path: for a store in memory use {instead}")
     if _SCHEME.match(name):
