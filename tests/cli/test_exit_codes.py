@@ -54,6 +54,17 @@ def test_every_command_is_documented_and_explains_itself(kg: Runner) -> None:
         assert "--json" in kg(*path.split()[1:], "--help").text
 
 
+def test_help_cuts_no_line_and_shows_no_type_of_pythons_for_an_option(
+    kg: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    for group in {"", *(path.split()[1] for path in COMMANDS if path.count(" ") > 1)}:
+        lines = kg(*group.split(), "--help").text.splitlines()
+        assert not [line for line in lines if line.endswith("...") and not line.startswith("Usage")]
+    for path in COMMANDS:
+        assert not re.search(r"--\S+ <list", kg(*path.split()[1:], "--help").text), path
+
+
 def test_every_exit_code_is_documented() -> None:
     codes = re.findall(r"^\| (\d+) \| .{10,} \|$", DOCS.read_text("utf-8"), re.MULTILINE)
     assert [int(code) for code in codes] == sorted(ExitCode)

@@ -86,6 +86,26 @@ def test_a_place_where_nothing_can_be_is_an_error(kg: Runner, path: str, clean_r
     assert (clean_room / "file").stat().st_size == 0
 
 
+ANEW = {"memory put", "memory import", "town import", "brain capture", "log append"}
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize("path", sorted(WORDS))
+def test_only_a_command_that_stores_something_makes_the_place_that_it_names(
+    kg: Runner, path: str, clean_room: Path
+) -> None:
+    if path in {"db downgrade", "db current", "db check"}:
+        kg("--data-dir", "typo/deep", *path.split(), code=None)
+    elif path == "db upgrade" or path in ANEW:
+        return
+    else:
+        for place in (("--data-dir", "typo/deep"), ("--database-url", "sqlite:///typo/x.db")):
+            done = kg(*place, *path.split(), *WORDS[path].split(), code=3)
+            assert "there is no" in done.err
+            assert done.out == b""
+    assert not (clean_room / "typo").exists()
+
+
 @pytest.mark.usefixtures("key")
 @pytest.mark.parametrize("path", sorted({*WORDS} - {"db upgrade", "db downgrade", "db current", "db check"}))
 def test_a_server_that_does_not_answer_is_an_error(kg: Runner, path: str, monkeypatch: pytest.MonkeyPatch) -> None:

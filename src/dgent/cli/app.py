@@ -46,7 +46,9 @@ def options(
     namespace: Annotated[str | None, typer.Option(help="The namespace of agent memory.")] = None,
     import_: Annotated[
         list[str] | None,
-        typer.Option("--import", help="A Python module that declares schemas or tables; may be given again."),
+        typer.Option(
+            "--import", metavar="<str>", help="A Python module that declares schemas or tables; may be given again."
+        ),
     ] = None,
     json: Json = False,
     traceback: Annotated[bool, typer.Option("--traceback", help="Show where an error came from.")] = False,

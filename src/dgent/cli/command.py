@@ -8,15 +8,17 @@ import sys
 import traceback
 import warnings
 from contextlib import asynccontextmanager, contextmanager, suppress
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, get_args, get_origin, get_type_hints
 
 import typer
+from typer.models import ArgumentInfo
 
 from dgent.cli.exit_codes import ExitCode, exit_code, explained, warned
-from dgent.exceptions import DgentError, InvalidSettings
+from dgent.exceptions import DgentError, InvalidSettings, NotFound
 from dgent.warnings import DgentWarning
 
 if TYPE_CHECKING:
@@ -87,22 +89,42 @@ class Kg:
         return project.path.parent.parent if origin == "project file" and project is not None else Path.cwd()
 
     @asynccontextmanager
-    async def storage(self) -> AsyncIterator[StorageProvider]:
+    async def storage(self, *, anew: bool = False) -> AsyncIterator[StorageProvider]:
         """Open the storage, and close it at the end.
+
+        What the command line names and is not there is made only for a command that stores something, by `anew`: for
+        any other it is a slip of the pen.
 
         Nothing takes the place of the first store: a command that ends cannot keep what it acknowledges in memory, and
         "nothing" must not be the answer of a store that holds only what was written since. Memory serves where it is
         the first of the chain, which is to ask for it by name.
 
         Raises:
-            DgentError: the first store cannot be opened.
+            NotFound: nothing is where the command line says. DgentError: the first store cannot be opened.
         """
         from dgent.storage import StorageProvider
 
         self.import_modules()
+        if not anew:
+            self._find_named()
         settings = self.settings.model_copy(update={"strict": True})
         async with await StorageProvider.from_config(settings) as storage:
             yield storage
+
+    def _find_named(self) -> None:
+        settings, named = self.settings, self.origins.named
+        if named.get("database_url") == "argument" and settings.url.get_backend_name() == "sqlite":
+            place = Path(settings.url.database or "")
+        elif named.get("data_dir") == "argument" and "database_url" not in named:
+            place = settings.data_dir
+        else:
+            return
+        try:
+            place.lstat()
+        except FileNotFoundError:
+            raise NotFound(f"there is no {place}: check the path; the first `kg memory put` makes it") from None
+        except OSError:  # the store says what is wrong there
+            return
 
     def answer(self, value: Any, *shown: RenderableType) -> None:
         """Write the answer: with --json the value on one line, else what is shown to people; a text has no markup."""
@@ -142,12 +164,22 @@ def command(work: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
     own = list(inspect.signature(work).parameters.values())[1:]
     parameters = [
         inspect.Parameter("context", kind, annotation=typer.Context),
-        *(each.replace(kind=kind, annotation=hints[each.name]) for each in own),
+        *(each.replace(kind=kind, annotation=_labelled(each.name, hints[each.name])) for each in own),
         inspect.Parameter("json", kind, annotation=Json, default=False),
     ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # typer reads both of these
     run.__annotations__ = {each.name: each.annotation for each in parameters}
     return run
+
+
+def _labelled(name: str, hint: Any) -> Any:
+    """Return the hint of a parameter with what help calls its value: typer shows braces and Python's own types."""
+    info = copy(hint.__metadata__[0])
+    if info.metavar is None and isinstance(info, ArgumentInfo):
+        info.metavar = name.rstrip("_").upper()
+    elif info.metavar is None and get_origin(get_args(hint.__origin__ | None)[0]) is list:
+        info.metavar = "<str>"
+    return Annotated[hint.__origin__, info]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ Project = Annotated[
 @app.command()
 @command
 async def show(kg: Kg) -> None:
-    """Show every setting and where it comes from, and what of the project's file is ignored."""
+    """Show every setting and where it comes from. What of the project's file is ignored is named, too."""
     from dgent.cli.output import grid, line
     from dgent.settings.trust import Trust
 
@@ -43,7 +43,7 @@ async def show(kg: Kg) -> None:
 @app.command()
 @command
 async def trust(kg: Kg, project: Project = None) -> None:
-    """Let a project's config file count in full, until it changes; read it before."""
+    """Let a project's config file count in full. Read it before; a changed one counts no more."""
     from dgent.settings import Settings, approved
 
     file = approved(_named(project), Settings)
@@ -58,7 +58,7 @@ async def trust(kg: Kg, project: Project = None) -> None:
 @app.command()
 @command
 async def untrust(kg: Kg, project: Project = None) -> None:
-    """Let a project's config file count no longer, except for what is harmless."""
+    """Let a project's config file count no longer. What is harmless in it still does."""
     from dgent.exceptions import NotFound
 
     path = _named(project)

@@ -29,7 +29,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Try everything, write n
 @app.command()
 @command
 async def schemas(kg: Kg) -> None:
-    """List the schemas that are known, and from which versions they can upgrade."""
+    """List the schemas that are known, and the versions they read."""
     from dgent.cli.output import grid
     from dgent.crystal import DECLARED
 
@@ -47,7 +47,7 @@ async def show(
     id: Annotated[str, typer.Argument(help="The id of a crystal.")],
     version: Annotated[int | None, typer.Option(help="This version instead of the live one.")] = None,
 ) -> None:
-    """Show one crystal, upgraded; a datum where its schema is not known."""
+    """Show one crystal, upgraded. Where its schema is not known, show the datum."""
     from dgent.exceptions import DatumNotFound
 
     async with kg.storage() as storage:
@@ -74,7 +74,7 @@ async def query(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     cursor: Annotated[str | None, typer.Option(help="Where the page before ended.")] = None,
 ) -> None:
-    """Find crystals, the newest first; what is none is shown as a datum, with the reason."""
+    """Find crystals, the newest first. What is none is shown as a datum, with the reason."""
     from dgent.cli import arguments
     from dgent.cli.output import damaged, damaged_records, next_page
     from dgent.query import Query
@@ -105,7 +105,7 @@ async def query(
 @app.command()
 @command
 async def upgrade(kg: Kg, schema: Name, *, dry_run: DryRun = False) -> None:
-    """Rewrite the crystals of older versions; it may be interrupted and run again."""
+    """Rewrite the crystals of older versions. It may be interrupted and run again."""
     from dataclasses import asdict
 
     from dgent.cli.progress import progress
@@ -130,7 +130,7 @@ async def promote(
     into: Annotated[Path | None, typer.Option(help="A checkout: the folder with models/ and alembic/.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be written.")] = False,
 ) -> None:
-    """Write a model and a migration for a schema that has settled; look at both before you run them."""
+    """Write a model and a migration for a settled schema. Look at both before you run them."""
     from dgent.crystal import DECLARED
     from dgent.crystal.promotion import promote as write
 
@@ -148,7 +148,7 @@ async def promote(
 @app.command()
 @command
 async def backfill(kg: Kg, schema: Name, table: Table, *, dry_run: DryRun = False) -> None:
-    """Copy the crystals of a schema into its table and read them back; it may be interrupted and run again."""
+    """Copy the crystals of a schema into its table. They are read back; it may be interrupted and run again."""
     from dgent.cli.progress import progress
     from dgent.crystal import DECLARED
     from dgent.crystal.copying import backfill as copy
@@ -164,7 +164,7 @@ async def backfill(kg: Kg, schema: Name, table: Table, *, dry_run: DryRun = Fals
 @app.command()
 @command
 async def demote(kg: Kg, schema: Name, table: Table, *, dry_run: DryRun = False) -> None:
-    """Make crystals of the rows of a table; a crystal that says something else gets a new version."""
+    """Make crystals of the rows of a table. A crystal that says something else gets a new version."""
     from dgent.cli.progress import progress
     from dgent.crystal import DECLARED
     from dgent.crystal.copying import demote as copy

@@ -26,7 +26,7 @@ async def upgrade(kg: Kg, revision: Revision = "head") -> None:
 @app.command()
 @command
 async def downgrade(kg: Kg, revision: Revision = "-1") -> None:
-    """Run the migrations down to a revision; only where KGENTS_ENVIRONMENT is development."""
+    """Run the migrations down to a revision. It takes KGENTS_ENVIRONMENT=development."""
     from dgent import migrations
 
     before = await migrations.current(kg.settings)
@@ -61,7 +61,7 @@ async def history(kg: Kg) -> None:
 @app.command()
 @command
 async def check(kg: Kg) -> None:
-    """Fail unless the database is at the revision that this version needs."""
+    """Fail unless the schema is what this version needs."""
     from dgent import migrations
 
     await migrations.check(kg.settings)

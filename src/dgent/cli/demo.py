@@ -145,7 +145,7 @@ def main() -> None:
 
     async def work(path: Path | None) -> None:
         conversation = parse_conversation(SAMPLE.read_bytes(), SAMPLE.name) if path is None else read_conversation(path)
-        async with kg.storage() as storage:
+        async with kg.storage(anew=True) as storage:
             await run(kg.console, storage, conversation, "a small conversation" if path is None else path.name)
 
     try:

@@ -32,7 +32,7 @@ async def export(
     kg: Kg,
     file: Annotated[Path | None, typer.Argument(help="A file, written whole or not at all; - or none: stdout.")] = None,
 ) -> None:
-    """Write all live datums as JSON lines, in the order in which they were stored."""
+    """Write all live datums as JSON lines. They come in the order in which they were stored."""
     from dgent.cli.output import counted
     from dgent.cli.progress import progress
 
@@ -59,7 +59,7 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
 
     read = new = 0
     with _opened(file) as (lines, size):
-        async with kg.storage() as storage:
+        async with kg.storage(anew=True) as storage:
             start = (await storage.memory.stats()).seq
             with progress("importing", size) as advance:
                 for batch, amount in _batches(lines, file, storage.settings.limits):

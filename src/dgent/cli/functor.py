@@ -42,7 +42,7 @@ async def verify(
     samples: Annotated[int, typer.Option(min=1, max=100_000, help="How many runs to look at for each law.")] = 100,
     seed: Annotated[int, typer.Option(help="The same seed draws the same agents, inputs and states.")] = 0,
 ) -> None:
-    """Check the functor laws on generated agents, inputs and states; exit 1 and show the run where one is broken."""
+    """Check the functor laws on generated runs. Exit 1 and show the run where one is broken."""
     from dgent.agents.functor_registry import FunctorRegistry
 
     registry = FunctorRegistry()

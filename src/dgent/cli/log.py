@@ -41,7 +41,7 @@ async def append(
 
     name = _writer(writer, key)
     body = arguments.content(payload, kg.settings.max_content)
-    async with kg.storage() as storage:
+    async with kg.storage(anew=True) as storage:
         entry = await storage.log.within(format).append(stream, name, body)
     kg.answer(_record(entry), f"{entry.stream}  {entry.writer}  {entry.seq}  {entry.content_hash.hex()}")
 
@@ -57,7 +57,7 @@ async def show(
     limit: Annotated[int, typer.Option(help="How many at most.")] = 20,
     format: Format = OWN,
 ) -> None:
-    """Show the entries of a stream, or which streams and writers there are; exit 7 and name what is damaged."""
+    """Show the entries of a stream, or which streams there are. Exit 7 and name what is damaged."""
     from dgent.cli import arguments
     from dgent.cli.output import damaged
 
@@ -94,7 +94,7 @@ async def verify(
     ] = None,
     format: Format = OWN,
 ) -> None:
-    """Recompute chains; exit 7 and name the first bad seq where one is not what was written, or signed; 3 for no log.
+    """Recompute chains, and compare them with what was signed. Exit 7 and name the first bad seq; 3 if there is no log.
 
     A log is compared with the last checkpoint that is kept here, if its signer counts: who writes under a fingerprint
     signs for himself, for others say --trust. --against names one that was kept elsewhere.
@@ -134,7 +134,7 @@ async def follow(
     limit: Annotated[int | None, typer.Option(help="End after so many.")] = None,
     format: Format = OWN,
 ) -> None:
-    """Show what is in a stream and then what comes, until it is interrupted; exit 7 where the log went back."""
+    """Show what is in a stream and then what comes. It ends when it is interrupted; exit 7 where the log went back."""
     from contextlib import aclosing
 
     from dgent.causal import Head
@@ -200,7 +200,7 @@ async def checkpoint(
 @app.command()
 @command
 async def keygen(kg: Kg, file: Annotated[Path, typer.Argument(help="A file that is not there yet.")]) -> None:
-    """Make a key to sign with: a private file, and the public key beside it."""
+    """Make a key to sign with. It is a private file, with the public key beside it."""
     from dgent.causal import keys
 
     made = keys.generate(file)

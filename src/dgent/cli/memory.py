@@ -44,7 +44,7 @@ async def put(
         metadata=arguments.assignments(metadata or (), typed=True),
     )
     life = arguments.life(ttl)
-    async with kg.storage() as storage:
+    async with kg.storage(anew=True) as storage:
         stored = await storage.memory.put(datum, expect=expect, ttl=life)
     kg.answer(stored, f"{stored.id}  version {stored.version}")
 
@@ -90,7 +90,7 @@ async def list_(
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> None:
-    """List live datums, the newest first; exit 7 and name those that are not what was written."""
+    """List live datums, the newest first. Exit 7 and name those that are not what was written."""
     from dgent.cli import arguments, output
     from dgent.query import Query
 
@@ -123,7 +123,7 @@ async def history(
     limit: Limit = 100,
     before: Annotated[int | None, typer.Option(help="Only versions below this one.")] = None,
 ) -> None:
-    """Show every stored version of a datum, deletions included, oldest first."""
+    """Show every stored version of a datum, oldest first. Deletions are included."""
     from dgent.cli import arguments, output
     from dgent.exceptions import DatumNotFound
 

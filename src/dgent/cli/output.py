@@ -173,7 +173,8 @@ def pairs(facts: Mapping[str, Any]) -> RenderableType:
 
 def _flat(facts: Mapping[str, Any], indent: str) -> Iterable[tuple[str, Any]]:
     for name, value in facts.items():
-        label = indent + str(name).replace("_", " ")
+        deep = len(indent) > 2  # where names are those of tables
+        label = indent + (str(name) if deep else str(name).replace("_", " "))
         if isinstance(value, Mapping) and value:
             yield label, ""
             yield from _flat(value, f"{indent}  ")

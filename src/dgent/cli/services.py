@@ -23,14 +23,14 @@ async def data(
     write: Annotated[bool, typer.Option("--write", help="Grant writing everywhere.")] = False,
     purge: Annotated[bool, typer.Option("--purge", help="Grant writing and erasing everywhere.")] = False,
 ) -> None:
-    """Follow an agent path, as a reader; a path that stops early lists what is there."""
+    """Follow an agent path, as a reader. A path that stops early lists what is there."""
     from dgent.agentese import Umwelt
     from dgent.cli import arguments as values
     from dgent.cli import output
 
     umwelt = Umwelt.owner(who) if purge else Umwelt.of(who, memory="write", write="*") if write else Umwelt.reader(who)
     given = values.assignments(arguments or (), typed=False)
-    async with kg.storage() as storage:
+    async with kg.storage(anew=write or purge) as storage:
         found = await storage.resolve(path, umwelt, **given)
     cursor, damaged = getattr(found, "cursor", None), getattr(found, "damaged", ())
     kg.answer(found, output.answer(found), *output.damaged(damaged), *output.next_page(cursor, "cursor="))
@@ -40,14 +40,14 @@ async def data(
 @town.command("import")
 @command
 async def import_(kg: Kg, file: Annotated[Path, typer.Argument(help="A conversation, as JSON.")]) -> None:
-    """Read a conversation into both tracks; what is there already stays as it is."""
+    """Read a conversation into both tracks. What is there already stays as it is."""
     from dgent.cli import output
     from dgent.cli.progress import progress
     from dgent.importing.conversation_file import read_conversation
     from dgent.importing.conversation_import import import_conversation
 
     conversation = read_conversation(file)
-    async with kg.storage() as storage:
+    async with kg.storage(anew=True) as storage:
         with progress("importing", conversation.size) as advance:
             done = await import_conversation(storage, conversation, advance)
     found = {"conversation": conversation.name, "new": done.new._asdict(), "known": done.known._asdict()}
@@ -71,7 +71,7 @@ async def capture(
     from dgent.services import Brain
 
     text = values.text(content, kg.settings.max_content)
-    async with kg.storage() as storage:
+    async with kg.storage(anew=True) as storage:
         crystal = await Brain(storage).capture(text, tag or (), id=id, causal_parent=parent, author=author)
     kg.answer(output.crystal_record(crystal), crystal.id)
 

@@ -18,7 +18,7 @@ Key = Annotated[str, typer.Argument(help="The key of a write, of `kg memory set-
 
 @command
 async def set_aside(kg: Kg) -> None:
-    """List the writes that were set aside, oldest first, when what still waits was delivered; not all if very many."""
+    """List the writes that were set aside, oldest first. What still waits is delivered before; many are cut."""
     async with kg.storage() as storage:
         await storage.memory.recover()
         entries = await storage.set_aside()

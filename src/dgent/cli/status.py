@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command
 async def status(kg: Kg) -> None:
-    """Show where the data lies, and how it does; exit 6 with what the manifest knows where it does not answer."""
+    """Show where the data lies, and how it does. Exit 6 with what the manifest knows where it does not answer."""
     from dgent.cli import output
 
     try:

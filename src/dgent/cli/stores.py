@@ -17,7 +17,7 @@ app = typer.Typer(help="What the manifest knows of the stores that served here."
 @app.command("list")
 @command
 async def list_(kg: Kg) -> None:
-    """List the stores: id, place, whether it held something, whether it came first, what waits there. Opens none."""
+    """List the stores that served here. Each with its place, what it held, and what waits there; opens none."""
     found = known_stores(kg)
     kg.answer({"manifest": str(kg.settings.manifest_path), "stores": found}, *map(described, found))
 
@@ -56,7 +56,7 @@ async def forget(
     *,
     force: Annotated[bool, typer.Option("--force", help="Even if writes wait there or for it.")] = False,
 ) -> None:
-    """Let the manifest forget a store: it is not missed and not held against another any more. Its data stays."""
+    """Let the manifest forget a store. It is not missed and not held against another any more; its data stays."""
     from dgent.memory.failover.manifest import ManifestFile
 
     file = ManifestFile(kg.settings.manifest_path)
