@@ -165,7 +165,7 @@ def test_every_file_that_the_architecture_names_exists() -> None:
             there.add(folder / name.rpartition("/")[2])
     assert {path for path in there if not path.is_file()} == set()
     silent, summed_up = {"__init__.py", "__main__.py"}, {"cli"}
-    files = {path for path in package.rglob("*/*.py") if path.name not in silent}
+    files = {path for path in package.rglob("*.py") if path.name not in silent}
     listed = {path for path in files if str(path.parent.relative_to(package)) not in summed_up}
     assert {str(path.relative_to(package)) for path in listed - there} == set()
 
