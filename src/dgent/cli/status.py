@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command
 async def status(kg: Kg) -> None:
-    """Show where the data is and its state; exit 6, with what the manifest knows, if the first store does not answer."""
+    """Show where the data is and its state; exit 6, with what the manifest knows, if it does not answer."""
     from dgent.cli import output
 
     try:

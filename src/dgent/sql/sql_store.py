@@ -60,7 +60,7 @@ class SqlStore:
         await self._write(work)  work(connection) is a transaction; it may run again after a conflict in the database
         async def _look(self)    to override: runs once, after the tables were made or found
 
-    `work` has to take what it needs from `connection` before it returns. docs/how-to/write-both-tracks.md has an example.
+    `work` returns rows, not a result still to be read. docs/how-to/write-both-tracks.md has an example.
 
     Args:
         database: where the tables are.
