@@ -15,6 +15,10 @@ SLOW_TWINS = {
     r"crystal/test_copying\.py::test_a_promotion_that_is_killed_goes_on\[postgres": (
         "a kill on PostgreSQL is in crystal/test_upgrade_processes.py, a backfill beside writers in this file"
     ),
+    r"(memory/test_sqlite_backend|bridge/test_contract)\.py::TestInMemory::"
+    r"test_(l_c3|l_d[67]|l_t1|a_value|a_tampered)_": (
+        "TestSQLite in the same file runs the same SQL; L-D3, which draws every verb, shows the database in memory"
+    ),
 }
 """What the id of a test has in it, and why its twin is enough."""
 

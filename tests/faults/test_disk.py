@@ -85,6 +85,16 @@ async def test_a_full_disk_is_an_error_and_no_loss(small_disk: Path, kind: str) 
         await all_right(store, [*ids, "after", "again"])
 
 
+async def test_a_backup_to_a_full_disk_leaves_nothing_there(small_disk: Path, tmp_path: Path) -> None:
+    """Each try left a journal of what SQLite would have undone."""
+    async with sqlite(tmp_path / "memory.db") as store:
+        await store.put_many(put(f"k{n}", 100_000) for n in range(60))
+        for _ in range(2):
+            with pytest.raises(DiskFull):
+                await store.database.backup(small_disk / "copy.db")
+            assert list(small_disk.iterdir()) == []
+
+
 async def test_a_full_disk_ends_a_transaction_whatever_its_body_does(small_disk: Path) -> None:
     """SQLite rolls all of it back by itself, and what the body writes then must not commit on its own.
 

@@ -162,6 +162,34 @@ async def test_a_log_that_is_not_this_files_is_refused_and_nothing_is_written(
     assert await opened(path) == HALF + 1
 
 
+async def test_a_file_in_the_place_of_another_is_not_opened_beside_the_log_of_that(tmp_path: Path) -> None:
+    """A log that holds every page of its file fits any file: it opened, and made of a backup what was there before."""
+    path, backup = tmp_path / "membrane.db", tmp_path / "backup.db"
+    async with sqlite(path.with_name("source.db")) as store:
+        await store.put(datum("kept"))
+        await store.database.backup(backup)
+    count = crashed(path, 0, HALF)
+    path.rename(tmp_path / "before")
+    backup.rename(path)
+    before = path.read_bytes(), log(path).read_bytes()
+    for opens in OPENS:
+        await opens(path)
+    assert (path.read_bytes(), log(path).read_bytes()) == before
+    log(path).rename(log(tmp_path / "before"))
+    assert await opened(path) == 1
+    assert await opened(tmp_path / "before") == count
+
+
+async def test_a_file_and_its_log_that_were_replaced_together_open_without_the_note(tmp_path: Path) -> None:
+    path = tmp_path / "membrane.db"
+    count = crashed(path, 0, HALF)
+    renamed_over(path, path)  # as a tool that copies a file which has another time, and leaves the log that has not
+    with pytest.raises(Corrupt, match=r"remove .*membrane\.db\.lock"):
+        await opened(path)
+    path.with_name(f"{path.name}.lock").unlink()
+    assert await opened(path) == count
+
+
 @pytest.fixture
 def checks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the files that were read whole since."""

@@ -42,8 +42,16 @@ for one in told:
 """
 
 
-@pytest.mark.parametrize("tls", ["", "?sslmode=prefer", "?sslmode=disable"])
-@pytest.mark.parametrize("home", ["under a file", "in /proc", "another owner's"])
+@pytest.mark.parametrize(
+    ("home", "tls"),
+    [
+        ("under a file", ""),
+        ("in /proc", ""),
+        ("another owner's", ""),
+        ("another owner's", "?sslmode=prefer"),
+        ("another owner's", "?sslmode=disable"),
+    ],
+)
 def test_a_postgresql_url_works_where_nothing_local_can_be_written(
     home: str, tls: str, postgres_url: str, tmp_path: Path
 ) -> None:

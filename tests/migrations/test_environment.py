@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.faults.processes import run_module
 from tests.migrations.inspection import execute, rows, schema, schema_of_models
 
 from dgent import migrations
@@ -43,12 +44,7 @@ def upgrade():
 
 
 def alembic(folder: Path, url: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    given = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "KGENTS_DATABASE_URL": url, **environment}
-    command = [sys.executable, "-m", "alembic", *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=given, capture_output=True, text=True, timeout=patience(60), check=False
-    )
-    return done.returncode, done.stdout, done.stderr
+    return run_module(folder, {"KGENTS_DATABASE_URL": url, **environment}, "alembic", *arguments)
 
 
 @pytest.fixture

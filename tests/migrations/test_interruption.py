@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Connection, Engine, event, inspect, text
+from tests.faults.processes import ready, started, together
 from tests.migrations.inspection import execute, look, rows, schema, schema_of_models
 
 from dgent import migrations
@@ -24,13 +25,13 @@ from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from multiprocessing.connection import Connection as Pipe
 
 ROOT = Path(__file__).resolve().parents[2]
 CHANGES = ("CREATE", "INSERT", "UPDATE", "DROP", "ALTER")
 LAST = 34
 """The number of the last changing statement from 001 to the head: Alembic's own note of the revision."""
 UPGRADE = "import asyncio, sys; from dgent import migrations; print(asyncio.run(migrations.upgrade(sys.argv[1])))"
-WAIT = f"import sys; sys.stdin.readline(); {UPGRADE}"
 KILL = f"""
 import os, signal, sys
 from sqlalchemy import Engine, event
@@ -73,7 +74,6 @@ def child(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", program, *arguments],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
-        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -81,7 +81,7 @@ def child(program: str, *arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate("go\n", timeout=patience(60))
+    out, err = process.communicate(timeout=patience(60))
     return process.returncode, out.strip(), err
 
 
@@ -164,12 +164,17 @@ async def test_an_upgrade_whose_connection_is_cut_leaves_the_previous_schema(pos
     assert await migrations.upgrade(postgres_url) == "004"
 
 
+def upgrade_beside_others(pipe: Pipe, number: int, url: str) -> None:
+    ready(pipe)
+    pipe.send(asyncio.run(migrations.upgrade(url)))
+
+
 async def test_upgrades_of_four_processes_take_turns(url: str, full_size: bool) -> None:
     settings = Settings.load(database_url=url, environment="development")
     for _ in range(10 if full_size else 2):
-        waiting = [child(WAIT, url) for _ in range(4)]
-        answers = await asyncio.gather(*(asyncio.to_thread(finish, process) for process in waiting))
-        assert [answer[:2] for answer in answers] == [(0, "004")] * 4, [answer[2] for answer in answers]
+        with started(4, upgrade_beside_others, url) as children:
+            await asyncio.to_thread(together, children)
+            assert [await asyncio.to_thread(child.answer) for child in children] == ["004"] * 4
         assert schema(url) == schema_of_models(url)
         await migrations.downgrade(settings, "base")
 

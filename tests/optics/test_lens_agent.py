@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
-import textwrap
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.faults.processes import started
 
 from dgent.bridge import TableAdapter, unit_of_work
 from dgent.datum import Datum
 from dgent.exceptions import DatumNotFound, FocusNotFound, InvalidDatum, InvalidFocus, InvalidRow, StateConflict
 from dgent.memory.inmemory.backend import MemoryBackend
-from dgent.memory.jsonl.backend import JSONLBackend
-from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.optics import MISSING, Lens, LensAgent, as_json, at, each, filtered, identity, instance, key, path
-from dgent.testing.contract_base import examples, patience
+from dgent.testing.contract_base import examples
 from dgent.testing.manual_clock import ManualClock
 
 from .conftest import CONTENT, ID, memory, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from dgent.store import DgentProtocol
@@ -258,61 +256,33 @@ async def test_l_o3_a_run_of_writes_is_the_run_of_pure_ones(steps: list[tuple[st
         assert await content(store) == model
 
 
-PROCESS = """
-    import asyncio, sys
-    from tests.optics.conftest import table
-    from dgent.memory.jsonl.backend import JSONLBackend
-    from dgent.memory.sql.sqlite_backend import SQLiteBackend
-    from dgent.optics import LensAgent
+@asynccontextmanager
+async def shared(kind: str, folder: Path) -> AsyncIterator[DgentProtocol]:
+    """Open a store that other processes have open, too."""
+    async with (
+        memory(kind, folder) if kind in {"jsonl", "sqlite"} else table(kind, f"sqlite:///{folder}/rows.db") as it
+    ):
+        yield it
 
-    async def add(store, focus, times):
-        agents = [LensAgent(store, "it", focus), LensAgent(store, "it", "body.deep[0].x")]
-        for _ in range(times):
-            for agent in agents:
-                await agent.modify(lambda n: n + 1)
 
-    async def main(kind, place, focus, times):
-        if kind in ("versioned", "plain"):
-            async with table(kind, f"sqlite:///{place}") as store:
-                await add(store, focus, times)
-            return
-        store = {"jsonl": JSONLBackend, "sqlite": SQLiteBackend}[kind](place)
-        try:
-            await add(store, focus, times)
-        finally:
-            await store.close()
+def add(pipe: Connection, number: int, kind: str, folder: Path, foci: list[str], times: int) -> None:
+    async def main(focus: str) -> None:
+        async with shared(kind, folder) as store:
+            agents = [LensAgent(store, ID, focus), LensAgent(store, ID, "body.deep[0].x")]
+            for _ in range(times):
+                for agent in agents:
+                    await agent.modify(lambda n: n + 1)
 
-    asyncio.run(main(sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4])))
-"""
+    asyncio.run(main(foci[number]))
+    pipe.send("done")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "sqlite", "versioned", "plain"])
 async def test_l_o3_four_processes_lose_nothing(kind: str, tmp_path: Path, full_size: bool) -> None:
     times = 100 if full_size else 10
-    place = tmp_path / "shared.db"
-    put = Datum.create(data=CONTENT, id=ID)
-    makers: dict[str, Callable[[Path], Any]] = {"jsonl": JSONLBackend, "sqlite": SQLiteBackend}
-    if kind in makers:
-        store = makers[kind](place)
-        await store.put(put)
-        await run_all(kind, place, times)
+    async with shared(kind, tmp_path) as store:
+        await store.put(Datum.create(data=CONTENT, id=ID))
+        with started(4, add, kind, tmp_path, ["n", "n", "m", "m"], times) as children:
+            assert [await asyncio.to_thread(child.answer) for child in children] == ["done"] * 4
         found = await content(store)
-        await store.close()
-    else:
-        async with table(kind, f"sqlite:///{place}") as rows:
-            await rows.put(put)
-            await run_all(kind, place, times)
-            found = await content(rows)
     assert (found["n"], found["m"], found["body"]["deep"][0]["x"]) == (2 * times, 2 * times, 1 + 4 * times)
-
-
-async def run_all(kind: str, place: Path, times: int) -> None:
-    root = str(__file__).partition("/tests/")[0]
-    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {root!r})\n" + textwrap.dedent(PROCESS)]
-    processes = [
-        subprocess.Popen([*command, kind, str(place), focus, str(times)], stderr=subprocess.PIPE, text=True)
-        for focus in ("n", "n", "m", "m")
-    ]
-    for process in processes:
-        _, errors = await asyncio.to_thread(process.communicate, timeout=patience(120))
-        assert process.returncode == 0, errors

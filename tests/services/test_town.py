@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import select
+from tests.faults.processes import started
 from tests.services.conversation_chains import check_v1
 
 from dgent.bridge.dual_write import select_rows
@@ -17,25 +17,20 @@ from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidInput, InvalidQuery, LimitExceeded, NotFound
 from dgent.models import CitizenConversation, ConversationTurn
 from dgent.services import NewTurn, Town
-
-if TYPE_CHECKING:
-    from dgent.storage import StorageProvider
-
-WRITER = """
-import asyncio, sys
-from dgent.services import Town
 from dgent.storage import StorageProvider
 
-async def main(url, conversation, name, count):
-    storage = await StorageProvider.from_config(database_url=url)
-    try:
-        for number in range(int(count)):
-            await Town(storage).add_turn(conversation, "user", f"{name} {number}")
-    finally:
-        await storage.close()
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
-asyncio.run(main(*sys.argv[1:]))
-"""
+
+def add_turns(pipe: Connection, number: int, url: str, conversation: str, count: int) -> None:
+    async def main() -> None:
+        async with await StorageProvider.from_config(database_url=url) as storage:
+            for turn in range(count):
+                await Town(storage).add_turn(conversation, "user", f"{number} {turn}")
+
+    asyncio.run(main())
+    pipe.send("done")
 
 
 async def test_l_v1_concurrent_tasks(storage: StorageProvider) -> None:
@@ -49,11 +44,8 @@ async def test_l_v1_concurrent_tasks(storage: StorageProvider) -> None:
 async def test_l_v1_concurrent_processes(storage: StorageProvider, url: str, full_size: bool) -> None:
     conversation = await Town(storage).start_conversation("Caroline")
     each = 200 if full_size else 15
-    writers = [
-        await asyncio.create_subprocess_exec(sys.executable, "-c", WRITER, url, conversation.id, str(name), str(each))
-        for name in range(4)
-    ]
-    assert [await writer.wait() for writer in writers] == [0, 0, 0, 0]
+    with started(4, add_turns, url, conversation.id, each) as writers:
+        assert [await asyncio.to_thread(writer.answer) for writer in writers] == ["done"] * 4
     await check_v1(storage, conversation.id, {f"{name} {number}" for name in range(4) for number in range(each)})
 
 

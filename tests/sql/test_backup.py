@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,12 +14,16 @@ from dgent import Datum, SQLiteBackend, StorageProvider
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidSettings, StoreClosed
 from dgent.memory.sql.maintenance import MaintainedMemory
 from dgent.query import Query
+from dgent.runtime.file_lock import FileLock
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.sql.sqlite import backup
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
 WRITERS = 4
 
@@ -86,22 +90,104 @@ async def test_a_copy_replaces_nothing(tmp_path: Path) -> None:
     assert await seqs(tmp_path / "new" / "copy.db") == [1]
 
 
-async def test_a_cancelled_copy_leaves_nothing_or_all_of_it(tmp_path: Path) -> None:
+async def test_a_cancelled_copy_is_not_there(tmp_path: Path) -> None:
     store = SQLiteBackend(tmp_path / "memory.db")
     await store.put_many(Datum.create(bytes(10_000), id=str(n)) for n in range(100))
-    for patience in range(12):
-        folder = tmp_path / str(patience)
+    for turns in range(12):
+        folder = tmp_path / str(turns)
         task = asyncio.create_task(store.database.backup(folder / "copy.db"))
-        for _ in range(patience):
+        for _ in range(turns):
             await asyncio.sleep(0)
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
         left = [each.name for each in folder.iterdir()] if folder.exists() else []
-        assert left in ([], ["copy.db"])
-        if left:
-            assert len(await seqs(folder / "copy.db")) == 100
+        assert left == [] if task.cancelled() else ["copy.db"]
     await store.close()
+
+
+@pytest.mark.parametrize("others", [False, True])
+async def test_a_copy_that_is_cancelled_when_it_has_its_name_is_taken_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: bool
+) -> None:
+    """Only that one, and whoever asks again gets it. It stayed, and asking again was refused."""
+    store = SQLiteBackend(tmp_path / "memory.db")
+    await store.put(Datum.create("x", id="x"))
+    path, loop, named = tmp_path / "new" / "copy.db", asyncio.get_running_loop(), []
+
+    def sync(folder: Path) -> None:
+        named.append(path.exists())
+        if others:
+            path.unlink()
+            path.write_bytes(b"mine")
+        loop.call_soon_threadsafe(task.cancel)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "sync_directory", sync)
+        task = asyncio.create_task(store.database.backup(path))
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert named == [True]
+    assert [each.read_bytes() for each in path.parent.iterdir()] == [b"mine"] * others
+    if not others:
+        await store.database.backup(path)
+        assert await seqs(path) == [1]
+    await store.close()
+
+
+@contextmanager
+def reading(tmp_path: Path) -> Iterator[Connection]:
+    """Give a connection to a small database."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
+    with engine.connect() as connection:
+        connection.exec_driver_sql("CREATE TABLE t (a)")
+        connection.commit()
+        yield connection
+    engine.dispose()
+
+
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("late", [False, True])
+def test_nothing_is_copied_beside_what_an_earlier_file_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: str, late: bool
+) -> None:
+    """SQLite puts it over the file: a backup of 1000 datums opened as another store with one, and became that."""
+    left = tmp_path / f"copy.db{end}"
+    if late:
+        monkeypatch.setattr(backup, "sync_file", lambda _: left.write_bytes(b"w"))
+    else:
+        left.write_bytes(b"w")
+    with reading(tmp_path) as connection:
+        with pytest.raises(InvalidInput, match=rf"copy\.db{end} is there.*move it away"):
+            backup.Backup(tmp_path / "copy.db").make(connection)
+        assert {each.name for each in tmp_path.glob("*copy*")} == {left.name}
+        left.unlink()
+        monkeypatch.undo()
+        backup.Backup(tmp_path / "copy.db").make(connection)
+
+
+def test_what_a_killed_copy_left_goes_and_one_under_way_is_left_alone(tmp_path: Path) -> None:
+    part, lock = tmp_path / ".copy.db.dgent-backup", tmp_path / ".copy.db.dgent-backup.lock"
+    part.write_bytes(b"half")
+    holder = FileLock(lock, 0, sole=False)
+    assert holder.try_take()
+    with reading(tmp_path) as connection:
+        with pytest.raises(InvalidInput, match=r"another backup to .* is under way"):
+            backup.Backup(tmp_path / "copy.db").make(connection)
+        assert (part.read_bytes(), lock.exists()) == (b"half", True)
+        holder.close()  # as its death does
+        backup.Backup(tmp_path / "copy.db").make(connection)
+    assert {each.name for each in tmp_path.iterdir()} == {"a.db", "copy.db"}
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 240, "n" * 300, f"{'f' * 300}/copy.db", "/".join(["f" * 100] * 5)], ids=lambda name: str(len(name))
+)
+def test_a_name_that_is_too_long_is_named_as_that(tmp_path: Path, name: str) -> None:
+    """That of the hidden file counts. It was ReadOnly."""
+    with reading(tmp_path) as connection, pytest.raises(InvalidInput, match=r"too long.*shorter"):
+        backup.Backup(tmp_path / name).make(connection)
+    assert [each for each in tmp_path.rglob("*") if each.is_file() and each.name != "a.db"] == []
 
 
 async def test_closing_waits_for_a_copy(tmp_path: Path) -> None:
@@ -151,14 +237,8 @@ async def test_a_server_names_its_own_tool(postgres_url: str, tmp_path: Path) ->
 def test_a_copy_that_is_cancelled_while_it_is_synced_is_not_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cancelled: list[Path] = []
-    sync = backup.sync_file
-    monkeypatch.setattr(backup, "sync_file", lambda path: (cancelled.append(path), sync(path)))
-    engine = create_engine(f"sqlite:///{tmp_path / 'a.db'}")
-    with engine.connect() as connection:
-        connection.exec_driver_sql("CREATE TABLE t (a)")
-        connection.commit()
-        backup.back_up(connection, tmp_path / "copy.db", lambda: bool(cancelled))
-    engine.dispose()
-    assert cancelled
+    copy = backup.Backup(tmp_path / "copy.db")
+    monkeypatch.setattr(backup, "sync_file", lambda _: copy.__exit__(asyncio.CancelledError))
+    with reading(tmp_path) as connection:
+        copy.make(connection)
     assert [path.name for path in tmp_path.iterdir() if "copy" in path.name] == []

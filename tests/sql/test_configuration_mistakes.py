@@ -26,10 +26,10 @@ from dgent.exceptions import (
     DgentError,
     DiskError,
     DiskFull,
+    InvalidInput,
     InvalidSettings,
     ReadOnly,
     ResourceExhausted,
-    StorageError,
     StorageTimeout,
 )
 from dgent.settings import Settings
@@ -256,10 +256,11 @@ SYSTEM: list[tuple[OSError, type[DgentError], str]] = [
     (PermissionError(errno.EACCES, "denied"), AccessRefused, "socket"),
     (OSError(errno.EMFILE, "too many"), ResourceExhausted, "file descriptor"),
 ]
-OF_FILES: list[tuple[int, type[StorageError]]] = [
+OF_FILES: list[tuple[int, type[DgentError]]] = [
     *((code, ReadOnly) for code in (errno.EACCES, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR)),
     *((code, DiskFull) for code in (errno.ENOSPC, errno.EDQUOT)),
     (errno.EIO, DiskError),
+    (errno.ENAMETOOLONG, InvalidInput),
     *((code, ResourceExhausted) for code in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)),
 ]
 
@@ -275,7 +276,7 @@ def test_what_the_way_to_a_server_says_is_an_outage_or_a_mistake(
 
 
 @pytest.mark.parametrize(("code", "kind"), OF_FILES, ids=[errno.errorcode[row[0]] for row in OF_FILES])
-def test_what_the_system_says_of_a_file_is_never_an_outage(code: int, kind: type[StorageError]) -> None:
+def test_what_the_system_says_of_a_file_is_never_an_outage(code: int, kind: type[DgentError]) -> None:
     ours = translate(OSError(code, os.strerror(code)), "the file")
     assert type(ours) is kind
     assert not isinstance(ours, OUTAGE)

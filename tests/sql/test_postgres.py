@@ -236,7 +236,7 @@ async def test_a_deadlock_is_retried_until_both_are_in(postgres: PostgresDatabas
         return unit
 
     await asyncio.gather(postgres.write(crosswise("a", "b")), postgres.write(crosswise("b", "a")))
-    assert len(holding) == 3, "there was no deadlock"
+    assert len(holding) > 2, "there was no deadlock"
     assert await postgres.read(lambda connection: [get.row(connection, id) for id in "ab"]) == [(2,), (2,)]
 
 

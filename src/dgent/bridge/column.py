@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 _FLOAT8, _NUMERIC = 701, 1700
 """What PostgreSQL calls the types of numbers; SQLAlchemy asks for it there, and nowhere else."""
 
+CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
+"""How a row and its id are written."""
+
 _LONG_NUMBER: Final = re.compile(r"\d{16}|\d[eE]|-0")
 Convert: TypeAlias = "Callable[[Any], Any]"
 

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from dgent.bridge.column import ColumnMapping, shown
-from dgent.bridge.mapping import SOURCE, TableMapping, as_id, as_utc, has_zone
+from dgent.bridge.mapping import SOURCE, TableMapping, as_utc, has_zone
+from dgent.bridge.row_id import as_id
 from dgent.exceptions import InvalidRow
 
 if TYPE_CHECKING:
@@ -146,15 +147,16 @@ def _add_parent(mapping: TableMapping, datum: Datum, given: dict[str, Any]) -> N
         if parent is not None:
             raise InvalidRow(mapping.name, "causal_parent", "the table has no such column, and the datum has a cause")
         return
+    cause = None if parent is None else mapping.cause_of(parent)
     if field.name in given:
         if as_id(shown(field, given[field.name])) != parent:
             raise InvalidRow(
                 mapping.name, field.name, "the content has another cause than the datum: leave it out of it"
             )
         return
-    given[field.name] = None if parent is None else mapping.cause_of(parent)
-    if parent is not None and given[field.name] is None:
+    if parent is not None and cause is None:
         raise InvalidRow(mapping.name, field.name, f"the id {parent[:80]!r} is none of this table's")
+    given[field.name] = cause
 
 
 def _add_metadata(mapping: TableMapping, datum: Datum, given: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 A row is this datum:
 
-* `id`: the primary key. Text is the id as it is, other types in their JSON form, several columns as a JSON array.
+* `id`: the primary key, as `dgent.bridge.row_id` says.
 * `content`: a JSON object of all mapped columns but the version and those that are hidden, in the forms of
   `dgent.bridge.column_codec`, with sorted keys.
 * `created_at`, `causal_parent`, `version`: the columns of these names; the version is the mapper's `version_id_col`.
@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from sqlalchemy import JSON, Column, DateTime, Integer, Table, Uuid, inspect
 
-from dgent.bridge.column import ColumnMapping, column_mapping_of, processors, shown
+from dgent.bridge.column import CANONICAL, ColumnMapping, column_mapping_of, processors, shown
 from dgent.bridge.column_codec import is_text, unwrapped
+from dgent.bridge.row_id import as_id, id_from, key_in
 from dgent.datum import Datum, load_datum
 from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, Corrupt, InvalidInput, InvalidRow
@@ -38,7 +39,6 @@ SOURCE: Final = "alembic"
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND: Final = timedelta(microseconds=1)
 _dumps: Final = orjson.dumps
-CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_UTC_Z
 
 
 class _Codecs(NamedTuple):
@@ -176,13 +176,21 @@ class TableMapping:
             try:
                 yield self.datum_of(row, dialect), row
             except Corrupt as error:
-                yield self._damaged(row, str(error))
+                yield self._damaged(row, str(error), dialect)
 
-    def _damaged(self, row: Sequence[Any], reason: str) -> Damaged:
-        key = [as_text(row[self._at[field.name]]) for field in self.keys]
+    def _damaged(self, row: Sequence[Any], reason: str, dialect: Dialect) -> Damaged:
         version = row[-1] if self.version is not None and type(row[-1]) is int else 0
         content = orjson.dumps(dict(zip(self._at, row, strict=False)), default=as_text, option=CANONICAL)
-        return Damaged(key[0] if len(key) == 1 else orjson.dumps(key).decode(), version, reason, content)
+        return Damaged(self._legible_id(row, dialect), version, reason, content)
+
+    def _legible_id(self, row: Sequence[Any], dialect: Dialect) -> str:
+        """Return the id of a row, or what can be read of one that is damaged itself."""
+        key = [row[self._at[field.name]] for field in self.keys]
+        try:
+            return self.id_of(key, dialect)
+        except (ValueError, TypeError, ArithmeticError, LookupError, AttributeError):
+            legible = [as_text(part) for part in key]
+            return legible[0] if len(legible) == 1 else orjson.dumps(legible).decode()
 
     def datums_from(self, rows: Iterable[Sequence[Any]]) -> list[Datum]:
         """Return the datums that rows of `columns` are, from values in JSON form; times stay datetimes."""
@@ -199,7 +207,7 @@ class TableMapping:
                 metadata = self._metadata(cells[tags])
             found.append(
                 load_datum(
-                    cells[key] if textual else self.id_from([cells[at[field.name]] for field in self.keys]),
+                    cells[key] if textual else id_from([cells[at[field.name]] for field in self.keys]),
                     _dumps(dict(zip(at, cells)), None, CANONICAL),  # noqa: B905  # the last cell may be the version
                     0.0 if moment is None else moment.timestamp(),
                     cause,
@@ -224,47 +232,30 @@ class TableMapping:
             return self.plain_metadata
         return f"{self._metadata_start}{orjson.dumps(tags).decode()}}}"
 
-    def id_from(self, key: list[Any]) -> str:
-        """Return the id that the JSON forms of a key make; different keys make different ids."""
-        return as_id(key[0]) or "" if len(key) == 1 else orjson.dumps(key, option=CANONICAL).decode()
-
     def key_of(self, id: str) -> list[Any] | None:
-        """Return the Python values of the key that an id is made of, or None if it is no id of this table."""
-        if self.textual:
-            return [id]
-        parts: Any = [id]
-        if len(self.keys) > 1:
-            try:
-                parts = orjson.loads(id)
-            except orjson.JSONDecodeError:
-                return None
-            if not isinstance(parts, list) or len(parts) != len(self.keys):
-                return None
-        try:
-            key = [_key_part(field, part) for field, part in zip(self.keys, parts, strict=True)]
-        except ValueError:
-            return None
-        return (
-            key
-            if self.id_from([shown(field, part) for field, part in zip(self.keys, key, strict=True)]) == id
-            else None
-        )
+        """Return the Python values of the key that an id is made of, or None if no row of this table can have it.
+
+        Raises:
+            InvalidRow: it is another spelling of an id, which the message names.
+        """
+        return [id] if self.textual else key_in(self.name, self.keys, id)
 
     def cause_of(self, id: str) -> Any:
-        """Return the Python value of the column `causal_parent` for an id, or None if it is no id of this table."""
+        """Return the Python value of the column `causal_parent` for an id, or None if it is no id of this table.
+
+        Raises:
+            InvalidRow: it is another spelling of an id, which the message names.
+        """
         assert self.parent is not None  # noqa: S101  # the caller looked
-        try:
-            value = _key_part(self.parent, id)
-        except ValueError:
-            return None
-        return value if as_id(shown(self.parent, value)) == id else None
+        found = key_in(self.name, [self.parent], id)
+        return None if found is None else found[0]
 
     def id_of(self, key: Sequence[Any], dialect: Dialect) -> str:
         """Return the id of a row from the driver's values of its key alone."""
         loaded = self.codecs(dialect).loaded
         places = [self._at[field.name] for field in self.keys]
         values = [load(part) if (load := loaded[at]) else part for at, part in zip(places, key, strict=True)]
-        return self.id_from([shown(field, value) for field, value in zip(self.keys, values, strict=True)])
+        return id_from([shown(field, value) for field, value in zip(self.keys, values, strict=True)])
 
     def values_of(self, row: Sequence[Any], dialect: Dialect) -> dict[str, Any]:
         """Return the Python values of a row by the names of its fields."""
@@ -341,20 +332,6 @@ def has_zone(field: ColumnMapping) -> bool:
     """Tell whether a column of times keeps their zone."""
     kind = unwrapped(field.column.type)
     return isinstance(kind, DateTime) and kind.timezone
-
-
-def as_id(part: Any) -> str | None:
-    """Return the JSON form of a key as an id."""
-    return part if part is None or isinstance(part, str) else orjson.dumps(part, option=CANONICAL).decode().strip('"')
-
-
-def _key_part(field: ColumnMapping, part: Any) -> Any:
-    try:
-        return field.form.load(part)
-    except ValueError:
-        if not isinstance(part, str):
-            raise
-    return field.form.load(orjson.loads(part))  # a number, or true: text in an id
 
 
 def _single_table(mapper: Mapper[Any]) -> Table:

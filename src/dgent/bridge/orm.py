@@ -9,9 +9,10 @@ import orjson
 from sqlalchemy import inspect
 from sqlalchemy.orm.attributes import set_committed_value
 
-from dgent.bridge.column import ColumnMapping, shown
+from dgent.bridge.column import CANONICAL, ColumnMapping, shown
 from dgent.bridge.from_datum import given_by
-from dgent.bridge.mapping import CANONICAL, TableMapping, as_id, as_utc
+from dgent.bridge.mapping import TableMapping, as_utc
+from dgent.bridge.row_id import as_id, id_from
 from dgent.datum import Datum
 from dgent.exceptions import InvalidRow
 
@@ -52,7 +53,7 @@ def datum_from(mapping: TableMapping, instance: Any, *, created_at: float | None
     created = held.get(mapping.created.name) if mapping.created else None
     at = created_at if created is None else as_utc(created).timestamp()
     return Datum(
-        id=mapping.id_from([content[field.name] for field in mapping.keys]),
+        id=id_from([content[field.name] for field in mapping.keys]),
         content=_encoded(mapping, content),
         created_at=time.time() if at is None else at,
         causal_parent=as_id(content.get(mapping.parent.name)) if mapping.parent else None,

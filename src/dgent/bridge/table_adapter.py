@@ -48,7 +48,8 @@ class TableAdapter(StoreBase):
     column in the same statement. A table keeps one version of a row, so there is no history, no seq and no ttl:
     ttl: `ttl="keep"` finds nothing to keep. `expect=0`, that there is no row, is known without a version column, too.
     A put also raises InvalidRow, which names the table, the field and the reason, and IntegrityViolation where a key, a
-    check or a reference refuses the row.
+    check or a reference refuses the row. Every verb raises InvalidRow for another spelling of an id: see
+    `dgent.bridge.row_id`.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.column_codec`.

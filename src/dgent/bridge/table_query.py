@@ -28,7 +28,7 @@ from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_z
 from dgent.bridge.table_sql import bound_key
 from dgent.cursor import open_cursor, seal_cursor
 from dgent.error_messages import nearest
-from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery
+from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery, InvalidRow
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.sql.constructs import bytewise, unindexed
@@ -227,10 +227,9 @@ def _start(connection: Connection, mapping: TableMapping, query: Query) -> list[
     if query.cursor is None:
         return None
     at, id = open_cursor(query.cursor, query.fingerprint)
-    key = mapping.key_of(id)
     try:
-        moment = EPOCH + int(at) * MICROSECOND
-    except OverflowError:
+        key, moment = mapping.key_of(id), EPOCH + int(at) * MICROSECOND
+    except (OverflowError, InvalidRow):
         key = None
     if key is None:
         raise InvalidCursor("the cursor is no place in this table: start again without it")

@@ -92,8 +92,8 @@ class Kg:
     async def storage(self, *, anew: bool = False) -> AsyncIterator[StorageProvider]:
         """Open the storage, and close it at the end.
 
-        What the command line names and is not there is made only for a command that stores something, by `anew`: for
-        any other it is a slip of the pen.
+        A place that the command line names and that does not exist is created only with `anew`, for a command that
+        stores something: for any other it is a typing mistake.
 
         Nothing takes the place of the first store: a command that ends cannot keep what it acknowledges in memory, and
         "nothing" must not be the answer of a store that holds only what was written since. Memory serves where it is

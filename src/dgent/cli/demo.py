@@ -104,7 +104,7 @@ def _further(console: Console, storage: StorageProvider, conversation: Conversat
     kg = _kg(storage)
     id = shlex.quote(turn_id(conversation, conversation.sessions[0], 0))
     commands = {
-        "status": "where the data lies, and how it does",
+        "status": "where the data is, and its state",
         f"brain search --tag {shlex.quote(conversation.speakers[0])}": "crystals by tag, text and time",
         "data self.data.table": "what an agent can reach",
         f"memory get {id}": "one turn, as agent memory has it",

@@ -1,4 +1,4 @@
-"""`kg status`: where the data lies and how it does, or, where that cannot be asked, what is known without asking."""
+"""`kg status`: where the data is and its state, or, where the first store does not answer, what the manifest knows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @command
 async def status(kg: Kg) -> None:
-    """Show where the data lies, and how it does. Exit 6 with what the manifest knows where it does not answer."""
+    """Show where the data is, and its state. Exit 6, with what the manifest knows, if it does not answer."""
     from dgent.cli import output
 
     try:

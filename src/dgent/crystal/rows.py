@@ -14,9 +14,9 @@ import orjson
 from pydantic_core import from_json, to_json
 from sqlalchemy import JSON
 
+from dgent.bridge.column import CANONICAL
 from dgent.bridge.column_codec import unwrapped
 from dgent.bridge.from_datum import given_by, loaded
-from dgent.bridge.mapping import CANONICAL
 from dgent.bridge.orm import cell
 from dgent.crystal.crystal import SCHEMA, VERSION, Crystal, labels_of
 from dgent.datum import Datum

@@ -9,7 +9,7 @@ import warnings
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from dgent.exceptions import DgentError, DiskError, DiskFull, ReadOnly, ResourceExhausted, StorageError
+from dgent.exceptions import DgentError, DiskError, DiskFull, InvalidInput, ReadOnly, ResourceExhausted
 from dgent.warnings import PrivacyWarning
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _no_file(mode: int) -> str | None:
     return "a link, and none is followed here: name what it leads to" if stat.S_ISLNK(mode) else "no regular file"
 
 
-def _not_made(what: str, error: OSError | ValueError) -> StorageError:
+def _not_made(what: str, error: OSError | ValueError) -> DgentError:
     """Return what an error while something is made means: what the machine lacks is no matter of rights."""
     said = f"{what}: {getattr(error, 'strerror', None) or error}"
     match getattr(error, "errno", None):
@@ -136,6 +136,8 @@ def _not_made(what: str, error: OSError | ValueError) -> StorageError:
             return DiskFull(f"{said}: free some space, then try again")
         case errno.EIO:
             return DiskError(f"{said}: check the disk, then try again")
+        case errno.ENAMETOOLONG:
+            return InvalidInput(f"{said}: choose a shorter one, since files beside it have longer ones")
     return ReadOnly(said)
 
 

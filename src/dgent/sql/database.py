@@ -208,10 +208,13 @@ class Database(ABC):
     async def backup(self, path: str | os.PathLike[str]) -> Path:
         """Write a copy of the database as it is at one moment, while it is in use, and return the path of the file.
 
-        The file is its owner's (0600), and is there when it is whole; none is replaced. A cancel leaves none.
+        The file is its owner's (0600), and is there when it is whole; none is replaced. A cancel leaves none: it takes
+        one that has its name already away again.
 
         Raises:
-            InvalidInput: something is there already. CapabilityMissing: a server copies itself: the message says how.
+            InvalidInput: something is there already, if only the `-wal` of an earlier file, another backup to that name
+                is under way, or the name is too long.
+            CapabilityMissing: a server copies itself: the message says how.
             DiskFull, ReadOnly: the copy cannot be made.
         """
 

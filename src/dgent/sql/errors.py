@@ -65,6 +65,7 @@ RETRYABLE: Final = frozenset({"40001", "40P01"})
 _FULL = "no space is left for {what}: free some, then write again; what was acknowledged is safe"
 _READ_ONLY = "{what} cannot be written: check the owner and the mode of the file and its folder"
 _NO_FOLDER = "{what} cannot be opened: a folder on its way is missing, or is none: check the path"
+_TOO_LONG = "the name of {what} is too long, or that of a file beside it: choose a shorter one"
 _DEVICE = "{what}: the device failed to read or to write: check the disk, then try again"
 _EXHAUSTED = (
     "{what}: no memory or no file descriptors are left: close what is open, or raise the limit (`ulimit -n`), and try "
@@ -149,9 +150,8 @@ _OS: Final[dict[int, tuple[type[DgentError], str]]] = {
     errno.EROFS: (ReadOnly, _READ_ONLY),
     errno.EACCES: (ReadOnly, _READ_ONLY),
     errno.EPERM: (ReadOnly, _READ_ONLY),
-    **dict.fromkeys(
-        (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG), (ReadOnly, _NO_FOLDER)
-    ),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP), (ReadOnly, _NO_FOLDER)),
+    errno.ENAMETOOLONG: (InvalidInput, _TOO_LONG),
     **dict.fromkeys((errno.EMFILE, errno.ENFILE, errno.ENOMEM), (ResourceExhausted, _EXHAUSTED)),
     errno.EIO: (DiskError, _DEVICE),
 }
@@ -162,6 +162,7 @@ _CONFIGURATION: Final = "ClientConfigurationError"  # asyncpg's
 _CACHED_PLAN: Final = "InvalidCachedStatementError"  # asyncpg's; SQLSTATE 0A000 has other meanings as well
 _IN_DOUBT: Final = ("SQLITE_IOERR", "SQLITE_NOMEM")
 _NOT_WRITTEN: Final = "SQLITE_IOERR_WRITE"
+_LONGEST: Final = 490  # bytes of a path: SQLite takes 512, with what it and a backup add to it
 _OPENING: Final = ("SQLITE_CANTOPEN", "SQLITE_IOERR")
 _CONSTRAINT: Final = ("SQLITE_CONSTRAINT", "SQLITE_MISMATCH")
 _PARAMETER: Final = re.compile(r"A value is required for bind parameter '\w+'")
@@ -305,6 +306,8 @@ def _from_sqlite(error: sqlite3.Error, sql: str | None, what: str) -> DgentError
         return OutcomeUnknown(_UNKNOWN.format(what=what))
     if name.startswith(_OPENING) and no_descriptors():
         return ResourceExhausted(_EXHAUSTED.format(what=what))
+    if name.startswith("SQLITE_CANTOPEN") and len(os.fsencode(what)) > _LONGEST:
+        return InvalidInput(_TOO_LONG.format(what=what))
     if name.startswith(_CONSTRAINT):
         return violation_of_sqlite(name, text)
     for start, kind, message in _SQLITE:

@@ -53,7 +53,14 @@ class Joinable(Protocol[View_co]):
 class SqlStore:
     """A store with tables of its own, which it makes or upgrades on first use. Where nothing can be written it checks.
 
-    A subclass runs its SQL with `_read` and `_write`, in its database or in the transaction that it is joined to.
+    A subclass overrides `__init__(database)`, to pass its `TableSet`, and adds methods that run functions over a
+    SQLAlchemy `Connection`, in its database or in the transaction that it is joined to:
+
+        await self._read(work)   work(connection) only reads; it may run again after a lost connection
+        await self._write(work)  work(connection) is a transaction; it may run again after a conflict in the database
+        async def _look(self)    to override: runs once, after the tables were made or found
+
+    `work` returns rows, not a result still to be read. docs/how-to/write-both-tracks.md has an example.
 
     Args:
         database: where the tables are.

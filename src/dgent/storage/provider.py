@@ -195,7 +195,7 @@ class StorageProvider:
         return Outbox(self.database, await self.memory.settled())
 
     async def status(self) -> Mapping[str, object]:
-        """Return what a person wants to know of where the data lies and how it does; no secrets."""
+        """Return, for people, where the data is, how much there is and the state of the stores; no secrets."""
         schema: object
         holds: dict[str, object] = {}
         try:

@@ -22,7 +22,7 @@ readers alone (`read_only`).
 # in doubt         the writer's, at the     held        writer         nothing: it is part of the next commit,
 #                  next transaction                                    see `writer`
 # reading          any; reader threads      not needed  not needed     a long read goes on to its own limit
-# backing up       one of its own           not needed  not needed     it is given up, if it is not copied yet
+# backing up       one of its own           not needed  not needed     no file is left of it, see `backup`
 # closing          the closer's, when the   held        writer's for   it goes on to its end
 #                  others have ended                    good
 #
@@ -49,7 +49,7 @@ from dgent.settings import checked_path
 from dgent.sql.database import Database
 from dgent.sql.errors import raise_ours, translated
 from dgent.sql.runner import A, Each, T, Work, only
-from dgent.sql.sqlite.backup import back_up
+from dgent.sql.sqlite.backup import Backup
 from dgent.sql.sqlite.engine import is_in_transaction
 from dgent.sql.sqlite.orm_session import Orm
 from dgent.sql.sqlite.read_only import ReadOnlyFile, why_read_only
@@ -182,8 +182,7 @@ class SQLiteDatabase(Database):
 
         Until it has ended the `-wal` grows with what others write, and `close` waits for it.
         """
-        target = checked_path(path, "no backup: it would be gone with the process")
-        unwanted = threading.Event()
+        backup = Backup(checked_path(path, "no backup: it would be gone with the process"))
         if self._usable_readers() is None:
             await self._start()
         with self._lock:
@@ -191,12 +190,16 @@ class SQLiteDatabase(Database):
             worker = open_reader(f"dgent-backup-{self.path.name}", self.path, self.settings, self._connect_reader)
             self._backups.add(worker)
         try:
-            await worker.do(partial(back_up, path=target, is_unwanted=unwanted.is_set))
+            with backup:
+                await worker.do(backup.make)
         finally:
-            unwanted.set()
-            await worker.stop()
-            self._backups.discard(worker)
-        return target
+            with backup:
+                await uninterrupted(self._end_backup(worker))
+        return backup.path
+
+    async def _end_backup(self, worker: BatchWorker) -> None:
+        await worker.stop()
+        self._backups.discard(worker)
 
     def _data_version(self) -> int | None:
         """Return SQLite's count of the commits of other connections; None where it cannot be had at once."""

@@ -80,7 +80,7 @@ class Files:
         """Tell whether what lies there, before anything of it is opened, is what the note says.
 
         Raises:
-            Corrupt: a `-wal` that holds commits is gone, or lies there without its file.
+            Corrupt: a `-wal` that holds commits is gone, or lies there without its file or beside another.
         """
         note = self._note = Note.load(self.lock.read())
         main, (log, size, _) = _main(self._name), _stat(self._log_name)
@@ -91,6 +91,11 @@ class Files:
             )
         self.in_doubt = note is not None and note.in_doubt
         self._generation = 0 if note is None else note.generation
+        if size and main is not None and note is not None and note.is_of_another(main, log):
+            raise Corrupt(
+                f"{self._log_name} holds commits of a file that was here before {self.path}: put that back, or move "
+                f"the -wal away. If both were put here together, remove {self.lock.path}. Nothing was written"
+            )
         same = note is not None and note.main == main
         if size and same:
             return note is not None and note.log == log

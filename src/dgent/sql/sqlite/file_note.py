@@ -37,6 +37,14 @@ class Note(NamedTuple):
         numbers = *self.main, self.log, int(self.pending), int(self.in_doubt), self.generation, *(self.progress or ())
         return f"{_MARK} {' '.join(map(str, numbers))}\n".encode()
 
+    def is_of_another(self, main: Main, log: int) -> bool:
+        """Tell whether the `-wal` that lies there holds commits of a file which another on the same disk has replaced.
+
+        Where the device is another, too, the disk was mounted anew, or the folder copied: then this says nothing. Nor
+        where nothing was pending: then the log may be gone since, and a new one of somebody else have its inode.
+        """
+        return self.pending and self.log == log and self.main[0] == main[0] and self.main[1] != main[1]
+
     @classmethod
     def load(cls, line: bytes) -> Note | None:
         """Return what `dump` wrote; None for everything else, as after a power loss."""

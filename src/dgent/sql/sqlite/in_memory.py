@@ -23,7 +23,6 @@ import sqlite3
 import threading
 import time
 from contextlib import asynccontextmanager, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -38,7 +37,7 @@ from dgent.sql.database import Database
 from dgent.sql.errors import translated
 from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.sqlite import orm_session  # noqa: F401  # it registers the dialect
-from dgent.sql.sqlite.backup import back_up
+from dgent.sql.sqlite.backup import Backup
 from dgent.sql.sqlite.engine import C, close, invalidate_half_done, is_in_transaction, open_uri, wrap
 from dgent.sql.sqlite.orm_connection import OwnedConnection
 from dgent.sql.transaction_block import Block, BlockSession, control_in, refused, undone
@@ -138,9 +137,9 @@ class InMemoryDatabase(Database):
 
     async def backup(self, path: str | os.PathLike[str]) -> Path:
         """Write a copy of the database; beside an open transaction, of what was there before."""
-        target = checked_path(path, "no backup: it would be gone with the process")
-        await self.read(partial(back_up, path=target))
-        return target
+        backup = Backup(checked_path(path, "no backup: it would be gone with the process"))
+        await self.read(backup.make)
+        return backup.path
 
     async def close(self) -> None:
         """Wait for an open transaction, then forget everything.
