@@ -625,6 +625,61 @@ async def test_it_opens_once_for_many_and_never_after_close(place: Place) -> Non
     assert await router.is_available() is False
 
 
+@pytest.mark.parametrize(
+    ("store", "verb"),
+    [("first", "prepare"), ("first", "namespaces"), ("second", "prepare"), ("second", "query"), ("second", "compact")],
+)
+async def test_who_closes_it_while_it_opens_has_closed_it(place: Place, store: str, verb: str) -> None:
+    """Whatever `open` is waiting for; a verb that came to a router half open would look at its state for ever."""
+    place.settings.manifest_path.write_bytes(b"{damaged")  # so that something may wait in the second
+    switch = getattr(place, store)
+    gate = switch.held[verb] = asyncio.Event()
+    router = DgentRouter(place.settings, backends=place.stores(), spill=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedWarning)  # it tells of the damaged manifest
+        opening = asyncio.create_task(router.open())
+        async with asyncio.timeout(patience(10)):
+            while verb not in switch.calls:
+                await asyncio.sleep(0.001)
+        await router.close()
+        gate.set()
+        with pytest.raises(StoreClosed):
+            await opening
+    for late in (
+        lambda: router.put(datum("a"), expect=0),
+        lambda: router.put(datum("a")),
+        lambda: router.delete("a"),
+        lambda: router.get("a"),
+        router.count,
+        router.compact,
+        router.recover,
+        router.settled,
+    ):
+        with pytest.raises(StoreClosed):
+            await late()
+    with pytest.raises(StoreClosed):
+        _ = router.serving
+    assert not await router.is_available()
+    assert (await router.status())["state"] == "closed"
+
+
+async def test_a_write_under_way_when_it_is_closed_hears_so(place: Place) -> None:
+    """It found the first store gone, and would have cut the router off."""
+    async with place.router(spill=True) as router:
+        await router.put(datum("a"))
+        place.first.on = False
+        gate = place.second.held["prepare"] = asyncio.Event()
+        writing = asyncio.create_task(router.put(datum("a", 2)))
+        async with asyncio.timeout(patience(10)):
+            while "prepare" not in place.second.calls:
+                await asyncio.sleep(0.001)
+        await router.close()
+        gate.set()
+        with pytest.raises(StoreClosed):
+            await writing
+        assert (await router.status())["state"] == "closed"
+
+
 async def test_it_joins_a_transaction_of_its_database(place: Place) -> None:
     store = SQLiteBackend(place.folder / "first.db")
     async with place.router(backends=[store]) as router:

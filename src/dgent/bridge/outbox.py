@@ -22,7 +22,7 @@ from dgent.delivery import (
     QueueUnreadable,
     Tally,
     Version,
-    key_of,
+    entry_key,
     roomy,
 )
 from dgent.exceptions import StorageError
@@ -117,14 +117,14 @@ class Outbox:
 
     async def retry(self, entry: QueuedWrite) -> bool:
         """Deliver a write that was set aside over whatever the memory holds; tell whether it was there."""
-        found = await self._deliverer.queue.retry(key_of(entry))
+        found = await self._deliverer.queue.retry(entry_key(entry))
         if found:
             await self.deliver()
         return found
 
     async def discard(self, entry: QueuedWrite) -> bool:
         """Give up on a write that was set aside; tell whether it was there."""
-        return await self._deliverer.queue.discard(key_of(entry))
+        return await self._deliverer.queue.discard(entry_key(entry))
 
     async def _base(self, id: str) -> Version | None:
         """Return the last version of an id in the memory, where that answers and has versions."""

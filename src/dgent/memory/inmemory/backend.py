@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
+from dgent.datum_id import uuid7
 from dgent.exceptions import StoreClosed
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
@@ -47,6 +48,12 @@ class MemoryBackend(ResidentBackend):
         self.namespace, self.limits = check_namespace(namespace), limits
         self._on_change = on_change
         self._shared = _SharedState(StoreState(limits, clock))
+
+    @property
+    @override
+    def where(self) -> str:
+        """An id of its own: another one in memory is another store, also under the same namespace."""
+        return self._shared.id
 
     @override
     async def close(self) -> None:
@@ -84,6 +91,7 @@ class _SharedState:
 
     def __init__(self, state: StoreState) -> None:
         self.state: StoreState | None = state
+        self.id: Final = uuid7()
         self._process: Final = os.getpid()
 
     def open(self) -> StoreState:
