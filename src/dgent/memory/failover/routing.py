@@ -28,6 +28,7 @@ from dgent.exceptions import (
     StorageError,
     StorageTimeout,
 )
+from dgent.memory.write_batch import check_acyclic_within
 from dgent.operations import Outcome
 from dgent.store import HasHead
 from dgent.validation import check_id
@@ -160,8 +161,9 @@ class NamespaceRouting:
             await sleep(0)
         return None
 
-    def _admit(self, operations: Iterable[Operation]) -> None:
-        """Check writes as the store that they wait for would."""
+    def _admit(self, operations: Sequence[Operation]) -> None:
+        """Check writes as the store that they wait for would, as far as that can be told without it."""
+        check_acyclic_within(operations)
         for one in operations:
             check_id(one.id)
             if one.datum is not None:
