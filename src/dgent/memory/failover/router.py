@@ -39,7 +39,8 @@ class DgentRouter(BackendBase):
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
-    put that waits answers with version and seq 0, a delete with True: what they will be is not known yet. What depends
+    put that waits answers with version and seq 0, a delete with True, and `delete_many` with how many ids it was given:
+    what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write. What depends
     on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
 
     While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
