@@ -155,19 +155,22 @@ class NamespaceRouting:
             elif needs_live:
                 raise chain.refusal("only it can compare versions and keep a time to live")
             else:
-                self._admit(operations)
+                await self._admit(operations)
                 if await chain.keep(self._namespace, operations):
                     return [_waiting(one) for one in operations]
             await sleep(0)
         return None
 
-    def _admit(self, operations: Sequence[Operation]) -> None:
+    async def _admit(self, operations: Sequence[Operation]) -> None:
         """Check writes as the store that they wait for would, as far as that can be told without it."""
         check_acyclic_within(operations)
         for one in operations:
             check_id(one.id)
             if one.datum is not None:
                 self._limits.admit(one.datum)
+        has_parent = any(one.datum is not None and one.datum.causal_parent is not None for one in operations)
+        if has_parent and self._failover.state == "started late":  # what waits already may have it below
+            (await self._failover.view(self._namespace)).check(operations)
 
     def _wrote(self, outcomes: Outcomes) -> None:
         """Take note that writes were acknowledged; a version up to its seq is nobody else's."""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from dgent.memory.failover.builder import Policy
     from dgent.memory.failover.manifest import ManifestFile
     from dgent.memory.failover.observed_versions import ObservedVersions
+    from dgent.memory.inmemory.backend import MemoryBackend
     from dgent.operations import Operation
     from dgent.store import Backend
 
@@ -203,7 +204,7 @@ class FailoverState:
             raise DeliveryPending(self.first.name, (await self.replay.counts())[0]) from None
         self._refuse_closed()
 
-    async def view(self, namespace: str) -> Backend:
+    async def view(self, namespace: str) -> MemoryBackend:
         """Return what reads see while the first is out of reach: what was written since the start.
 
         Raises:

@@ -64,6 +64,12 @@ class MemoryBackend(ResidentBackend):
     async def _current(self) -> StoreState:
         return self._shared.open()
 
+    def check(self, operations: Sequence[Operation]) -> None:
+        """Raise what writing them now would raise, and write nothing."""
+        state = self._shared.open()
+        with state.lock:
+            state.batch(self.namespace).apply(operations)
+
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
         state = self._shared.open()
