@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -449,6 +449,36 @@ async def test_what_waits_for_one_memory_never_goes_to_another_of_the_same_names
     assert [datum.id for datum in await one.list()] == ["x"]
     for store in (one, two, again):
         await store.close()
+
+
+@pytest.mark.parametrize("kind", [JSONLBackend, SQLiteBackend])
+async def test_a_memory_that_moved_gets_what_waits_for_it(database: Database, tmp_path: Path, kind: Any) -> None:
+    async with memory_at(kind, database, tmp_path / "old" / "memory") as (memory, switch):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"1", id="x"))
+        switch.on = False
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"2", id="x"))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "old" / "memory", tmp_path / "copy" / "memory")
+    async with memory_at(kind, database, tmp_path / "copy" / "memory") as (copied, _):
+        assert await Outbox(database, copied).reconcile() == DeliveryReport()  # the other one is still there
+    (tmp_path / "old").rename(tmp_path / "new")
+    for delivered in (1, 0):
+        async with memory_at(kind, database, tmp_path / "new" / "memory") as (memory, _):
+            assert await Outbox(database, memory).reconcile() == DeliveryReport(delivered)
+            assert [each.datum and each.datum.content for each in await memory.history("x")] == [b"1", b"2"]
+
+
+@asynccontextmanager
+async def memory_at(kind: Any, database: Database, path: Path) -> AsyncIterator[Any]:
+    """Return a memory at a path behind a switch, as another process finds it."""
+    path.parent.mkdir(exist_ok=True)
+    database.attached.pop(outbox_module._SharedOutbox, None)
+    store = kind(path)
+    memory = Switchable(store)
+    yield memory, memory.switch
+    await store.close()
 
 
 async def test_two_memories_in_memory_are_two(database: Database) -> None:

@@ -13,6 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from dgent.bridge.moved_memory import take_over_moved
 from dgent.bridge.outbox_format_1 import take_over_format_1
 from dgent.bridge.outbox_format_2 import queue_of_format_2, take_over_format_2
 from dgent.delivery import (
@@ -56,12 +57,12 @@ class Outbox:
         self.database, self.memory, self.namespace = database, memory, memory.namespace
 
     async def prepare(self) -> None:
-        """Make the tables if they are not there, and take over what earlier formats left for this memory.
+        """Make the tables if they are not there, and take over what earlier formats, or places, left for this memory.
 
         Raises:
-            VersionConflict: another program of an earlier version delivers that just now.
+            VersionConflict: another program delivers that just now.
         """
-        await self._shared.prepare(self.namespace, self._deliverer.queue)
+        await self._shared.prepare(self._deliverer.queue, self.memory)
 
     async def add(self, transaction: Runner, writes: Sequence[_Write]) -> None:
         """Let writes (id, datum or None to delete, ttl) wait, in their order, when the transaction commits."""
@@ -195,12 +196,13 @@ class _SharedOutbox:
             known = self._deliverers[name] = Deliverer(Queue(self.store, name), memory)
         return known if known.target is memory else known.to(memory)
 
-    async def prepare(self, namespace: str, queue: Queue) -> None:
+    async def prepare(self, queue: Queue, memory: Backend) -> None:
         if queue.target in self._prepared:
             return
         await self.store.prepare()
         await take_over_format_1(self.store, partial(queue_of_format_2, self.store))
-        await take_over_format_2(self.store, namespace, queue)
+        await take_over_format_2(self.store, memory.namespace, queue)
+        await take_over_moved(self.store, memory, queue)
         if self.store.database.current() is None:  # else it may be rolled back
             self._prepared.add(queue.target)
 
