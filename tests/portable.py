@@ -10,7 +10,7 @@ from dgent.sql.maintained import sealed
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from dgent.sql.maintained import Portable, Record
+    from dgent.sql.maintained import Damage, Maintained, Portable, Record
 
 
 async def exported(store: Portable, owner: str | None = None) -> list[Record]:
@@ -28,3 +28,8 @@ async def resealed(records: list[Record]) -> list[Record]:
     store = next(record["store"] for record in records if record.get("kind") == "end")
     changed = [record for record in records if record.get("kind") != "end"]
     return [record async for record in sealed(store, each(changed))]
+
+
+async def damaged(store: Maintained) -> list[Damage]:
+    """Return what a check names."""
+    return [found async for found in store.check()]

@@ -1,40 +1,25 @@
-"""What is exported comes in again as it was, or is refused and leaves nothing; and nobody gets in between."""
+"""An export is of one moment and an import is whole or absent, whoever writes or erases meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
-import math
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.portable import damaged, each, exported
 
 from dgent import Datum, Query, StorageProvider
-from dgent.causal import MaintainedLog, SigningKey
-from dgent.exceptions import (
-    Conflict,
-    InvalidFile,
-    InvalidInput,
-    NestedWrite,
-    StorageTimeout,
-    VersionConflict,
-)
-from dgent.memory.sql.maintenance import MaintainedMemory
-from tests.portable import each, exported, resealed
+from dgent.causal import MaintainedLog
+from dgent.exceptions import Conflict, InvalidFile, NestedWrite, StorageTimeout, VersionConflict
+from dgent.memory.sql.maintenance import PAGE, MaintainedMemory
+from dgent.sql.maintained import BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from dgent.sql.maintained import Portable, Record
-
-KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
-STORES = {"memory": MaintainedMemory, "log": MaintainedLog}
+    from dgent.sql.maintained import Record
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -50,127 +35,191 @@ async def two(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[l
         yield [one, other]
 
 
-async def filled(storage: StorageProvider) -> None:
-    """Put versions, tombstones, causes, tags and times to live, and logs with a checkpoint and a generation."""
-    for memory in (storage.memory, storage.memory.within("agents/ada")):
-        await memory.put(Datum("bin", bytes(range(256)), 1.5))
-        await memory.put(Datum.create("one", id="root", tags=["maps", "old"]))
-        await memory.put(Datum.create("two", id="root", tags=["maps"]))
-        await memory.put(Datum.create("child", id="child", causal_parent="root"), ttl=3600)
-        await memory.put(Datum.create("gone", id="gone"))
-        await memory.delete("gone")
-    await storage.log.append_many("audit", "ada", [b"1", b"2", b"3"])
-    await storage.log.append("audit", "bob", b"")
-    await storage.log.within("agent-store/1").append_many("audit", "bob", [b"1", b"2"])
-    await storage.log.sign("audit", "ada", KEY)
-    await storage.generation("turns").set(41)
+async def test_what_was_erased_meanwhile_does_not_come_back(two: list[StorageProvider]) -> None:
+    storage, other = two
+    memory, keeper = storage.memory, MaintainedMemory(storage.database)
+    await memory.put(Datum.create("secret", id="victim"))
+    await memory.put(Datum.create("old", id="price"))
+    await memory.put_many(Datum.create("filler", id=f"f{n}") for n in range(PAGE))
+    await memory.delete("victim")
+    await memory.put(Datum.create("new", id="price"))
+
+    async def export_beside(*verbs: Callable[[], Awaitable[Any]]) -> list[Record]:
+        records = []
+        async for record in keeper.export():
+            records.append(record)
+            if len(records) == 3:  # the first page is read
+                for verb in verbs:
+                    await verb()
+        return records
+
+    kept = await export_beside(
+        partial(other.memory.put, Datum.create("newest", id="price")), partial(other.memory.delete, "f1")
+    )
+    async with await StorageProvider.create_minimal() as copy:
+        assert await MaintainedMemory(copy.database).import_(each(kept)) == PAGE + 4
+        assert [(await copy.memory.get_many(["victim", "price", "f1"]))[id].text for id in ("price", "f1")] == [
+            "new",
+            "filler",
+        ]
+    for verb in (
+        partial(other.memory.purge, "victim"),
+        partial(other.memory.compact, keep_versions=1),
+        partial(MaintainedMemory(other.database).erase, "default"),
+    ):
+        with pytest.raises(Conflict, match="export it again"):
+            await export_beside(verb)
 
 
-async def export_of(name: str) -> list[Record]:
-    async with await StorageProvider.create_minimal() as storage:
-        await filled(storage)
-        return await exported(STORES[name](storage.database))
+@pytest.mark.parametrize("anew", [True, False])
+async def test_a_log_that_was_erased_meanwhile_is_no_shorter_one(two: list[StorageProvider], *, anew: bool) -> None:
+    storage, other = two
+    await storage.log.append_many("audit", "ada", [b"x"] * (2 * PAGE))
+
+    async def export_beside_erase() -> None:
+        async for record in MaintainedLog(storage.database).export():
+            if record.get("seq") == 1:
+                await MaintainedLog(other.database).erase("ada")
+                if anew:
+                    await other.log.append_many("audit", "ada", [b"y"] * (2 * PAGE))
+
+    with pytest.raises(Conflict, match="export it again"):
+        await export_beside_erase()
 
 
-EXPORTS: dict[str, list[Record]] = {name: asyncio.run(export_of(name)) for name in STORES}
+async def paused(records: list[Record], at: int, reached: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[Record]:
+    for number, record in enumerate(records):
+        if number == at:
+            reached.set()
+            await go_on.wait()
+        yield record
 
 
-async def damage(store: Portable) -> list[Any]:
-    return [found async for found in store.check()]
+async def old_versions(storage: StorageProvider) -> list[Record]:
+    """Return an export in which each id has its second version alone."""
+    for version in range(2):
+        await storage.memory.put_many(Datum.create(str(version), id=f"i{n:04}") for n in range(BATCH + 9))
+    await storage.memory.compact(keep_versions=1)
+    return await exported(MaintainedMemory(storage.database))
 
 
-VALUES = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 9),
-    st.sampled_from([2**62, 2**63 - 2, 2**63 - 1, 2**63, 2**64, 10**400, -(2**63)]),
-    st.floats(),
-    st.text(max_size=3),
-    st.sampled_from(["\ud800", "\0", "00", "0" * 64, "{}", '{"a":1e999}', "[" * 5000, "default", "a//b", "root"]),
-    st.just([]),
-    st.just({}),
-)
+async def test_nobody_writes_between_two_batches_of_an_import(two: list[StorageProvider]) -> None:
+    storage, other = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    await other.memory.put(Datum.create("x", id="warm"))  # it knows where the namespace stands
+    await MaintainedMemory(storage.database).erase("default")
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    keeper = MaintainedMemory(storage.database)
+    bringing = asyncio.create_task(keeper.import_(paused(records, BATCH + 3, reached, go_on)))
+    await reached.wait()
+    assert await other.memory.count() == 0  # nobody sees a part of it
+    writes = [
+        asyncio.create_task(other.memory.put(Datum.create("beside", id=id), expect=0)) for id in ("i0001", "i0505")
+    ]
+    new = asyncio.create_task(other.memory.put(Datum.create("beside", id="new")))
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert not any(write.done() for write in (*writes, new))
+    go_on.set()
+    assert await bringing == len(records) - 2
+    for refused in await asyncio.gather(*writes, return_exceptions=True):
+        assert isinstance(refused, VersionConflict)
+    assert (await new).seq == await storage.memory.serving.head()
+    assert await damaged(keeper) == []
+    assert await storage.memory.count() == BATCH + 10
 
 
-@st.composite
-def changed(draw: st.DrawFn, records: list[Record]) -> list[Any]:
-    """Draw an export in which something is another: a byte, a field, the order, or how often or whether one comes."""
-    found: list[Any] = [dict(record) for record in records]
-    at, other = (draw(st.integers(0, len(found) - 1)) for _ in range(2))
-    kind = draw(st.sampled_from(["byte", "field", "swap", "twice", "lack", "cut", "again", "no record"]))
-    if kind == "byte":
-        found[at] = _with_another_byte(draw, found[at])
-    elif kind == "field":
-        name = draw(st.sampled_from([*found[at], "extra"]))
-        alike = [record[name] for record in records if name in record]
-        found[at][name] = draw(st.one_of(VALUES, st.sampled_from(alike)) if alike else VALUES)
-    elif kind == "swap":
-        found[at], found[other] = found[other], found[at]
-    elif kind == "twice":
-        found.insert(other, found[at])
-    elif kind == "lack":
-        del found[at]
-    elif kind == "cut":
-        del found[at:]
-    elif kind == "again":
-        found += found
-    else:
-        found[at] = draw(VALUES)
-    return found
+@pytest.mark.parametrize("cancelled", [True, False])
+async def test_an_import_that_breaks_off_leaves_nothing(two: list[StorageProvider], *, cancelled: bool) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    keeper, reached, go_on = MaintainedMemory(storage.database), asyncio.Event(), asyncio.Event()
+    bringing = asyncio.create_task(keeper.import_(paused(records[:-1], BATCH + 3, reached, go_on)))
+    await reached.wait()
+    if cancelled:
+        bringing.cancel()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError if cancelled else InvalidFile):
+        await bringing
+    assert await storage.memory.namespaces() == []
+    assert await keeper.import_(each(records)) == len(records) - 2
+    assert await exported(keeper) == records
 
 
-def _with_another_byte(draw: st.DrawFn, record: Record) -> Any:
-    line = bytearray(json.dumps(record).encode())
-    line[draw(st.integers(0, len(line) - 1))] = draw(st.integers(32, 126))
-    try:
-        return json.loads(line)
-    except ValueError:  # who reads the file hears of it
-        return record
+async def test_the_source_of_an_import_writes_nothing_in_between(two: list[StorageProvider]) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+
+    async def meddling() -> AsyncIterator[Record]:
+        for number, record in enumerate(records):
+            if number == BATCH + 3:
+                await storage.memory.put(Datum.create("beside", id="i0001"))
+            yield record
+
+    with pytest.raises(NestedWrite):
+        await MaintainedMemory(storage.database).import_(meddling())
+    assert await storage.memory.namespaces() == []
 
 
-async def brought(name: str, records: list[Any]) -> tuple[list[Record] | None, list[Any]]:
-    """Import into an empty store; return what it exports then, or None where it was refused, and what is damaged."""
-    async with await StorageProvider.create_minimal() as storage:
-        store: Any = STORES[name](storage.database)
-        try:
-            await store.import_(each(records))
-        except InvalidFile as error:
-            assert "InvalidFile" not in str(error)
-            left = [record for record in await exported(store) if record["kind"] != "end"]
-            assert (left, await storage.memory.namespaces()) == ([], [])
-            return None, []
-        for id in ("root", "gone", "new"):
-            put = await storage.memory.put(Datum.create("later", id=id, metadata={"late": True}))
-            assert (await storage.memory.query(Query(order="seq")))[-1] == put
-        return await exported(store, "nobody" if name == "memory" else None), await damage(store)
+async def test_a_source_that_gives_nothing_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+    async with await StorageProvider.from_config(data_dir=tmp_path, transaction_timeout=0.05) as storage:
+        with pytest.raises(StorageTimeout, match="next record"):
+            await MaintainedMemory(storage.database).import_(paused([{}], 0, asyncio.Event(), asyncio.Event()))
 
 
-@given(data=st.data())
-@pytest.mark.parametrize("name", STORES)
-def test_an_export_that_was_changed_is_refused_and_leaves_nothing(name: str, data: st.DataObject) -> None:
-    records = data.draw(changed(EXPORTS[name]))
-    found, _ = asyncio.run(brought(name, records))
-    assert found is None or json.dumps(records) == json.dumps(EXPORTS[name])
+async def test_an_import_may_take_longer_than_a_transaction(tmp_path: Path) -> None:
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+
+    async def slow() -> AsyncIterator[Record]:
+        for number, record in enumerate(records):
+            if number in {1, BATCH + 1}:
+                await asyncio.sleep(1.2)
+            yield record
+
+    async with await StorageProvider.from_config(data_dir=tmp_path, transaction_timeout=2) as storage:
+        assert await MaintainedMemory(storage.database).import_(slow()) == len(records) - 2
 
 
-NO_GENERATION: Record = {"store": "log", "kind": "generation", "key": "turns", "value": 0}
+async def test_an_import_is_part_of_the_transaction_that_it_is_joined_to(two: list[StorageProvider]) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    keeper = MaintainedMemory(storage.database)
+
+    async def undone() -> None:
+        async with storage.transaction() as tx:
+            with pytest.raises(InvalidFile):
+                await tx.join(keeper).import_(each(records[:-1]))
+            assert await tx.memory.count() == 0
+            assert await tx.join(keeper).import_(each(records)) == len(records) - 2
+            assert await tx.memory.count() == BATCH + 9
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        await undone()
+    assert await storage.memory.namespaces() == []
 
 
-def said(record: Record) -> str:
-    """Return what a record of a log says, however its bytes are spelled."""
-    hashes = {name: record[name].lower() for name in ("prev_hash", "content_hash") if record.get(name) is not None}
-    return json.dumps({**record, **hashes, "payload": str(base64.b64decode(record.get("payload", "")))}, sort_keys=True)
-
-
-@given(data=st.data())
-@pytest.mark.parametrize("name", STORES)
-def test_whoever_ends_it_anew_gets_in_what_a_store_could_have_written(name: str, data: st.DataObject) -> None:
-    records = [record for record in data.draw(changed(EXPORTS[name])) if isinstance(record, dict)]
-    try:
-        records = asyncio.run(resealed([*records, {"store": name, "kind": "end"}]))
-    except TypeError:  # nothing that JSON could say
-        return
-    found, wrong = asyncio.run(brought(name, records))
-    assert [one for one in wrong if "the tail was cut off" not in one.reason] == []  # a checkpoint tells
-    if found is not None and name == "log":
-        assert {said(one) for one in found[:-1]} == {said(one) for one in records[:-1]} - {said(NO_GENERATION)}
+async def test_what_is_imported_comes_behind_every_cursor(two: list[StorageProvider]) -> None:
+    storage, _ = two
+    memory, keeper = storage.memory, MaintainedMemory(storage.database)
+    await memory.put_many(Datum.create("x", id=f"i{n}") for n in range(5))
+    await memory.delete("i0")
+    records = await exported(keeper)
+    await memory.put(Datum.create("later", id="later"))
+    cursor = (await memory.stats()).seq
+    await keeper.erase("default")
+    assert await keeper.import_(each(records)) == 6
+    seen = await memory.query(Query(order="seq", after_seq=cursor))
+    assert [(datum.id, datum.seq, datum.version) for datum in seen] == [
+        (f"i{n}", cursor + 1 + n, 1) for n in range(1, 5)
+    ]
+    assert await damaged(keeper) == []
+    assert (await memory.put(Datum.create("next"))).seq == cursor + 7
+    async with await StorageProvider.create_minimal() as elsewhere:  # a new one counts as the old one did
+        await MaintainedMemory(elsewhere.database).import_(each(records))
+        assert await exported(MaintainedMemory(elsewhere.database)) == records
