@@ -144,6 +144,32 @@ async def test_a_check_names_what_is_damaged_and_goes_on(storage: StorageProvide
     ]
 
 
+async def test_a_check_names_marks_of_being_live_that_are_wrong(storage: StorageProvider) -> None:
+    memory = storage.memory
+    for id in ("hidden", "risen", "twice"):
+        await memory.put_many([Datum.create("1", id=id), Datum.create("2", id=id)])
+    await memory.put(Datum.create("gone", id="gone"))
+    await memory.delete("gone")
+    assert await checked(storage) == []
+    mark = "UPDATE dgent_datums SET live = {} WHERE id = '{}' AND version = {}"
+    await run(
+        storage.database,
+        mark.format("false", "hidden", 2),
+        mark.format("false", "risen", 2),
+        mark.format("true", "risen", 1),
+        mark.format("true", "twice", 1),
+        mark.format("true", "gone", 2),
+    )
+    assert (await memory.delete("hidden"), await memory.count()) == (False, 4)  # what it is good for
+    assert await checked(storage) == [
+        ("dgent_datums", "default", "gone", 2),
+        ("dgent_datums", "default", "hidden", 2),
+        ("dgent_datums", "default", "risen", 1),
+        ("dgent_datums", "default", "risen", 2),
+        ("dgent_datums", "default", "twice", 1),
+    ]
+
+
 async def test_a_check_names_the_rows_that_cannot_be_read(tmp_path: Path) -> None:
     async with await StorageProvider.from_config(data_dir=tmp_path) as storage:
         await storage.run_migrations()

@@ -200,7 +200,7 @@ def _reading(number: int) -> Iterator[None]:
     except KeyError as error:
         raise InvalidFile(f"record {number:,} is not what was exported: it lacks {error}") from None
     except (ArithmeticError, TypeError, ValueError) as error:
-        raise InvalidFile(f"record {number:,} is not what was exported: {type(error).__name__}") from None
+        raise InvalidFile(f"record {number:,} is not what was exported: {type(error).__name__}, {error}") from None
 
 
 async def _in_time(records: AsyncIterable[Record], patience: float) -> AsyncIterator[Record]:
