@@ -21,10 +21,12 @@ from dgent.memory.sql.datum_tables import digest
 from dgent.memory.sql.maintenance import MaintainedMemory
 
 if TYPE_CHECKING:
-    from dgent.sql.maintained import Record
+    from collections.abc import Callable
+
+    from dgent.sql.maintained import Portable, Record
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
-STORES = {"memory": MaintainedMemory, "log": MaintainedLog}
+STORES: dict[str, Callable[[Any], Portable]] = {"memory": MaintainedMemory, "log": MaintainedLog}
 
 
 async def filled(storage: StorageProvider) -> None:
@@ -107,7 +109,7 @@ def _with_another_byte(draw: st.DrawFn, record: Record) -> Any:
 async def brought(name: str, records: list[Any]) -> tuple[list[Record] | None, list[Any]]:
     """Import into an empty store; return what it exports then, or None where it was refused, and what is damaged."""
     async with await StorageProvider.create_minimal() as storage:
-        store: Any = STORES[name](storage.database)
+        store = STORES[name](storage.database)
         try:
             await store.import_(each(records))
         except InvalidFile:
@@ -236,4 +238,4 @@ async def test_an_export_that_lacks_something_says_how_many_records_came(
             with pytest.raises(InvalidFile, match=told):
                 await store.import_(each(given))
         with pytest.raises(InvalidInput, match="asynchronous generator"):
-            await store.import_(records)
+            await store.import_(records)  # type: ignore[arg-type]

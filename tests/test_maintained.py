@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -168,6 +170,43 @@ async def test_a_check_names_marks_of_being_live_that_are_wrong(storage: Storage
         ("dgent_datums", "default", "risen", 2),
         ("dgent_datums", "default", "twice", 1),
     ]
+
+
+async def test_a_check_names_what_an_index_lacks_and_what_it_has_of_nothing(storage: StorageProvider) -> None:
+    await fill(storage)
+    await run(
+        storage.database,
+        "INSERT INTO dgent_terms SELECT namespace, term + 1, created_at, 'ghost', 1 FROM dgent_terms "
+        "WHERE namespace = 'default'",
+        "DELETE FROM dgent_terms WHERE namespace = 'agents/ada' AND id = 'root'",
+        "UPDATE dgent_terms SET version = 1 WHERE namespace = 'default' AND id = 'root'",
+    )
+    assert sorted(await checked(storage)) == [
+        ("dgent_terms", "agents/ada", "root", 2),
+        ("dgent_terms", "default", "ghost", 1),
+        ("dgent_terms", "default", "root", 1),
+        ("dgent_terms", "default", "root", 2),
+    ]
+
+
+async def test_a_check_beside_writers_names_nothing(storage: StorageProvider) -> None:
+    done = False
+
+    async def write(which: str) -> None:
+        for n in count():
+            id = f"{which}-{n % 7}"
+            await storage.memory.put(Datum.create(str(n), id=id, tags=[str(n % 3)], metadata={"n": n}))
+            await storage.memory.delete(f"{which}-{n * 3 % 7}")
+            if done:
+                return
+
+    writers = [asyncio.create_task(write(which)) for which in "ab"]
+    try:
+        for _ in range(20):
+            assert await checked(storage) == []
+    finally:
+        done = True
+        await asyncio.gather(*writers)
 
 
 async def test_a_check_names_the_rows_that_cannot_be_read(tmp_path: Path) -> None:

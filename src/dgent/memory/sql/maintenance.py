@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, not_, or_, select, tuple_
@@ -13,6 +14,7 @@ from dgent.memory.datum_index import TABLES, registered
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_import import DatumImport
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, heads, is_whole
+from dgent.memory.sql.index_check import checked_indexes, lacking, strays
 from dgent.page import Damaged
 from dgent.sql.constructs import BYTEWISE
 from dgent.sql.damaged_pages import Part, Source, as_text, lenient_text, part_of
@@ -38,7 +40,7 @@ _STANDS = Statement(  # one statement, so that all of it is of one moment
     .order_by(h.namespace),
     "ns",
 )
-_NAMESPACES = Statement(select(d.namespace).distinct().order_by(d.namespace))
+_NAMESPACES = Statement(select(d.namespace).union(select(h.namespace)).order_by("namespace"))
 _VERSIONS = Statement(
     select(datums)
     .where(d.namespace == bindparam("ns"), d.seq > bindparam("after"), d.seq <= bindparam("until"))
@@ -84,25 +86,43 @@ class MaintainedMemory(Keeper):
     async def check(self) -> AsyncIterator[Damage]:
         """Read every version, and name those whose digest is not theirs or whose mark of being live is wrong.
 
-        So are the heads named that stand before what there is.
+        So are the heads named that stand before what there is, and what an index has too little or too much of.
         """
         for namespace in await self._read(_namespaces):
             if not isinstance(namespace, str):
                 yield Damage(datums.name, as_text(namespace), "", 0, "its namespace is no text")
                 continue
-            at: _Checked | None = None
-            while True:
-                part = await self._read(_checked(namespace, at))
-                for id, version, reason, _ in part.damaged:
-                    yield Damage(datums.name, namespace, id, version, reason)
-                for row, reason in [(one.row, one.wrong_mark) for one in part.found]:
-                    if reason:
-                        yield Damage(datums.name, namespace, row.id, row.version, reason)
-                if part.last is None:
-                    break
-                at = part.last
+            async for damage in self._versions(namespace):
+                yield damage
+            async for damage in self._strays(namespace):
+                yield damage
         for namespace, seq in await self._read(_behind):
             yield Damage(heads.name, as_text(namespace), "", 0, f"it is not there, or stands before the seq {seq}")
+
+    async def _versions(self, namespace: str) -> AsyncIterator[Damage]:
+        at: _Checked | None = None
+        while True:
+            part = await self._read(_checked(namespace, at))
+            for id, version, reason, _ in part.damaged:
+                yield Damage(datums.name, namespace, id, version, reason)
+            for row, reason in [(one.row, one.wrong_mark) for one in part.found if one.wrong_mark]:
+                yield Damage(datums.name, namespace, row.id, row.version, reason)
+            live = {one.row.id: one.row for one in part.found if one.row.live and not one.wrong_mark}
+            for damage in await self._read(partial(lacking, namespace=namespace, live=live)):
+                yield damage
+            if part.last is None:
+                break
+            at = part.last
+
+    async def _strays(self, namespace: str) -> AsyncIterator[Damage]:
+        for index in checked_indexes():
+            at: Any = None
+            while True:
+                found, at = await self._read(partial(strays, namespace=namespace, index=index, at=at))
+                for damage in found:
+                    yield damage
+                if at is None:
+                    break
 
     def export(self, owner: str | None = None) -> AsyncIterator[Record]:
         """Give every version of every namespace, or of one, in the order of the commits; first where each stands.
