@@ -6,6 +6,16 @@ The last record of an export says how many came before it and what their digest 
 which something was taken, is noticed. An import is one transaction: all of it is there, or nothing is.
 """
 
+# an import   who holds what                                    what a cancel of its task does
+# reading     its transaction, and so the right to write on     all of it is undone
+#             SQLite, and what it has written to elsewhere; it
+#             waits for the next record, up to
+#             `transaction_timeout`
+# storing     the same                                          the same, when the unit of work has ended
+# committing  see `database`                                    it is held back until the COMMIT has ended
+#
+# An export holds nothing between two pages.
+
 from __future__ import annotations
 
 import asyncio
