@@ -25,7 +25,7 @@ async def each(records: Iterable[Record]) -> AsyncIterator[Record]:
 
 async def resealed(records: list[Record]) -> list[Record]:
     """Return the records of an export that was changed by somebody who gives it the end that belongs to it."""
-    store = next(record["store"] for record in records if record.get("kind") == "end")
+    store = records[-1]["store"]
     changed = [record for record in records if record.get("kind") != "end"]
     return [record async for record in sealed(store, each(changed))]
 

@@ -11,7 +11,9 @@
 # over             nobody: `_run` refuses what comes later           nothing
 #
 # The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
-# may not open a savepoint. Its limit cancels the block, never the COMMIT. `_current` is a context variable, so a task sees the transaction that was open where it was made. The child of a fork may use nothing of this.
+# may not open a savepoint. The limit (`transaction_timeout`, or its own) cancels the block, never COMMIT. `_current` is
+# a context variable, so a task sees the transaction that was open where it was made. The child of a fork may use
+# nothing of this.
 
 from __future__ import annotations
 
