@@ -199,6 +199,15 @@ END: Record = {"store": "memory", "kind": "end"}
         ([STAND, crafted(parent="a")], "none that a store could have written"),
         ([STAND, crafted(content=None, parent="b")], "none that a store could have written"),
         ([STAND, crafted(parent="b"), crafted(id="b", seq=2, parent="a")], "descends from itself"),
+        (
+            [
+                STAND,
+                crafted(parent="b", expires_at=5.0),
+                crafted(id="b", seq=2, parent="a", stored_at=6.0),
+                crafted(seq=3, version=2, parent="b", stored_at=7.0),
+            ],
+            "descends from itself",
+        ),
         ([STAND, {k: v for k, v in crafted().items() if k != "parent"}], "other fields"),
         ([STAND, {**crafted(), "content": "!!"}], "record 2 is not what was exported"),
         ([STAND, {**crafted(), "digest": "00" * 16}], "digest of version 1 of 'a' is that of another"),

@@ -278,6 +278,11 @@ async def test_what_is_damaged_is_not_exported_and_what_was_changed_not_imported
     await run(storage.database, "UPDATE dgent_datums SET stored_at = 1 WHERE id = 'b'")
     with pytest.raises(Corrupt, match="'b'"):
         await exported(source)
+    for harm in ("UPDATE dgent_heads SET seq = 1", "DELETE FROM dgent_heads"):
+        await run(storage.database, harm)
+        with pytest.raises(Corrupt, match="stands before the seq 2"):
+            await exported(source)
+    assert len(await exported(source, "another")) == 1
 
 
 async def test_logs_come_back_as_they_were(storage: StorageProvider, elsewhere: StorageProvider) -> None:

@@ -16,9 +16,9 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dgent.causal.async_log import AsyncLog
 from dgent.causal.generation import AsyncGeneration
 from dgent.causal.hash_chain import FORMATS
+from dgent.causal.async_log import AsyncLog
 from dgent.datum import Datum
 from dgent.memory.sql.backend import SqlBackend
 from dgent.query import Query

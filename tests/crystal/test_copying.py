@@ -19,8 +19,8 @@ from dgent import Datum, Query, StorageProvider
 from dgent.crystal import Crystal, Schema, Schemas, Universe
 from dgent.crystal.contract_codec import comparable
 from dgent.crystal.copying import backfill, demote
-from dgent.crystal.default_schemas import BrainCrystal, BrainSettingCrystal, WitnessMark, WitnessTrust
 from dgent.crystal.rows import crystal_of, row_of
+from dgent.crystal.default_schemas import BrainCrystal, BrainSettingCrystal, WitnessMark, WitnessTrust
 from dgent.exceptions import Conflict, InvalidCrystal, InvalidRow, UpgradeGap
 from dgent.models import brain
 from dgent.services import Brain

@@ -42,12 +42,12 @@ from dgent import migrations
 from dgent.bridge import TableAdapter
 from dgent.bridge.column_codec import unwrapped
 from dgent.crystal import Ref, Schema
-from dgent.crystal.default_schemas import WitnessMark, WitnessTrust
 from dgent.crystal.promotion import promote, ruff_format
 from dgent.crystal.promotion.model_source import model_source
 from dgent.crystal.promotion.models_init import with_module
 from dgent.crystal.promotion.plan import plan
 from dgent.crystal.promotion.revision_source import revision_source
+from dgent.crystal.default_schemas import WitnessMark, WitnessTrust
 from dgent.datum import Datum
 from dgent.exceptions import InvalidInput, InvalidRow, InvalidSchema, MigrationError, ReadOnly
 from dgent.models import Base, CrystalMixin, ExactDecimal

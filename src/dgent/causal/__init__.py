@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dgent.causal.async_log import AsyncLog
 from dgent.causal.checkpoint import Checkpoint
 from dgent.causal.doorbell import CommitEvent, Doorbell
 from dgent.causal.fingerprint import Fingerprint
@@ -10,6 +9,7 @@ from dgent.causal.generation import AsyncGeneration, Generation
 from dgent.causal.hash_chain import AGENT_STORE, OWN, Entries, Entry, Format
 from dgent.causal.head import Head
 from dgent.causal.keys import SigningKey
+from dgent.causal.async_log import AsyncLog
 from dgent.causal.maintenance import MaintainedLog
 from dgent.causal.writer_log import WriterLog
 from dgent.settings.settings import BackendKind, Dialect, StorePolicy, Value

@@ -152,16 +152,19 @@ def _check_rising(rows: list[Row], latest: Mapping[str, Row]) -> None:
 def _may_close_a_cycle(
     connection: Connection, namespace: str, rows: list[Row], latest: Mapping[str, Row]
 ) -> dict[str, None]:
-    """Return the ids that got another parent when something had them as its own, as `WriteBatch` looks at puts."""
+    """Return the ids that got another parent when something had them as its own, as `WriteBatch` looks at puts.
+
+    One that may have expired counts as if it had none before.
+    """
     parents = parents_among(connection, namespace, {row.id for row in rows if row.parent is not None})
-    above = {id: row.parent for id, row in latest.items() if row.live}
+    above = {id: row.parent for id, row in latest.items() if row.live and row.expires_at is None}
     found: dict[str, None] = {}
     for row in rows:
         if row.parent is not None:
             if row.id in parents and above.get(row.id) != row.parent:
                 found[row.id] = None
             parents.add(row.parent)
-        above[row.id] = row.parent
+        above[row.id] = row.parent if row.expires_at is None else None
     return found
 
 

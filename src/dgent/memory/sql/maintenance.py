@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, not_, or_, select, tuple_
 
-from dgent.exceptions import Conflict
+from dgent.exceptions import Conflict, Corrupt
 from dgent.memory.datum_index import TABLES, registered
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_import import DatumImport
@@ -130,14 +130,14 @@ class MaintainedMemory(Keeper):
         What is put meanwhile is not in it.
 
         Raises:
-            Corrupt: a version is not what was written.
+            Corrupt: a version, or where a namespace stands, is not what was written.
             Conflict: a version was purged, compacted or erased before it was read.
         """
         return sealed(self.name, self._records(owner))
 
     async def _records(self, owner: str | None) -> AsyncIterator[Record]:
         wanted = None if owner is None else check_namespace(owner)
-        for namespace, seq, stored_at, left in await self._read(lambda connection: _STANDS.rows(connection, wanted)):
+        for namespace, seq, stored_at, left in await self._read(partial(_stands, wanted=wanted)):
             yield {"store": self.name, "kind": "namespace", "namespace": namespace, "seq": seq, "stored_at": stored_at}
             after = 0
             while rows := await self._read(_page(namespace, after, seq)):
@@ -200,6 +200,18 @@ def _namespaces(connection: Connection) -> list[Any]:
 def _behind(connection: Connection) -> list[Any]:
     with lenient_text(connection):
         return _BEHIND.rows(connection)
+
+
+def _stands(connection: Connection, wanted: str | None) -> list[Any]:
+    """Return where each namespace stands, or the one that is wanted, and how many versions it has.
+
+    Raises:
+        Corrupt: there are versions beyond that, or in a namespace that stands nowhere.
+    """
+    for namespace, seq in _behind(connection):
+        if wanted is None or namespace == wanted:
+            raise Corrupt(f"namespace {namespace!r:.80} stands before the seq {seq} that it has: restore a backup")
+    return _STANDS.rows(connection, wanted)
 
 
 def _checked(namespace: str, at: _Checked | None) -> Callable[[Connection], Part[_Checked]]:
