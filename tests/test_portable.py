@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.faults.processes import Child
 from tests.portable import damaged, each, exported
 
 from dgent import Datum, Query, StorageProvider
@@ -17,6 +18,7 @@ from dgent.sql.maintained import BATCH
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from dgent.sql.maintained import Record
@@ -146,6 +148,32 @@ async def test_an_import_that_breaks_off_leaves_nothing(two: list[StorageProvide
     assert await storage.memory.namespaces() == []
     assert await keeper.import_(each(records)) == len(records) - 2
     assert await exported(keeper) == records
+
+
+def import_half(answers: Connection, folder: Path, records: list[Record]) -> None:
+    """Import, and wait for the end in the middle of it."""
+
+    async def go() -> None:
+        async with await StorageProvider.from_config(data_dir=folder) as storage:
+            reached = asyncio.Event()
+            given = paused(records, BATCH + 3, reached, asyncio.Event())
+            bringing = asyncio.create_task(MaintainedMemory(storage.database).import_(given))
+            await reached.wait()
+            answers.send("half")
+            await bringing
+
+    asyncio.run(go())
+
+
+async def test_a_kill_leaves_nothing_of_an_import(tmp_path: Path) -> None:
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    child = Child(import_half, tmp_path, records)
+    assert await asyncio.to_thread(child.answer) == "half"
+    child.kill()
+    async with await StorageProvider.from_config(data_dir=tmp_path) as storage:
+        assert await storage.memory.namespaces() == []
+        assert await MaintainedMemory(storage.database).import_(each(records)) == len(records) - 2
 
 
 async def test_the_source_of_an_import_writes_nothing_in_between(two: list[StorageProvider]) -> None:
