@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 import time
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import Connection, inspect, text
+from tests.portable import each, exported, resealed
 
 from dgent import Datum, Query, StorageProvider
 from dgent.causal import MaintainedLog, SigningKey
@@ -19,11 +21,10 @@ from dgent.models.brain import Crystal
 from dgent.sql.maintained import BATCH
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from dgent.sql import Database
-    from dgent.sql.maintained import Portable, Record
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes([7]) * 32))
 
@@ -52,16 +53,6 @@ async def run(database: Database, *statements: str) -> None:
             connection.execute(text(statement))
 
     await database.write(work)
-
-
-async def exported(store: Portable, owner: str | None = None) -> list[Record]:
-    """Return what a store exports, once it has been JSON."""
-    return [json.loads(json.dumps(record)) async for record in store.export(owner)]
-
-
-async def each(records: Iterable[Record]) -> AsyncIterator[Record]:
-    for record in records:
-        yield record
 
 
 async def checked(storage: StorageProvider) -> list[tuple[str, str, str, int]]:
@@ -125,7 +116,7 @@ async def test_status_makes_nothing(tmp_path: Path) -> None:
         holds: Any = (await storage.status())["holds"]
         assert (holds["memory"], holds["tables"]) == ({"namespaces": 0, "stored": 0}, {})
         assert await checked(storage) == []
-        assert await exported(MaintainedMemory(storage.database)) == []
+        assert [record["kind"] for record in await exported(MaintainedMemory(storage.database))] == ["end"]
         assert await MaintainedLog(storage.database).erase("ada") == 0
         assert not (tmp_path / "membrane.db").exists()
 
@@ -155,6 +146,69 @@ async def test_a_check_names_what_is_damaged_and_goes_on(storage: StorageProvide
     ]
 
 
+async def test_a_check_names_marks_of_being_live_that_are_wrong(storage: StorageProvider) -> None:
+    memory = storage.memory
+    for id in ("hidden", "risen", "twice"):
+        await memory.put_many([Datum.create("1", id=id), Datum.create("2", id=id)])
+    await memory.put(Datum.create("gone", id="gone"))
+    await memory.delete("gone")
+    assert await checked(storage) == []
+    mark = "UPDATE dgent_datums SET live = {} WHERE id = '{}' AND version = {}"
+    await run(
+        storage.database,
+        mark.format("false", "hidden", 2),
+        mark.format("false", "risen", 2),
+        mark.format("true", "risen", 1),
+        mark.format("true", "twice", 1),
+        mark.format("true", "gone", 2),
+    )
+    assert (await memory.delete("hidden"), await memory.count()) == (False, 4)  # what it is good for
+    assert await checked(storage) == [
+        ("dgent_datums", "default", "gone", 2),
+        ("dgent_datums", "default", "hidden", 2),
+        ("dgent_datums", "default", "risen", 1),
+        ("dgent_datums", "default", "risen", 2),
+        ("dgent_datums", "default", "twice", 1),
+    ]
+
+
+async def test_a_check_names_what_an_index_lacks_and_what_it_has_of_nothing(storage: StorageProvider) -> None:
+    await fill(storage)
+    await run(
+        storage.database,
+        "INSERT INTO dgent_terms SELECT namespace, term + 1, created_at, 'ghost', 1 FROM dgent_terms "
+        "WHERE namespace = 'default'",
+        "DELETE FROM dgent_terms WHERE namespace = 'agents/ada' AND id = 'root'",
+        "UPDATE dgent_terms SET version = 1 WHERE namespace = 'default' AND id = 'root'",
+    )
+    assert sorted(await checked(storage)) == [
+        ("dgent_terms", "agents/ada", "root", 2),
+        ("dgent_terms", "default", "ghost", 1),
+        ("dgent_terms", "default", "root", 1),
+        ("dgent_terms", "default", "root", 2),
+    ]
+
+
+async def test_a_check_beside_writers_names_nothing(storage: StorageProvider) -> None:
+    done = False
+
+    async def write(which: str) -> None:
+        for n in count():
+            id = f"{which}-{n % 7}"
+            await storage.memory.put(Datum.create(str(n), id=id, tags=[str(n % 3)], metadata={"n": n}))
+            await storage.memory.delete(f"{which}-{n * 3 % 7}")
+            if done:
+                return
+
+    writers = [asyncio.create_task(write(which)) for which in "ab"]
+    try:
+        for _ in range(20):
+            assert await checked(storage) == []
+    finally:
+        done = True
+        await asyncio.gather(*writers)
+
+
 async def test_a_check_names_the_rows_that_cannot_be_read(tmp_path: Path) -> None:
     async with await StorageProvider.from_config(data_dir=tmp_path) as storage:
         await storage.run_migrations()
@@ -177,12 +231,6 @@ async def test_memory_comes_back_as_it_was_with_all_versions(
         assert await answers(here) == await answers(there)
         assert (await here.put(Datum.create("next", id="gone"))).seq == (await there.head()) + 1
     assert await checked(elsewhere) == []
-    async with await StorageProvider.create_minimal() as mixed:  # in whatever order, each namespace in its own
-        by_turns = sorted(records, key=lambda record: (record["seq"], record["namespace"]))
-        assert await MaintainedMemory(mixed.database).import_(each(by_turns)) == sum(
-            r["kind"] == "version" for r in records
-        )
-        assert await checked(mixed) == []
     assert await exported(target, "agents/ada") != await exported(source, "agents/ada")  # which has one more now
     with pytest.raises(Conflict, match="erase it first"):
         await target.import_(each(records))
@@ -192,16 +240,16 @@ async def test_one_namespace_is_exported_and_erased_alone(storage: StorageProvid
     await fill(storage)
     keeper = MaintainedMemory(storage.database)
     records = await exported(keeper, "agents/ada")
-    assert {record["namespace"] for record in records} == {"agents/ada"}
+    assert {record["namespace"] for record in records[:-1]} == {"agents/ada"}
     head = await SqlBackend(storage.database, "agents/ada").head()
-    assert await keeper.erase("agents/ada") == len(records) - 1
+    assert await keeper.erase("agents/ada") == len(records) - 2
     assert await keeper.erase("agents/ada") == 0
     ada = SqlBackend(storage.database, "agents/ada")
     assert (await ada.count(), await ada.query(Query(tags={"maps"}))) == (0, [])  # type: ignore[arg-type]
     assert await ada.history("root") == []
     assert await SqlBackend(storage.database).count() == BATCH + 9
     assert (await ada.put(Datum.create("new"))).seq == head + 1  # whoever reads behind the head hears of it
-    assert await MaintainedMemory(elsewhere.database).import_(each(records)) == len(records) - 1
+    assert await MaintainedMemory(elsewhere.database).import_(each(records)) == len(records) - 2
 
 
 async def test_what_is_damaged_is_not_exported_and_what_was_changed_not_imported(
@@ -222,14 +270,19 @@ async def test_what_is_damaged_is_not_exported_and_what_was_changed_not_imported
         {"kind": "entry"},
         {"parent": 7},
     ):
-        with pytest.raises(InvalidFile):
-            await target.import_(each([*records[:-1], {**records[-1], **harm}]))
-        with pytest.raises(InvalidFile):
-            await target.import_(each([*records[:-1], {k: v for k, v in records[-1].items() if k not in harm}]))
+        *before, last, end = records
+        for changed in ({**last, **harm}, {k: v for k, v in last.items() if k not in harm}):
+            with pytest.raises(InvalidFile):
+                await target.import_(each(await resealed([*before, changed, end])))
     assert await SqlBackend(elsewhere.database).count() == 0
     await run(storage.database, "UPDATE dgent_datums SET stored_at = 1 WHERE id = 'b'")
     with pytest.raises(Corrupt, match="'b'"):
         await exported(source)
+    for harm in ("UPDATE dgent_heads SET seq = 1", "DELETE FROM dgent_heads"):
+        await run(storage.database, harm)
+        with pytest.raises(Corrupt, match="stands before the seq 2"):
+            await exported(source)
+    assert len(await exported(source, "another")) == 1
 
 
 async def test_logs_come_back_as_they_were(storage: StorageProvider, elsewhere: StorageProvider) -> None:
@@ -260,13 +313,13 @@ async def test_a_log_that_differs_is_refused(storage: StorageProvider, elsewhere
     records = await exported(source)
     for harm in ({"payload": "AAAA"}, {"content_hash": "00" * 32}, {"format": "other"}, {"seq": "3"}, {"prev_hash": 7}):
         with pytest.raises(InvalidFile):
-            await target.import_(each([*records[:-1], {**records[-1], **harm}]))
-    with pytest.raises(Conflict, match="does not follow"):
-        await target.import_(each(records[1:]))
+            await target.import_(each(await resealed([*records[:-2], {**records[-2], **harm}, records[-1]])))
+    with pytest.raises(InvalidFile, match="taken out"):
+        await target.import_(each(await resealed(records[1:])))
     assert await elsewhere.log.streams() == []
     await elsewhere.log.append("audit", "ada", b"another")
     with pytest.raises(Conflict, match="another entry"):
-        await target.import_(each(records[:1]))
+        await target.import_(each(records))
     await run(storage.database, "UPDATE dgent_log SET payload = content_hash WHERE seq = 2")
     with pytest.raises(ChainBroken):
         await exported(source)

@@ -15,7 +15,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from sqlalchemy.engine import make_url
 
-from dgent.exceptions import InvalidSettings, ReadOnly
+from dgent.exceptions import InvalidInput, InvalidSettings, ReadOnly
 from dgent.runtime.private_files import look_at_directory, look_at_files, private_directory, private_file
 from dgent.settings import Settings, parse_url, shown
 from dgent.settings.trust import Trust
@@ -460,9 +460,12 @@ def test_what_is_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch(0o600)
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe", 0o600)
-    for path in ("folder", "pipe", "file/below", "x" * 300, "nul\0"):
+    for path in ("folder", "pipe", "file/below", "nul\0"):
         with pytest.raises(ReadOnly):
             private_file(tmp_path / path)
-    for path in ("file", "file/below", "x" * 300, "nul\0"):
+    for path in ("file", "file/below", "nul\0"):
         with pytest.raises(ReadOnly):
             private_directory(tmp_path / path)
+    for private in (private_file, private_directory):
+        with pytest.raises(InvalidInput, match="too long"):
+            private(tmp_path / ("x" * 300))

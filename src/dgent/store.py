@@ -88,7 +88,8 @@ class DgentProtocol(StateBackend, Protocol):
     * Durability: an answer is given after the commit, and the store answers the same after it is reopened.
     * Order: a reader of `seq > s` never misses a later commit with a smaller seq.
     * Damage: a page leaves out what is not what was written, names it in `damaged` with one DamagedWarning, and gives
-      the rest. Whoever reads it alone, copies or changes it gets Corrupt: nobody hides a datum by damaging it.
+      the rest. Whoever reads it alone, copies or changes it gets Corrupt: nobody hides a datum by damaging it. What
+      is derived, as a mark of which version is live, has no digest: `docs/promises.md` says what a wrong one does.
 
     Every verb raises InvalidInput (or a class below it) for what it cannot take, BackendUnavailable when the store does
     not answer, Corrupt for stored bytes that changed, StoreClosed after `close`; absent is never the answer to a fault.

@@ -52,6 +52,16 @@ def test_an_import_can_be_repeated(kg: Runner) -> None:
     assert len(kg.json("memory", "history", "n/00000")) == 1
 
 
+def test_what_comes_twice_is_new_once(kg: Runner) -> None:
+    source = lines(*some(export_import.BATCH + 3))
+    found = kg.json("memory", "import", "-", stdin=source * 2)
+    assert found == {
+        "read": 2 * export_import.BATCH + 6,
+        "new": export_import.BATCH + 3,
+        "unchanged": export_import.BATCH + 3,
+    }
+
+
 def test_an_import_makes_nothing_stay_that_expires(kg: Runner) -> None:
     kg("memory", "put", "x", "--id", "a", "--ttl", "1000")
     again = kg("memory", "export").out

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import base64
-import json
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select
 
-from dgent.causal.checkpoint import Checkpoint, agree, checkpoints, places, save
-from dgent.causal.generation import Generation
-from dgent.causal.hash_chain import FORMATS, Entry
+from dgent.causal.checkpoint import agree, checkpoints, places
+from dgent.causal.hash_chain import FORMATS
 from dgent.causal.head import START
+from dgent.causal.log_import import LogImport
 from dgent.causal.log_tables import TABLES, generations
 from dgent.causal.log_tables import checkpoints as checkpoint_table
 from dgent.causal.writer_log import WriterLog
-from dgent.exceptions import ChainBroken, Conflict, Corrupt, InvalidFile, MalformedRow
-from dgent.sql.maintained import Damage, Keeper, Record, batches
+from dgent.exceptions import ChainBroken, Conflict, Corrupt, MalformedRow
+from dgent.sql.maintained import Damage, Keeper, Record, batches, sealed
 from dgent.sql.statement import Statement
 from dgent.validation import check_kind
 
@@ -27,6 +25,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from dgent.causal.checkpoint import Checkpoint
+    from dgent.causal.head import Head
     from dgent.sql import Database
 
 AT_ONCE: Final = 4000
@@ -46,6 +46,23 @@ _ERASE = {
     )
     for name, format in FORMATS.items()
 }
+
+
+class _Place(NamedTuple):
+    """A log, and where it ended when an export of it began."""
+
+    log: WriterLog
+    stream: str
+    writer: str
+    end: Head
+
+
+class _Begun(NamedTuple):
+    """What there was when an export began."""
+
+    checkpoints: list[Checkpoint]
+    generations: list[Any]
+    ends: list[_Place]
 
 
 class MaintainedLog(Keeper):
@@ -78,21 +95,28 @@ class MaintainedLog(Keeper):
             if type(value) is not int:
                 yield Damage(generations.name, "", str(key), 0, f"it is stored as {type(value).__name__}")
 
-    async def export(self, owner: str | None = None) -> AsyncIterator[Record]:
+    def export(self, owner: str | None = None) -> AsyncIterator[Record]:
         """Give every entry and every checkpoint, or those of one writer; and the generations, which nobody owns.
+
+        What is appended meanwhile is not in it.
 
         Raises:
             ChainBroken, MalformedRow: something is not what was written.
+            Conflict: a log was erased before it was read.
         """
-        for log in self._logs:
-            for stream, writer in await self._read(partial(_places, log, owner)):
-                async for record in self._entries(log, stream, writer):
-                    yield record
-            for kept in await self._read(partial(_kept, log)):
-                if owner is None or kept.writer == owner:
-                    yield {"store": self.name, "kind": "checkpoint", "checkpoint": kept.to_dict()}
-        for key, value in [] if owner is not None else await self._read(_GENERATIONS.rows):
+        return sealed(self.name, self._records(owner))
+
+    async def _records(self, owner: str | None) -> AsyncIterator[Record]:
+        begun = await self._read(partial(self._stand, owner=owner))
+        for place in begun.ends:
+            async for record in self._entries(place):
+                yield record
+        for kept in begun.checkpoints:
+            yield {"store": self.name, "kind": "checkpoint", "checkpoint": kept.to_dict()}
+        for key, value in begun.generations:
             yield {"store": self.name, "kind": "generation", "key": key, "value": value}
+        if not {*begun.checkpoints} <= {*(await self._read(partial(self._stand, owner=owner))).checkpoints}:
+            raise Conflict("a writer was erased while the logs were exported: export them again")
 
     async def import_(self, records: AsyncIterable[Record]) -> int:
         """Append entries to their logs as they were, keep checkpoints, move generations on; return how many were new.
@@ -100,11 +124,15 @@ class MaintainedLog(Keeper):
         What is there already, and is the same, stays as it is: an import can be repeated.
 
         Raises:
-            InvalidFile: a record is none, or its hash is another. Conflict: another entry stands there already.
-            InvalidCheckpoint: a signature does not hold.
+            InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
+            Conflict: another entry stands there already. InvalidCheckpoint: another checkpoint of the same signer does.
+            LimitExceeded: a payload is larger than `limits.max_content`.
+            StorageTimeout: the next record did not come within `transaction_timeout`.
         """
-        await self.prepare()
-        return sum([await self._write(partial(self._bring, records=batch)) async for batch in batches(records)])
+        into, patience = LogImport(self._logs), self.database.settings.transaction_timeout
+        async with self._in_one_transaction() as here:
+            each = batches(self.name, records, into.read, patience)
+            return sum([await here._write(into.storing(batch)) async for batch in each])
 
     async def erase(self, owner: str) -> int:
         """Erase the logs of a writer in every stream with their checkpoints, and return how many entries they had.
@@ -136,27 +164,35 @@ class MaintainedLog(Keeper):
             if head.seq < bound:
                 return
 
-    async def _entries(self, log: WriterLog, stream: str, writer: str) -> AsyncIterator[Record]:
-        end = await self._read(partial(log.head, stream=stream, writer=writer), short=True)
-        head = START
-        while head.seq < end.seq and (
-            rows := await self._read(partial(log.page, stream=stream, writer=writer, head=head))
-        ):
-            head = log.verify_page(stream, writer, head, rows[: end.seq - head.seq])
-            for row in rows:
-                if row[0] <= end.seq:
-                    yield _entry_record(log.format.name, stream, writer, row)
+    def _stand(self, connection: Connection, owner: str | None) -> _Begun:
+        """Return what there is to export. The ends come last, so that no checkpoint is ahead of its log."""
+        kept = [one for log in self._logs for one in _kept(log, connection) if owner is None or one.writer == owner]
+        counters = [] if owner is not None else _GENERATIONS.rows(connection)
+        ends = [
+            _Place(log, stream, writer, log.head(connection, stream, writer))
+            for log in self._logs
+            for stream, writer in _places(log, owner, connection)
+        ]
+        return _Begun(kept, counters, ends)
 
-    def _bring(self, connection: Connection, records: list[Record]) -> int:
-        parsed = [_parsed(record) for record in records]
-        new = 0
-        for place, run in groupby(parsed, _place_of):
-            if place is None:
-                new += sum(_keep(connection, one) for one in run if not isinstance(one, Entry))
-            else:
-                log = next(log for log in self._logs if log.format.name == place[0])
-                new += _append(connection, log, [one for one in run if isinstance(one, Entry)])
-        return new
+    async def _entries(self, place: _Place) -> AsyncIterator[Record]:
+        head = START
+        while head.seq < place.end.seq:
+            rows, head = await self._page(place, head)
+            for row in rows:
+                yield _entry_record(place.log.format.name, place.stream, place.writer, row)
+
+    async def _page(self, place: _Place, head: Head) -> tuple[list[Any], Head]:
+        """Return the next rows of a log that were there when the export began, and where they end."""
+        log, stream, writer, end = place
+        rows = (await self._read(partial(log.page, stream=stream, writer=writer, head=head)))[: end.seq - head.seq]
+        try:
+            if rows:
+                return rows, log.verify_page(stream, writer, head, rows)
+        except ChainBroken:
+            if await self._read(partial(log.at, stream=stream, writer=writer, seq=end.seq)) == end:
+                raise
+        raise Conflict(f"{writer!r:.80} in {stream!r:.80} was erased while it was exported: export it again")
 
     def _erase(self, connection: Connection, writer: str) -> int:
         went = 0
@@ -203,71 +239,3 @@ def _entry_record(format: str, stream: str, writer: str, row: Any) -> Record:
     place = {"store": "log", "kind": "entry", "format": format, "stream": stream, "writer": writer, "seq": seq}
     hashes = {"prev_hash": None if prev is None else prev.hex(), "content_hash": own.hex()}
     return {**place, **hashes, "payload": base64.b64encode(payload).decode()}
-
-
-class _Counter(NamedTuple):
-    key: str
-    value: int
-
-
-def _parsed(record: Record) -> Entry | Checkpoint | _Counter:
-    """Return what a record says, once it is known that it is one."""
-    try:
-        match record:
-            case {"store": "log", "kind": "entry", "format": format, "stream": str(), "writer": str(), "seq": int()}:
-                if format in FORMATS:
-                    return _entry(record)
-            case {"store": "log", "kind": "checkpoint", "checkpoint": dict(fields)}:
-                return Checkpoint.from_json(json.dumps(fields))
-            case {"store": "log", "kind": "generation", "key": str(key), "value": int(value)}:
-                return _Counter(key, value)
-    except (KeyError, TypeError, ValueError) as error:
-        raise InvalidFile(f"a record of a log is not what was exported: {type(error).__name__}") from None
-    raise InvalidFile("a record is none of a log: it has other fields than `export` gives")
-
-
-def _entry(record: Record) -> Entry:
-    prev = record["prev_hash"]
-    return Entry(
-        record["stream"],
-        record["writer"],
-        record["seq"],
-        None if prev is None else bytes.fromhex(prev),
-        bytes.fromhex(record["content_hash"]),
-        base64.b64decode(record["payload"], validate=True),
-        record["format"],
-    )
-
-
-def _place_of(one: Entry | Checkpoint | _Counter) -> tuple[str, str, str] | None:
-    return (one.format, one.stream, one.writer) if isinstance(one, Entry) else None
-
-
-def _append(connection: Connection, log: WriterLog, entries: list[Entry]) -> int:
-    """Append the entries of one log that are not there yet, with the hashes that they had, or write nothing."""
-    stream, writer = entries[0].stream, entries[0].writer
-    head = log.head(connection, stream, writer)
-    known = [entry for entry in entries if entry.seq <= head.seq]
-    if known and log.at(connection, stream, writer, known[-1].seq).hash != known[-1].content_hash:
-        raise Conflict(f"another entry stands at seq {known[-1].seq} of {writer!r:.80} in {stream!r:.80}")
-    new = entries[len(known) :]
-    if not new:
-        return 0
-    if (new[0].seq, new[0].prev_hash) != (head.seq + 1, head.hash):
-        raise Conflict(
-            f"the entry {new[0].seq} does not follow what stands in the log of {writer!r:.80} in {stream!r:.80}"
-        )
-    if log.append_many(connection, stream, writer, [entry.payload for entry in new]) != new:
-        raise InvalidFile(f"an entry of {writer!r:.80} in {stream!r:.80} is not what was exported: its hash is another")
-    return len(new)
-
-
-def _keep(connection: Connection, one: Checkpoint | _Counter) -> int:
-    if isinstance(one, Checkpoint):
-        save(connection, one)
-        return 0  # it is kept once, however often it comes
-    counter = Generation(one.key)
-    moves = one.value > counter.current(connection)
-    if moves:
-        counter.set(connection, one.value)
-    return moves

@@ -32,7 +32,11 @@ async def export(
     kg: Kg,
     file: Annotated[Path | None, typer.Argument(help="A file, written whole or not at all; - or none: stdout.")] = None,
 ) -> None:
-    """Write all live datums as JSON lines. They come in the order in which they were stored."""
+    """Write all live datums as JSON lines, in the order in which they were stored.
+
+    The lines may be cut, sorted and put together, so none says how many there are: compare what this says with what
+    the import says.
+    """
     from dgent.cli.output import counted
     from dgent.cli.progress import progress
 
@@ -52,7 +56,8 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
     """Store the datums of a file of JSON lines.
 
     Each batch is one transaction. At a line that is wrong the batch stops with nothing of it stored; what was stored
-    before stays. Mend the line and run it again: a datum that is there already is not stored twice.
+    before stays. Mend the line and run it again: a datum that is there already is not stored twice. A file that lacks
+    lines is not told from a whole one: compare how many were read with how many the export wrote.
     """
     from dgent.cli.output import counted
     from dgent.cli.progress import progress
@@ -60,12 +65,13 @@ async def import_(kg: Kg, file: Annotated[str, typer.Argument(help="A file of JS
     read = new = 0
     with _opened(file) as (lines, size):
         async with kg.storage(anew=True) as storage:
-            start = (await storage.memory.stats()).seq
+            seen = (await storage.memory.stats()).seq
             with progress("importing", size) as advance:
                 for batch, amount in _batches(lines, file, storage.settings.limits):
                     stored = await storage.memory.put_many(batch, ttl="keep")
                     read += len(batch)
-                    new += sum(datum.seq > start for datum in stored)
+                    fresh = {datum.seq for datum in stored if datum.seq > seen}  # one that comes twice is new once
+                    new, seen = new + len(fresh), max(fresh, default=seen)
                     advance(amount)
     done = {"read": read, "new": new, "unchanged": read - new}
     kg.answer(done, f"{counted(read, 'datums')} read: {new:,} new, {read - new:,} there already")

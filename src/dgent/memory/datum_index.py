@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from sqlalchemy import bindparam, select
 
@@ -64,6 +64,22 @@ class DatumIndex(Protocol):
 
     def confirms(self, question: Any, datum: Datum) -> bool:
         """Tell whether a live datum that was found does answer it."""
+
+
+@runtime_checkable
+class CheckedIndex(DatumIndex, Protocol):
+    """An index that `MaintainedMemory.check` compares with the live rows; others it does not look at."""
+
+    def lacking(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> set[str]:
+        """Return the ids of those live rows of which it has nothing, or not all that `add` would put in."""
+
+    def strays(
+        self, connection: Connection, namespace: str, at: Any, most: int
+    ) -> tuple[list[tuple[str, int]], Any | None]:
+        """Return id and version of what it has of no live row on a page, and where the next page begins, None for none.
+
+        It is one statement: what is written meanwhile is in both or in neither. `at` is None for the first page.
+        """
 
 
 _NAMESPACES = Statement(select(heads.c.namespace), "")

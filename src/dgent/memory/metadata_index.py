@@ -11,14 +11,28 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from blake3 import blake3
-from sqlalchemy import BigInteger, Column, Float, Integer, MetaData, Table, bindparam, delete, exists, select
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Integer,
+    MetaData,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    select,
+    tuple_,
+)
 
 from dgent.exceptions import InvalidQuery
 from dgent.jsonvalue import comparable_or_none
-from dgent.memory.sql.datum_tables import is_whole
+from dgent.memory.sql.datum_tables import datums, is_whole
 from dgent.query import Query, checked_query
 from dgent.sql.constructs import BYTEWISE, one_of
 from dgent.sql.error_details import declare
+from dgent.sql.keyset import behind, in_order
 from dgent.sql.statement import BulkInsert, Statement
 from dgent.sql.table_set import TableSet
 
@@ -63,6 +77,18 @@ _FORGET_TERM = Statement(
 )
 _FORGET_ALL = Statement(delete(terms).where(t.namespace == bindparam("ns")), "ns")
 _FORGET_IDS = Statement(delete(terms).where(t.namespace == bindparam("ns"), one_of(t.id, "ids")), "ns ids", lists="ids")
+_AT_ONCE: Final = 1000
+"""Keys that are looked up in one statement."""
+_keys = [t.term, t.created_at, t.id]
+_of_live_row = and_(
+    datums.c.namespace == t.namespace, datums.c.id == t.id, datums.c.version == t.version, datums.c.live
+)
+_page = select(*_keys, t.version, exists().where(_of_live_row)).where(t.namespace == bindparam("ns"))
+_page = _page.order_by(*in_order(_keys, descending=False)).limit(bindparam("most", type_=Integer))
+_FIRST = Statement(_page, "ns most")
+_NEXT = Statement(
+    _page.where(behind(_keys, ["at_term", "at_time", "at_id"], descending=False)), "ns at_term at_time at_id most"
+)
 
 
 @lru_cache(maxsize=8192)
@@ -144,6 +170,24 @@ class MetadataIndex:
     def erase(self, connection: Connection, namespace: str) -> None:
         """Take out everything of a namespace."""
         _FORGET_ALL.run(connection, namespace)
+
+    def lacking(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> set[str]:
+        """Return the ids of those live rows of which it has not every term."""
+        wanted = {(term, created_at, id, version) for _, term, created_at, id, version in rows_of(namespace, rows)}
+        keys = [key[:3] for key in wanted]
+        for start in range(0, len(keys), _AT_ONCE):
+            these = tuple_(*_keys).in_(keys[start : start + _AT_ONCE])
+            found = connection.execute(select(*_keys, t.version).where(t.namespace == namespace, these))
+            wanted.difference_update(map(tuple, found))
+        return {id for _, _, id, _ in wanted}
+
+    def strays(
+        self, connection: Connection, namespace: str, at: tuple[int, float, str] | None, most: int
+    ) -> tuple[list[tuple[str, int]], tuple[int, float, str] | None]:
+        """Return id and version of what it has of no live row on a page, and where the next page begins, if any."""
+        rows = _FIRST.rows(connection, namespace, most) if at is None else _NEXT.rows(connection, namespace, *at, most)
+        found = {(id, version): None for _, _, id, version, is_live in rows if not is_live}
+        return [*found], None if len(rows) < most else tuple(rows[-1][:3])
 
     def search(self, connection: Connection, namespace: str, question: Query, limit: int) -> list[str]:
         """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first."""

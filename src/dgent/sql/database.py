@@ -11,8 +11,9 @@
 # over             nobody: `_run` refuses what comes later           nothing
 #
 # The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
-# may not open a savepoint. `transaction_timeout` cancels the block, never the COMMIT. `_current` is a context variable,
-# so a task sees the transaction that was open where it was made. The child of a fork may use nothing of this.
+# may not open a savepoint. The limit (`transaction_timeout`, or its own) cancels the block, never COMMIT. `_current` is
+# a context variable, so a task sees the transaction that was open where it was made. The child of a fork may use
+# nothing of this.
 
 from __future__ import annotations
 
@@ -238,13 +239,13 @@ class Database(ABC):
         return self._forks != _forks
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Transaction]:
+    async def transaction(self, *, seconds: float | None = None) -> AsyncIterator[Transaction]:
         """Open a transaction for the ORM and for units of work; commit at the end, roll back on any error.
 
         Inside of one that the same task opened it is a savepoint of that.
 
         Raises:
-            StorageTimeout: it stayed open longer than the setting `transaction_timeout`.
+            StorageTimeout: it stayed open longer than so many seconds, or, without them, `transaction_timeout`.
             RolledBack: the block ended well, but something in it had rolled the transaction back.
         """
         outer = self.current()
@@ -256,16 +257,17 @@ class Database(ABC):
             async with outer.savepoint():
                 yield outer
             return
+        limit = self.settings.transaction_timeout if seconds is None else seconds
         with translated(self.what, only_sql=True):
-            async with self._session() as session:
+            async with self._session(limit) as session:
                 inner = Transaction(self, session, self._run_in)
                 token = _current.set((self, inner))
                 try:
                     try:
-                        async with asyncio.timeout(self.settings.transaction_timeout) as bound:
+                        async with asyncio.timeout(limit) as bound:
                             yield inner
                     except TimeoutError:
-                        self._check_in_time(bound)
+                        self._check_in_time(bound, limit)
                         raise
                     await uninterrupted(inner.commit())
                 finally:
@@ -283,8 +285,11 @@ class Database(ABC):
             raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
 
     @abstractmethod
-    def _session(self) -> AbstractAsyncContextManager[BlockSession]:
-        """Open a session whose transaction holds this process's right to write; close it without a commit."""
+    def _session(self, limit: float) -> AbstractAsyncContextManager[BlockSession]:
+        """Open a session whose transaction holds this process's right to write; close it without a commit.
+
+        It is given up where its block has not ended after so many seconds and a few more.
+        """
 
     async def _run_in(self, session: AsyncSession, work: Work[T], *, short: bool) -> T:
         """Run a unit of work inside of a session's transaction."""
@@ -310,9 +315,8 @@ class Database(ABC):
             return False
         return True
 
-    def _check_in_time(self, bound: asyncio.Timeout) -> None:
+    def _check_in_time(self, bound: asyncio.Timeout, limit: float) -> None:
         if bound.expired():
-            limit = self.settings.transaction_timeout
             raise StorageTimeout(
                 f"the transaction was open for more than {limit:g} s and was rolled back: do slow work outside of it, "
                 "or raise transaction_timeout"

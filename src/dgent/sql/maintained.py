@@ -1,22 +1,49 @@
 """What every store with data of its own can be asked for, so that who looks after all of them names no table.
 
 Status, a check, a copy and an erasure go through a list of these: a store that is new only has to be on it.
+
+The last record of an export says how many came before it and what their digest is, so one that was cut off, or from
+which something was taken, is noticed. An import is one transaction: all of it is there, or nothing is.
 """
+
+# an import   who holds what                                    what a cancel of its task does
+# reading     its transaction, and so the right to write on     all of it is undone
+#             SQLite, and what it has written to elsewhere; it
+#             waits for the next record, up to
+#             `transaction_timeout`
+# storing     the same                                          the same, when the unit of work has ended
+# committing  see `database`                                    it is held back until the COMMIT has ended
+#
+# An export holds nothing between two pages.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias
+import asyncio
+from collections.abc import AsyncIterable
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, Self, TypeAlias, TypeVar
 
+import orjson
+from blake3 import blake3
+
+from dgent.error_messages import called
+from dgent.exceptions import DgentError, InvalidFile, StorageTimeout
+from dgent.sql.database import Transaction
 from dgent.sql.empty_tables import EmptyTables
 from dgent.sql.sql_store import SqlStore
+from dgent.validation import check_kind
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from dgent.sql.runner import Runner
 
+T = TypeVar("T")
+
 BATCH: Final = 500
 BATCH_BYTES: Final = 8 * 2**20
+_WEEK: Final = 7 * 24 * 3600.0
+"""Seconds up to which an import may take. What stands still ends sooner: each record has to come in time."""
 
 Record: TypeAlias = dict[str, Any]
 """A JSON object: something that a store holds, in a form that brings it back as it was."""
@@ -61,43 +88,145 @@ class Portable(Maintained, Protocol):
     """A maintained store whose data has owners, and can be taken out, brought in and erased."""
 
     def export(self, owner: str | None = None) -> AsyncIterator[Record]:
-        """Give everything, or what one owner has, as it was when it was begun.
+        """Give everything, or what one owner has, as it was when it was begun; the last record says that it is all.
+
+        It reads a page at a time and holds up nobody.
 
         Raises:
             Corrupt: something is damaged: `check` names it.
+            Conflict: something was erased meanwhile that belongs to it: export again.
         """
 
     async def import_(self, records: AsyncIterable[Record]) -> int:
         """Store what `export` gave, each part as it was, and return how many records were new.
 
-        Each batch is a transaction: where it breaks off, what came before stays.
+        It is one transaction, however long it takes: nobody sees a part of it, and a kill leaves nothing. Who writes to
+        the same owner waits for its end, on SQLite everybody who writes to the file does.
 
         Raises:
-            InvalidFile: a record is none, or is not what was exported.
+            InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
             Conflict: something else is there already.
+            StorageTimeout: the next record did not come within `transaction_timeout`.
         """
 
     async def erase(self, owner: str) -> int:
         """Erase all that an owner has for good, and return how much it was."""
 
 
-async def batches(records: AsyncIterable[Record]) -> AsyncIterator[list[Record]]:
-    """Give records some at a time, as many as fit well into one transaction."""
-    batch: list[Record] = []
-    size = 0
+class Seal:
+    """How many records an export has so far, and their digest: BLAKE3 over each as JSON with sorted keys, by lines."""
+
+    def __init__(self, store: str) -> None:
+        self.records = 0
+        self._store = store
+        self._digest = blake3()
+
+    def add(self, record: Record) -> int:
+        """Count a record, and return its size."""
+        line = orjson.dumps(record, option=orjson.OPT_SORT_KEYS | orjson.OPT_APPEND_NEWLINE)
+        self._digest.update(line)
+        self.records += 1
+        return len(line)
+
+    @property
+    def end(self) -> Record:
+        """What the last record of the export says."""
+        return {"store": self._store, "kind": "end", "records": self.records, "digest": self._digest.hexdigest()}
+
+    def is_end(self, record: Record) -> bool:
+        """Tell whether a record is the last one of an export.
+
+        Raises:
+            InvalidFile: it is, but of another.
+        """
+        if record.get("kind") != "end":
+            return False
+        if record.get("records") != self.records:
+            raise InvalidFile(f"it ends an export of {record.get('records')!r:.40} records, and {self.records:,} came")
+        if record != self.end:
+            raise InvalidFile("it ends an export whose digest is another: a record was changed, exchanged or moved")
+        return True
+
+
+def check_fields(record: Record, *names: str) -> None:
+    """Refuse a record that says anything else, with InvalidFile."""
+    if record.keys() != {"store", "kind", *names}:
+        raise InvalidFile(f"it has other fields than these: store, kind, {', '.join(names)}")
+
+
+async def sealed(store: str, records: AsyncIterable[Record]) -> AsyncIterator[Record]:
+    """Give the records of an export, and the one that ends it."""
+    seal = Seal(store)
     async for record in records:
-        batch.append(record)
-        size += _size(record)
+        seal.add(record)
+        yield record
+    yield seal.end
+
+
+async def batches(
+    store: str, records: AsyncIterable[Record], parse: Callable[[Record], T], patience: float
+) -> AsyncIterator[list[T]]:
+    """Give what the records of an export say, as many at a time as fit well into one statement.
+
+    Raises:
+        InvalidFile: a record is none, or the end is missing or is that of another export.
+        StorageTimeout: the next record did not come for so many seconds.
+    """
+    seal, ended = Seal(store), False
+    batch: list[T] = []
+    size = 0
+    async for record in _in_time(records, patience):
+        with _reading(seal.records + 1):
+            _check_open(record, ended=ended)
+            ended = seal.is_end(record)
+            if not ended:
+                size += seal.add(record)
+                batch.append(parse(record))
         if len(batch) == BATCH or size > BATCH_BYTES:
             yield batch
             batch, size = [], 0
+    if not ended:
+        raise InvalidFile(f"the export was cut off: {seal.records:,} records came, and none says that they are all")
     if batch:
         yield batch
 
 
-def _size(record: object) -> int:
-    values = record.values() if isinstance(record, dict) else ()  # what is no record is refused when it is read
-    return sum(len(value) for value in values if isinstance(value, str))
+def _check_open(record: object, *, ended: bool) -> None:
+    if not isinstance(record, dict):
+        raise InvalidFile(f"it is {called(record)}, and no JSON object")
+    if ended:
+        raise InvalidFile("it comes behind the end")
+
+
+@contextmanager
+def _reading(number: int) -> Iterator[None]:
+    """Say of which record it is that something in it is not what it should be."""
+    try:
+        yield
+    except DgentError as error:
+        if not isinstance(error, ValueError):  # InvalidInput is one
+            raise
+        raise InvalidFile(f"record {number:,} is not what was exported: {error}") from None
+    except KeyError as error:
+        raise InvalidFile(f"record {number:,} is not what was exported: it lacks {error}") from None
+    except (ArithmeticError, TypeError, ValueError) as error:
+        raise InvalidFile(f"record {number:,} is not what was exported: {type(error).__name__}, {error}") from None
+
+
+async def _in_time(records: AsyncIterable[Record], patience: float) -> AsyncIterator[Record]:
+    check_kind(records, AsyncIterable, "pass what `export` gives, or an asynchronous generator of its records")
+    source = aiter(records)
+    while True:
+        try:
+            async with asyncio.timeout(patience) as bound:
+                record = await anext(source)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise StorageTimeout(f"the next record did not come for {patience:g} s: nothing was imported") from None
+        yield record
 
 
 class Keeper(SqlStore):
@@ -114,3 +243,14 @@ class Keeper(SqlStore):
 
     async def _is_empty(self) -> bool:
         return self._ready.store_id is None and (not self.database.is_made or await self._is_absent())
+
+    @asynccontextmanager
+    async def _in_one_transaction(self) -> AsyncIterator[Self]:
+        """Do all that the block does in one transaction, however long: that which this is joined to, or its own."""
+        if isinstance(self._runner, Transaction):
+            async with self._runner.savepoint():
+                yield self
+        else:
+            await self.prepare()
+            async with self.database.transaction(seconds=_WEEK) as transaction:
+                yield self.joined(transaction)

@@ -151,6 +151,12 @@ def digest(
     return blake3(numbers + texts.encode() + (content or b"")).digest(16)
 
 
+def digest_of(row: Row) -> bytes:
+    """Return the digest of what a row holds, whatever digest stands in it."""
+    namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata, content, _ = row
+    return digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata, content)
+
+
 def datums_of(namespace: str, rows: Iterable[Any]) -> list[Datum]:
     """Return the datums in rows of the columns `READ`.
 
@@ -204,9 +210,8 @@ def datum_of(namespace: str, row: Any) -> Datum | None:
 
 def is_whole(row: Row) -> bool:
     """Tell whether a row is what was written, `live` excepted, which is derived."""
-    namespace, id, version, seq, _, created_at, stored_at, expires_at, parent, metadata, content, kept = row
     try:
-        return kept == digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata, content)
+        return row.digest == digest_of(row)
     except (TypeError, struct.error, UnicodeEncodeError):
         return False
 

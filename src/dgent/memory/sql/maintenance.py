@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import base64
 import time
-from itertools import groupby
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import orjson
-from sqlalchemy import Integer, bindparam, delete, func, literal_column, or_, select, tuple_
+from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, not_, or_, select, tuple_
 
-from dgent.datum import Datum
-from dgent.exceptions import Conflict, InvalidFile
+from dgent.exceptions import Conflict, Corrupt
 from dgent.memory.datum_index import TABLES, registered
 from dgent.memory.sql import namespace_head
+from dgent.memory.sql.datum_import import DatumImport
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, heads, is_whole
-from dgent.memory.sql.writes import append, latest_rows
-from dgent.memory.write_batch import NamespaceHead
+from dgent.memory.sql.index_check import checked_indexes, lacking, strays
 from dgent.page import Damaged
+from dgent.sql.constructs import BYTEWISE
 from dgent.sql.damaged_pages import Part, Source, as_text, lenient_text, part_of
-from dgent.sql.maintained import Damage, Keeper, Record, batches
+from dgent.sql.maintained import Damage, Keeper, Record, batches, sealed
 from dgent.sql.statement import Statement
-from dgent.validation import check_id, check_namespace
+from dgent.validation import check_namespace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
@@ -32,12 +31,16 @@ if TYPE_CHECKING:
 
 d, h = datums.c, heads.c
 PAGE: Final = 500
-_FIELDS: Final = [name for name in Row._fields if name != "live"]
-
 _most = bindparam("most", type_=Integer)
 _STATS = Statement(select(func.count(), func.coalesce(func.sum(h.seq), literal_column("0"))).select_from(heads))
-_HEADS = Statement(select(heads).order_by(h.namespace))
-_NAMESPACES = Statement(select(d.namespace).distinct().order_by(d.namespace))
+_kept = select(func.count()).where(d.namespace == h.namespace, d.seq <= h.seq).scalar_subquery()
+_STANDS = Statement(  # one statement, so that all of it is of one moment
+    select(heads, _kept)
+    .where(h.namespace == func.coalesce(bindparam("ns", type_=BYTEWISE), h.namespace))
+    .order_by(h.namespace),
+    "ns",
+)
+_NAMESPACES = Statement(select(d.namespace).union(select(h.namespace)).order_by("namespace"))
 _VERSIONS = Statement(
     select(datums)
     .where(d.namespace == bindparam("ns"), d.seq > bindparam("after"), d.seq <= bindparam("until"))
@@ -45,13 +48,18 @@ _VERSIONS = Statement(
     .limit(_most),
     "ns after until most",
 )
-_keyed = select(datums).where(d.namespace == bindparam("ns")).order_by(d.id, d.version).limit(_most)
+_newer = datums.alias("newer")
+_is_last = not_(
+    exists(literal_column("1")).where(
+        _newer.c.namespace == bindparam("ns"), _newer.c.id == d.id, _newer.c.version > d.version
+    )
+)
+_keyed = select(datums, _is_last).where(d.namespace == bindparam("ns")).order_by(d.id, d.version).limit(_most)
 _ROWS = Statement(_keyed, "ns most")
 _ROWS_BEHIND = Statement(
     _keyed.where(tuple_(d.id, d.version) > tuple_(bindparam("at_id", type_=d.id.type), bindparam("at_version"))),
     "ns at_id at_version most",
 )
-_ANY = Statement(select(d.seq).where(d.namespace == bindparam("ns")).limit(literal_column("1")), "ns")
 _last = select(d.namespace, func.max(d.seq).label("seq")).group_by(d.namespace).subquery("last")
 _BEHIND = Statement(
     select(_last.c.namespace, _last.c.seq)
@@ -76,51 +84,87 @@ class MaintainedMemory(Keeper):
         return {"namespaces": int(namespaces), "stored": int(stored)}
 
     async def check(self) -> AsyncIterator[Damage]:
-        """Read every version, and name those whose digest is not theirs, and heads that stand before what there is."""
+        """Read every version, and name those whose digest is not theirs or whose mark of being live is wrong.
+
+        So are the heads named that stand before what there is, and what an index has too little or too much of.
+        """
         for namespace in await self._read(_namespaces):
             if not isinstance(namespace, str):
                 yield Damage(datums.name, as_text(namespace), "", 0, "its namespace is no text")
                 continue
-            at: Row | None = None
-            while True:
-                part = await self._read(_checked(namespace, at))
-                for id, version, reason, _ in part.damaged:
-                    yield Damage(datums.name, namespace, id, version, reason)
-                if part.last is None:
-                    break
-                at = part.last
+            async for damage in self._versions(namespace):
+                yield damage
+            async for damage in self._strays(namespace):
+                yield damage
         for namespace, seq in await self._read(_behind):
             yield Damage(heads.name, as_text(namespace), "", 0, f"it is not there, or stands before the seq {seq}")
 
-    async def export(self, owner: str | None = None) -> AsyncIterator[Record]:
+    async def _versions(self, namespace: str) -> AsyncIterator[Damage]:
+        at: _Checked | None = None
+        while True:
+            part = await self._read(_checked(namespace, at))
+            for id, version, reason, _ in part.damaged:
+                yield Damage(datums.name, namespace, id, version, reason)
+            for row, reason in [(one.row, one.wrong_mark) for one in part.found if one.wrong_mark]:
+                yield Damage(datums.name, namespace, row.id, row.version, reason)
+            live = {one.row.id: one.row for one in part.found if one.row.live and not one.wrong_mark}
+            for damage in await self._read(partial(lacking, namespace=namespace, live=live)):
+                yield damage
+            if part.last is None:
+                break
+            at = part.last
+
+    async def _strays(self, namespace: str) -> AsyncIterator[Damage]:
+        for index in checked_indexes():
+            at: Any = None
+            while True:
+                found, at = await self._read(partial(strays, namespace=namespace, index=index, at=at))
+                for damage in found:
+                    yield damage
+                if at is None:
+                    break
+
+    def export(self, owner: str | None = None) -> AsyncIterator[Record]:
         """Give every version of every namespace, or of one, in the order of the commits; first where each stands.
 
+        What is put meanwhile is not in it.
+
         Raises:
-            Corrupt: a version is not what was written.
+            Corrupt: a version, or where a namespace stands, is not what was written.
+            Conflict: a version was purged, compacted or erased before it was read.
         """
+        return sealed(self.name, self._records(owner))
+
+    async def _records(self, owner: str | None) -> AsyncIterator[Record]:
         wanted = None if owner is None else check_namespace(owner)
-        for namespace, seq, stored_at in await self._read(_HEADS.rows):
-            if wanted is not None and namespace != wanted:
-                continue
+        for namespace, seq, stored_at, left in await self._read(partial(_stands, wanted=wanted)):
             yield {"store": self.name, "kind": "namespace", "namespace": namespace, "seq": seq, "stored_at": stored_at}
             after = 0
             while rows := await self._read(_page(namespace, after, seq)):
                 for row in rows:
                     yield _record(row)
-                after = rows[-1].seq
+                after, left = rows[-1].seq, left - len(rows)  # noqa: PLW2901  # what is still to come
+            if left:  # nothing is added below a seq, so fewer rows are others
+                raise Conflict(
+                    f"{left:,} versions in namespace {namespace!r} were erased while it was exported: export it again, "
+                    "when nobody purges, compacts or erases, or from a backup"
+                )
 
     async def import_(self, records: AsyncIterable[Record]) -> int:
         """Store versions as they were, with their numbers and times, and return how many they were.
 
-        Each namespace has to be empty when its first record comes: erase what an import that broke off has left.
+        Each namespace has to be empty. Where it was erased here before, the seqs go on behind its last one, by which
+        each is raised, so that no reader's cursor is ahead of what comes; its versions and times stay.
 
         Raises:
-            InvalidFile: a record is none, or its digest is not that of what it holds.
+            InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
             Conflict: a namespace is not empty.
+            StorageTimeout: the next record did not come within `transaction_timeout`.
         """
-        await self.prepare()
-        begun: set[str] = set()
-        return sum([await self._bring(batch, begun) async for batch in batches(records)])
+        into, patience = DatumImport(), self.database.settings.transaction_timeout
+        async with self._in_one_transaction() as here:
+            each = batches(self.name, records, into.read, patience)
+            return sum([await here._write(into.storing(batch)) async for batch in each])
 
     async def erase(self, owner: str) -> int:
         """Erase a namespace with all its versions, and return how many they were. No bus is told.
@@ -131,27 +175,21 @@ class MaintainedMemory(Keeper):
         namespace = check_namespace(owner)
         return 0 if await self._is_empty() else await self._write(lambda connection: _erase(connection, namespace))
 
-    async def _bring(self, records: list[Record], begun: set[str]) -> int:
-        runs = [(namespace, [*run]) for namespace, run in groupby(map(_parsed, records), lambda row: row.namespace)]
 
-        def work(connection: Connection) -> int:
-            brought, known = 0, {*begun}  # it may run again
-            for namespace, rows in runs:
-                brought += _insert(connection, namespace, rows, empty=namespace not in known)
-                known.add(namespace)
-            return brought
+class _Checked(NamedTuple):
+    """A whole row, and whether there is no later version of its id."""
 
-        brought = await self._write(work)
-        begun |= {namespace for namespace, _ in runs}
-        return brought
+    row: Row
+    is_last: bool
 
-
-class _Stand(NamedTuple):
-    """Where a namespace stood when it was exported."""
-
-    namespace: str
-    seq: int
-    stored_at: float
+    @property
+    def wrong_mark(self) -> str:
+        """Why the mark of being live is wrong; empty where it is right."""
+        if self.row.live == (bool(self.is_last) and self.row.content is not None):
+            return ""
+        if not self.row.live:
+            return "it is the last version, and not marked as live"
+        return "it is marked as live, and is not the last version" if not self.is_last else "its mark is none"
 
 
 def _namespaces(connection: Connection) -> list[Any]:
@@ -164,35 +202,48 @@ def _behind(connection: Connection) -> list[Any]:
         return _BEHIND.rows(connection)
 
 
-def _checked(namespace: str, at: Row | None) -> Callable[[Connection], Part[Row]]:
+def _stands(connection: Connection, wanted: str | None) -> list[Any]:
+    """Return where each namespace stands, or the one that is wanted, and how many versions it has.
+
+    Raises:
+        Corrupt: there are versions beyond that, or in a namespace that stands nowhere.
+    """
+    for namespace, seq in _behind(connection):
+        if wanted is None or namespace == wanted:
+            raise Corrupt(f"namespace {namespace!r:.80} stands before the seq {seq} that it has: restore a backup")
+    return _STANDS.rows(connection, wanted)
+
+
+def _checked(namespace: str, at: _Checked | None) -> Callable[[Connection], Part[_Checked]]:
     """Return the work that looks at a page of rows behind one."""
 
-    def work(connection: Connection) -> Part[Row]:
+    def work(connection: Connection) -> Part[_Checked]:
         def rows(behind: tuple[str, int] | None, most: int) -> list[Any]:
             if behind is None:
                 return _ROWS.rows(connection, namespace, most)
             return _ROWS_BEHIND.rows(connection, namespace, *behind, most)
 
-        each: Source[Row, tuple[str, int]] = Source(rows, _sorted, _place)
+        each: Source[_Checked, tuple[str, int]] = Source(rows, _sorted, _place)
         return part_of(connection, each, None if at is None else _place(at), PAGE, _every, f"namespace {namespace!r}")
 
     return work
 
 
-def _sorted(rows: list[Any]) -> Iterator[Row | Damaged]:
-    for row in map(Row._make, rows):
+def _sorted(rows: list[Any]) -> Iterator[_Checked | Damaged]:
+    for *values, is_last in rows:
+        row = Row._make(values)
         if is_whole(row):
-            yield row
+            yield _Checked(row, is_last)
         else:
             version = row.version if type(row.version) is int else 0
             yield Damaged(as_text(row.id), version, "its digest is not that of what is stored")
 
 
-def _place(row: Row) -> tuple[str, int]:
-    return row.id, row.version
+def _place(one: _Checked) -> tuple[str, int]:
+    return one.row.id, one.row.version
 
 
-def _every(row: Row) -> bool:
+def _every(one: _Checked) -> bool:
     return True
 
 
@@ -218,49 +269,6 @@ def _record(row: Row) -> Record:
     told = {**row._asdict(), "content": content, "digest": row.digest.hex()}
     del told["live"]  # it follows from the versions
     return {"store": "memory", "kind": "version", **told}
-
-
-def _parsed(record: Record) -> Row | _Stand:
-    """Return what a record says, once it is known that it is what was exported and that a store could hold it."""
-    try:
-        match record:
-            case {"store": "memory", "kind": "namespace", "namespace": str(namespace), "seq": int(seq)}:
-                return _Stand(check_namespace(namespace), seq, float(record["stored_at"]))
-            case {"store": "memory", "kind": "version"}:
-                return _whole(record)
-    except (KeyError, TypeError, ValueError) as error:  # InvalidInput is a ValueError
-        raise InvalidFile(f"a record of agent memory is not what was exported: {type(error).__name__}") from None
-    raise InvalidFile("a record is none of agent memory: it has other fields than `export` gives")
-
-
-def _whole(record: Record) -> Row:
-    content = None if record["content"] is None else base64.b64decode(record["content"], validate=True)
-    values = {name: record[name] for name in _FIELDS}
-    row = Row(**values | {"live": content is not None, "content": content, "digest": bytes.fromhex(record["digest"])})
-    check_namespace(row.namespace)
-    check_id(row.id)
-    datum = Datum(row.id, content or b"", row.created_at, row.parent, orjson.loads(row.metadata))
-    if not is_whole(row) or datum.metadata_json != row.metadata:
-        raise InvalidFile(
-            f"version {row.version!r:.40} of {row.id!r:.200} is not what was exported: its digest is another"
-        )
-    return row
-
-
-def _insert(connection: Connection, namespace: str, items: list[Row | _Stand], *, empty: bool) -> int:
-    """Append versions as they are, behind those that are there, and move the namespace to where they end."""
-    head = namespace_head.take(connection, namespace, time.time)
-    if empty and _ANY.row(connection, namespace) is not None:
-        raise Conflict(f"namespace {namespace!r} holds something already: erase it first, or import into another store")
-    seq, stored_at = max(head.seq, *(one.seq for one in items)), max(head.stored_at, *(one.stored_at for one in items))
-    rows = [one for one in items if isinstance(one, Row)]
-    if not rows:
-        namespace_head.move(connection, namespace, seq, stored_at)
-        return 0
-    last = {row.id: row for row in rows}
-    latest = latest_rows(connection, namespace, [*last])
-    append(connection, rows, last, latest, NamespaceHead(seq, stored_at, head.now))
-    return len(rows)
 
 
 def _erase(connection: Connection, namespace: str) -> int:

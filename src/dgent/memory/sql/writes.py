@@ -180,8 +180,8 @@ def write(
     ids = list({one.id: None for batch in batches for one in batch})
     latest = latest_rows(connection, namespace, ids)
     children = {one.id for batch in batches for one in batch if one.datum is not None and one.datum.causal_parent}
-    parents = _parents_among(connection, namespace, children)
-    batch = planned(namespace, limits, head, latest, parents, partial(_ancestors, connection, namespace, now=head.now))
+    parents = parents_among(connection, namespace, children)
+    batch = planned(namespace, limits, head, latest, parents, partial(ancestors, connection, namespace, now=head.now))
     results = batch.apply_each(batches)
     if not batch.rows:
         return results, head
@@ -208,7 +208,8 @@ def _latest(connection: Connection, namespace: str, ids: list[str]) -> list[Any]
     return _LATEST.rows(connection, namespace, ids)
 
 
-def _ancestors(connection: Connection, namespace: str, start: str, *, now: float) -> dict[str, str | None]:
+def ancestors(connection: Connection, namespace: str, start: str, *, now: float) -> dict[str, str | None]:
+    """Return the parents of an id and of any ids above it that are live at a time, by id."""
     try:
         return dict(map(tuple, _ANCESTORS.rows(connection, namespace, start, now)))
     except Exception as error:
@@ -217,10 +218,11 @@ def _ancestors(connection: Connection, namespace: str, start: str, *, now: float
         raise
 
 
-def _parents_among(connection: Connection, namespace: str, ids: set[str]) -> set[str]:
+def parents_among(connection: Connection, namespace: str, ids: set[str]) -> set[str]:
+    """Return which of these ids live datums name as their parents."""
     return {found for (found,) in _ARE_PARENTS.rows(connection, namespace, list(ids))} if ids else set()
 
 
 def is_parent(connection: Connection, namespace: str, id: str) -> bool:
     """Tell whether a live datum names this id as its parent."""
-    return bool(_parents_among(connection, namespace, {id}))
+    return bool(parents_among(connection, namespace, {id}))

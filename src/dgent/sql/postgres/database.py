@@ -168,7 +168,7 @@ class PostgresDatabase(Database):
             await state.close()
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[BlockSession]:
+    async def _session(self, limit: float) -> AsyncIterator[BlockSession]:
         state = self._state_here()
         self._check_not_nested()
         async with state.writers.lend() as borrowed:

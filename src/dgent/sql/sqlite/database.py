@@ -294,8 +294,8 @@ class SQLiteDatabase(Database):
             raise
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[OrmSession]:
-        lease = WriteLease(self._take_lease, self._wake, self.settings.transaction_timeout + _GRACE)
+    async def _session(self, limit: float) -> AsyncIterator[OrmSession]:
+        lease = WriteLease(self._take_lease, self._wake, limit + _GRACE)
         try:
             session = (await lease.take()).session()
             try:

@@ -196,7 +196,7 @@ class InMemoryDatabase(Database):
         self._until = time.monotonic() + self.settings.command_timeout
 
     @asynccontextmanager
-    async def _session(self) -> AsyncIterator[BlockSession]:
+    async def _session(self, limit: float) -> AsyncIterator[BlockSession]:
         self._check_usable()
         async with self._locked():
             self._check_usable()
