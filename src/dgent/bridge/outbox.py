@@ -54,7 +54,7 @@ class Outbox:
         self._deliverer = self._shared.deliverer(self.namespace, memory)
 
     async def prepare(self) -> None:
-        """Make the tables if they are not there, and take over what older ones hold."""
+        """Make the tables if they are not there, and take over what older ones hold; in the transaction open here."""
         await self._shared.prepare()
 
     async def add(self, transaction: Runner, writes: Sequence[_Write]) -> None:
@@ -155,6 +155,7 @@ class _SharedOutbox:
     """
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.store = SqlBackend(database, limits=roomy(database.settings.limits))
         self.unswept = 0
         self._deliverers: dict[str, Deliverer] = {}
@@ -174,8 +175,12 @@ class _SharedOutbox:
     async def prepare(self) -> None:
         if self._prepared:
             return
-        await self.store.prepare()
+        runner: Runner = self._database.current() or self._database
+        await self.store.joined(runner).prepare()
         await take_over_format_1(self.store, self.queue)
+        runner.after_commit(self._mark)
+
+    def _mark(self) -> None:
         self._prepared = True
 
 

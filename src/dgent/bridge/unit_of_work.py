@@ -107,15 +107,18 @@ async def unit_of_work(
     """
     registered = TableRegistry(database) if tables is None else tables
     logs = AsyncLog(database) if log is None else log
+    outermost = database.current() is None
     if _is_joinable(memory, database):
-        await memory.prepare()
+        if outermost:  # else its first use makes the tables, inside
+            await memory.prepare()
         async with database.transaction() as transaction:
             yield UnitOfWork(transaction, memory, registered, logs)
         return
     box = Outbox(database, memory)
-    outermost = database.current() is None
-    await box.prepare()
+    if outermost:
+        await box.prepare()
     async with database.transaction() as transaction:
+        await box.prepare()
         yield UnitOfWork(transaction, OutboxMemory(box), registered, logs)
     if outermost:
         await _deliver(box)

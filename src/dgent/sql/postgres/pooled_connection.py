@@ -19,25 +19,27 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from sqlalchemy import event
+from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.runtime.backoff import Backoff
 from dgent.sql.errors import RETRYABLE, sqlstate, translate
-from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off
+from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off, load_driver
 from dgent.sql.postgres.session_settings import GRACE, begin, begin_reading
 from dgent.sql.reusable_greenlet import ReusableGreenlet
 from dgent.sql.runner import Optimistic
-from dgent.sql.transaction_block import Block, BlockSession, undone
+from dgent.sql.transaction_block import Block, BlockSession, follow_savepoints, undone
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from dgent.sql.postgres.url_options import Target
     from dgent.sql.runner import A, Attempt, Each, T, Work
@@ -54,6 +56,10 @@ _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM 
 _UNKNOWN: Final = (
     "the connection to {what} was lost while it committed, and what became of it cannot be known: look whether "
     "the write is in; a put may simply be repeated"
+)
+_BUSY: Final = (
+    "another task still ran a statement of the session when the block ended, so nothing of it is kept: await that task "
+    "inside of the block"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 
@@ -147,15 +153,18 @@ class PooledConnection:
         opened = self._alive()
         if opened is not None:
             with suppress(Exception):  # it had died without a sign: BEGIN is what finds out
-                return await self._session_on(opened.facade)
-        return await self._session_on((await self._open()).facade)
+                return await self._session_on(opened.connection)
+        return await self._session_on((await self._open()).connection)
 
     async def end(self, session: BlockSession) -> None:
-        """Close a session; what it did not commit is rolled back."""
+        """Close a session and its connection, which is then the next one's; what it did not commit is rolled back."""
         try:
             await session.end()
+        except IllegalStateChangeError:  # another task is in the midst of a call of it
+            self.drop()
         finally:
             self._block = None
+            cast("AsyncConnection", session.bind).sync_connection = None
 
     def drop(self) -> None:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
@@ -207,6 +216,7 @@ class PooledConnection:
         ends = ("begin", self._begin_block), ("commit", self._commit_block), ("rollback", self._undo_block)
         for name, do in ends:
             event.listen(opened.connection, name, self._in_turn(do))
+        follow_savepoints(opened.connection, lambda _: self._block)
         return opened
 
     def _in_turn(self, do: Callable[[Block], Awaitable[None]]) -> Callable[[object], None]:
@@ -266,9 +276,9 @@ class PooledConnection:
         except Exception:
             raise OutcomeUnknown(_UNKNOWN.format(what=self._what)) from None
 
-    async def _session_on(self, connection: AsyncConnection) -> BlockSession:
+    async def _session_on(self, connection: Connection) -> BlockSession:
         self._block = block = Block()
-        session = BlockSession(connection, expire_on_commit=False, block=block)
+        session = BlockSession(AsyncConnection(self._engine, connection), block=block)
         try:
             await session.connection()
         except BaseException:
@@ -325,6 +335,8 @@ class PooledConnection:
         except Exception as error:
             if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
+            if isinstance(error, load_driver().InterfaceError) and not opened.driver.is_closed():
+                raise RolledBack(_BUSY) from None  # COMMIT was not even sent
             self.drop()
             if not self._xid or not await self._is_in(self._xid, opened.life):
                 raise BackendUnavailable(

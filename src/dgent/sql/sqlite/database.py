@@ -298,8 +298,13 @@ class SQLiteDatabase(Database):
             try:
                 yield session
             finally:
-                await session.end()
+                lease.end()
+                try:
+                    await lease.heard()
+                finally:
+                    await session.end()
         finally:
+            lease.end()
             if self._write_lock.release_lease(lease):
                 self._end_lease()
             else:
