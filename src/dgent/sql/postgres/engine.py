@@ -72,11 +72,12 @@ def new_engine(target: Target, create: Callable[[], Awaitable[Any]], **named: An
 class Opened(NamedTuple):
     """An open connection: SQLAlchemy's, and asyncpg's own.
 
-    `life` is a mark that changes when the server recovers from a crash.
+    `busy` is the lock that SQLAlchemy holds over each statement of a session. `life` is a mark that changes when the server recovers from a crash.
     """
 
     connection: Connection
     driver: Any
+    busy: asyncio.Lock
     life: str
 
 
@@ -96,9 +97,10 @@ async def connect(engine: AsyncEngine, what: str, *, pooled: bool = False) -> Op
     try:
         connection = (await engine.connect()).sync_connection
         assert connection is not None  # noqa: S101  # it is open
-        driver: Any = connection.connection.driver_connection
+        adapter: Any = connection.connection.dbapi_connection
+        driver = adapter.driver_connection
         connection.detach()
-        return Opened(connection, driver, await _life(driver, pooled=pooled))
+        return Opened(connection, driver, adapter._execute_mutex, await _life(driver, pooled=pooled))
     except Exception as error:
         raise refusal(error, what) from None
 

@@ -159,12 +159,19 @@ class PooledConnection:
     async def end(self, session: BlockSession) -> None:
         """Close a session and its connection, which is then the next one's; what it did not commit is rolled back."""
         try:
+            self._drop_if_busy()
             await session.end()
         except IllegalStateChangeError:  # another task is in the midst of a call of it
             self.drop()
         finally:
+            self._drop_if_busy()
             self._block = None
             cast("AsyncConnection", session.bind).sync_connection = None
+
+    def _drop_if_busy(self) -> None:
+        """Let no statement of a task that uses the session of a block go on in the next transaction."""
+        if self._opened is not None and self._opened.busy.locked():
+            self.drop()
 
     def drop(self) -> None:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
@@ -234,9 +241,10 @@ class PooledConnection:
 
     async def _commit_block(self, block: Block) -> None:
         block.refuse_commit()
-        if self._require().connection.invalidated:
+        opened = self._require()
+        if opened.connection.invalidated or opened.busy.locked():
             block.undone = True
-            raise undone()
+            raise RolledBack(_BUSY) if opened.busy.locked() else undone()
         await self._commit()
         block.committed = True
 
