@@ -1,9 +1,8 @@
-"""A block that ends while tasks that were made in it still run: they end, too, and what they wrote goes with the block."""
+"""A block that ends while tasks of it still run: they end, too, and what they wrote goes with the block."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from itertools import count
@@ -17,7 +16,7 @@ from sqlalchemy import insert, text
 
 from dgent.bridge import UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import NestedWrite, RolledBack, StoreClosed
+from dgent.exceptions import StoreClosed
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
 from dgent.testing.contract_base import examples, fresh, patience

@@ -440,6 +440,43 @@ async def test_a_listener_of_the_session_hides_no_commit(
     await memory.close()
 
 
+@pytest.mark.parametrize("end", ["kept", "undone", "all undone"])
+async def test_the_first_use_may_be_within_a_transaction_of_the_database(
+    database: Database, memory: Backend, end: str
+) -> None:
+    with suppress(Fault):
+        async with database.transaction():
+            with suppress(Fault):
+                async with unit_of_work(database, memory) as tx:
+                    await write(tx, "first")
+                    if end == "undone":
+                        raise Fault
+            if end == "all undone":
+                raise Fault
+    for id in ("second", "third"):  # one of them may have to make the tables again
+        async with unit_of_work(database, memory) as tx:
+            await write(tx, id)
+    assert await kept(database, memory) == whole("second", "third", *(["first"] if end == "kept" else []))
+    await memory.close()
+
+
+@pytest.mark.parametrize("what", ["session", "connection"])
+async def test_what_was_kept_of_a_block_writes_nothing_after_its_end(
+    database: Database, memory: Backend, what: str
+) -> None:
+    async with unit_of_work(database, memory) as tx:
+        late = tx.session if what == "session" else await tx.session.connection()
+        await write(tx, "first")
+    with pytest.raises(SQLAlchemyError):
+        await late.execute(text("DELETE FROM brain_crystals"))
+    async with unit_of_work(database, memory) as tx:  # on the same connection
+        await write(tx, "second")
+        with pytest.raises(SQLAlchemyError):
+            await late.execute(text("DELETE FROM brain_crystals"))
+    assert await kept(database, memory) == whole("first", "second")
+    await memory.close()
+
+
 async def test_a_session_that_is_over_may_be_closed(database: Database, memory: Backend) -> None:
     async with unit_of_work(database, memory) as tx:
         await write(tx, "first")

@@ -100,7 +100,10 @@ async def unit_of_work(
     Where the memory lies in the same database it takes part. Where it lies elsewhere its writes go through the outbox:
     they are committed with the rows, and delivered after the commit, or by `Outbox.reconcile` if that is interrupted.
     Once it is committed the block ends well: a delivery that fails is logged, and the rest waits.
-    Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers.
+    Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers; where
+    that is the database's own the next delivery does.
+    Tasks that were made inside may write until the block ends: it waits for what runs then, or cuts it off if it is
+    undone, and whatever comes later raises StoreClosed and does nothing.
 
     Raises:
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.

@@ -62,7 +62,8 @@ class Transaction:
         self.owner = asyncio.current_task()
         self.open = True
         self._block, self._run_in, self._what = session.block, run_in, database.what
-        self._turn: asyncio.Lock = asyncio.Lock() if outer is None else outer._turn  # one connection, one unit at a time
+        # One connection runs one unit at a time.
+        self._turn: asyncio.Lock = asyncio.Lock() if outer is None else outer._turn
         self._running: asyncio.Timeout | None = None
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:

@@ -72,7 +72,8 @@ def new_engine(target: Target, create: Callable[[], Awaitable[Any]], **named: An
 class Opened(NamedTuple):
     """An open connection: SQLAlchemy's, and asyncpg's own.
 
-    `busy` is the lock that SQLAlchemy holds over each statement of a session. `life` is a mark that changes when the server recovers from a crash.
+    `busy` is the lock that SQLAlchemy holds over each statement of a session. `life` is a mark that changes when the
+    server recovers from a crash.
     """
 
     connection: Connection
