@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from contextvars import Context
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from uuid import uuid4
@@ -16,9 +17,11 @@ from sqlalchemy import insert, text
 
 from dgent.bridge import UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import StoreClosed
+from dgent.exceptions import StorageTimeout, StoreClosed
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
+from dgent.settings import Settings
+from dgent.sql import open_database
 from dgent.testing.contract_base import examples, fresh, patience
 
 from .conftest import opened
@@ -89,6 +92,41 @@ async def test_a_task_that_uses_the_session_is_undone_with_its_block(url: str, e
     async with opened(url) as database:
         for turns in range(40):
             await Case(database).run(Round(["session"], turns, end, beside=True))
+
+
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_block_within_another_takes_nothing_of_that_ones_tasks_along(url: str, kept: bool) -> None:
+    async with opened(url) as database:
+        for turn in range(8):
+            memory = SqlBackend(database, fresh())
+            async with unit_of_work(database, memory) as tx:
+                tasks = [asyncio.create_task(sleepy(tx, [f"put {n}"], n)) for n in range(8)]
+                with suppress(Fault):
+                    async with unit_of_work(database, memory) as inner:
+                        await inner.memory.put(Datum.create(b"", id="inner"))
+                        await tx.memory.put(Datum.create(b"", id="inner, by the outer one"))
+                        await turns(turn)
+                        if not kept:
+                            raise Fault
+                await asyncio.wait_for(asyncio.gather(*tasks), LONG)
+            there = {datum.id for datum in await memory.list()}
+            within = {"inner", "inner, by the outer one"} if kept else set()
+            assert there == {f"put {n}" for n in range(8)} | within
+
+
+async def test_a_block_that_waits_for_a_task_of_the_one_around_it_ends(url: str) -> None:
+    settings = Settings.load(database_url=url, synchronous="NORMAL", transaction_timeout=0.3)
+    database = open_database(settings)
+    memory = SqlBackend(database, fresh())
+    tasks: list[asyncio.Task[None]] = []
+    with pytest.raises(StorageTimeout):
+        async with unit_of_work(database, memory) as tx, unit_of_work(database, memory):
+            tasks.append(asyncio.create_task(put(tx, ["put"]), context=Context()))
+            await asyncio.wait(tasks)
+    _, pending = await asyncio.wait(tasks, timeout=LONG)
+    assert not pending
+    assert await memory.list() == []
+    await database.close()
 
 
 class Case:
@@ -191,8 +229,8 @@ async def many(tx: UnitOfWork, ids: list[str]) -> None:
     await tx.memory.put_many([Datum.create(b"x", id=id) for id in ids])
 
 
-async def sleepy(tx: UnitOfWork, ids: list[str]) -> None:
-    await turns(4)
+async def sleepy(tx: UnitOfWork, ids: list[str], number: int = 4) -> None:
+    await turns(number)
     await put(tx, ids)
 
 

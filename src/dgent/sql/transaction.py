@@ -15,8 +15,9 @@
 # runs, and what one answered before is in the transaction, kept or undone with it.
 #
 # A block within another has a transaction of its own: the same session, the same `_turn`, and a savepoint, which begins
-# and ends while it holds `_turn`. It is over with its block; the outer one goes on. What a task of the outer block
-# writes meanwhile goes into the innermost block, because there is one connection, and is undone with that.
+# and ends while it holds `_turn`; a cancel of RELEASE undoes it, one of the undoing is held back. It is the `innermost`
+# of the block until it is `over`. What a task of the outer block asks meanwhile waits for that, because there is one
+# connection, and what is undone with the savepoint has to be of its block alone.
 #
 # The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
 # may not open a savepoint. `session` is not shared so: it is for one task at a time, as SQLAlchemy's is everywhere.
@@ -65,6 +66,9 @@ class Transaction:
         # One connection runs one unit at a time.
         self._turn: asyncio.Lock = asyncio.Lock() if outer is None else outer._turn
         self._running: asyncio.Timeout | None = None
+        self._over = asyncio.Event()
+        if outer is None:
+            self._block.innermost = self
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work inside the transaction."""
@@ -97,18 +101,21 @@ class Transaction:
         inner = Transaction(self.database, self.session, self._run_in, self)
         with translated(self._what, only_sql=True):
             savepoint = await self._savepoint()
+            self._block.innermost = inner
             try:
                 yield inner
                 await inner.end()
                 self._block.check()
+                await inner._leave(savepoint)
             except BaseException as error:
                 await uninterrupted(inner._leave(savepoint, error))
                 raise
-            await uninterrupted(inner._leave(savepoint))
 
     async def end(self, *, undone: bool = False) -> None:
         """Refuse what comes from now on and wait for the unit that runs; it is cut off where all is undone."""
         self.open = False
+        if self.outer is None:
+            self._innermost._over.set()  # of a generator that nobody closed
         if undone and self._running is not None:
             self._running.reschedule(0)
         async with self._turn:
@@ -145,13 +152,30 @@ class Transaction:
             self._block.savepoints.append(cast("SessionTransaction", savepoint.sync_transaction))
         return savepoint
 
+    @property
+    def _innermost(self) -> Transaction:
+        return cast("Transaction", self._block.innermost)
+
+    async def _take_turn(self) -> None:
+        """Wait for the turn, and for the end of a block within this one, unless it is the caller's own."""
+        await self._turn.acquire()
+        while self.open and self._innermost is not self and self._innermost is not self.database.current():
+            self._turn.release()
+            await self._innermost._over.wait()
+            await self._turn.acquire()
+
     async def _leave(self, savepoint: AsyncSessionTransaction, error: BaseException | None = None) -> None:
         """Keep what was done since the savepoint, or undo it after an error."""
         if error is not None:
             await self.end(undone=True)
         async with self._turn:
-            self._block.savepoints.pop()
-            await savepoint.__aexit__(None if error is None else type(error), error, None)
+            with suppress(ValueError):  # RELEASE failed: it was left before
+                self._block.savepoints.remove(cast("SessionTransaction", savepoint.sync_transaction))
+            try:
+                await savepoint.__aexit__(None if error is None else type(error), error, None)
+            finally:
+                self._block.innermost = self.outer
+                self._over.set()
 
     def _check(self) -> None:
         if not self.open:
@@ -159,17 +183,18 @@ class Transaction:
         self._block.check()
 
     async def _run(self, work: Work[T], *, short: bool = False) -> T:
-        async with self._turn:
+        await self._take_turn()
+        try:
             self._check()
-            try:
-                async with asyncio.timeout(None) as self._running:
-                    with translated(self._what):
-                        await self.session.flush()
-                        return await self._run_in(self.session, work, short=short)
-            except TimeoutError:  # a driver's is translated: it is `end` that cuts this off
-                raise _ended() from None
-            finally:
-                self._running = None
+            async with asyncio.timeout(None) as self._running:
+                with translated(self._what):
+                    await self.session.flush()
+                    return await self._run_in(self.session, work, short=short)
+        except TimeoutError:  # a driver's is translated: it is `end` that cuts this off
+            raise _ended() from None
+        finally:
+            self._running = None
+            self._turn.release()
 
 
 def _ended() -> StoreClosed:

@@ -60,14 +60,26 @@ class Block:
 
     Attributes:
         savepoints: those of the transactions that are nested in it, the innermost last.
+        innermost: that transaction, or its own.
         callbacks: what waits for its commit.
     """
 
-    __slots__ = ("_marks", "begun", "callbacks", "committed", "committing", "over", "savepoints", "undone")
+    __slots__ = (
+        "_marks",
+        "begun",
+        "callbacks",
+        "committed",
+        "committing",
+        "innermost",
+        "over",
+        "savepoints",
+        "undone",
+    )
 
     def __init__(self) -> None:
         self.begun = self.committing = self.committed = self.undone = self.over = False
         self.savepoints: list[SessionTransaction] = []
+        self.innermost: object = None
         self.callbacks: list[Callable[[], None]] = []
         self._marks: list[tuple[str, int]] = []
 
