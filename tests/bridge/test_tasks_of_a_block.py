@@ -119,7 +119,7 @@ async def test_a_block_that_waits_for_a_task_of_the_one_around_it_ends(url: str)
     database = open_database(settings)
     memory = SqlBackend(database, fresh())
     tasks: list[asyncio.Task[None]] = []
-    with pytest.raises(StorageTimeout):
+    with pytest.raises(StorageTimeout):  # noqa: PT012  # the block is what fails
         async with unit_of_work(database, memory) as tx, unit_of_work(database, memory):
             tasks.append(asyncio.create_task(put(tx, ["put"]), context=Context()))
             await asyncio.wait(tasks)

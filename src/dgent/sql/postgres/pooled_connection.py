@@ -12,6 +12,9 @@
 # one statement that commits itself, COMMIT   the connection is dropped, and nobody asks whether the write is in
 # asking after a lost COMMIT                  it asks no more, and the write may be in
 #
+# A block may end while another task runs a statement of its session: COMMIT is refused then, and the connection is
+# dropped, or that statement would go on in the next transaction. Units of work have ended before (`transaction`).
+#
 # To drop it is to close it in the background, which cancels at the server what still runs. A caller who waits for a
 # batch, or for the end of a block, is not whoever has it: their cancel does not come here (`pool`, `sql/database.py`).
 
