@@ -14,10 +14,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dgent.bridge import TableAdapter, UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, NestedWrite, RolledBack
+from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, NestedWrite, RolledBack, StorageTimeout
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
+from dgent.settings import Settings
+from dgent.sql import open_database
 from dgent.sql.transaction_block import control_in
 
 from .conftest import opened
@@ -458,6 +460,15 @@ async def test_the_first_use_may_be_within_a_transaction_of_the_database(
             await write(tx, id)
     assert await kept(database, memory) == whole("second", "third", *(["first"] if end == "kept" else []))
     await memory.close()
+
+
+async def test_a_unit_of_a_block_that_takes_too_long_says_so(url: str) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    database = open_database(Settings.load(database_url=url, synchronous="NORMAL", command_timeout=0.2))
+    with pytest.raises(StorageTimeout, match="command_timeout"):
+        async with database.transaction() as tx:
+            await tx.read(lambda connection: connection.execute(text(endless)).scalar())
+    await database.close()
 
 
 @pytest.mark.parametrize("what", ["session", "connection"])

@@ -184,14 +184,17 @@ class Transaction:
 
     async def _run(self, work: Work[T], *, short: bool = False) -> T:
         await self._take_turn()
+        running = asyncio.timeout(None)
         try:
             self._check()
-            async with asyncio.timeout(None) as self._running:
+            async with running as self._running:
                 with translated(self._what):
                     await self.session.flush()
                     return await self._run_in(self.session, work, short=short)
-        except TimeoutError:  # a driver's is translated: it is `end` that cuts this off
-            raise _ended() from None
+        except TimeoutError:
+            if running.expired():  # by `end`
+                raise _ended() from None
+            raise
         finally:
             self._running = None
             self._turn.release()
