@@ -304,7 +304,6 @@ class SQLiteDatabase(Database):
                 finally:
                     await session.end()
         finally:
-            lease.end()
             if self._write_lock.release_lease(lease):
                 self._end_lease()
             else:

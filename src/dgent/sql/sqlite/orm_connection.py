@@ -119,7 +119,7 @@ class OrmConnection(AdaptedConnection):
             RolledBack: it is not the block that commits.
         """
         self.lease.block.refuse_commit()
-        self._hop(partial(self._commit, self._connection.commit_block), last=True)
+        self._hop(partial(self._within, partial(self._commit, self._connection.commit_block)), last=True)
         self.lease.block.committed = True
 
     def rollback(self) -> None:
