@@ -14,7 +14,6 @@
 #
 # A block may end while another task runs a statement of its session: COMMIT is refused then, and the connection is
 # dropped, or that statement would go on in the next transaction. Units of work have ended before (`transaction`).
-#
 # To drop it is to close it in the background, which cancels at the server what still runs. A caller who waits for a
 # batch, or for the end of a block, is not whoever has it: their cancel does not come here (`pool`, `sql/database.py`).
 
@@ -24,8 +23,7 @@ import asyncio
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from sqlalchemy import event
-from sqlalchemy.exc import IllegalStateChangeError
+from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
@@ -61,8 +59,7 @@ _UNKNOWN: Final = (
     "the write is in; a put may simply be repeated"
 )
 _BUSY: Final = (
-    "another task still ran a statement of the session when the block ended, so nothing of it is kept: await that task "
-    "inside of the block"
+    "another task still ran a statement of the session when the block ended, so all is undone: await it within it"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 
@@ -163,9 +160,8 @@ class PooledConnection:
         """Close a session and its connection, which is then the next one's; what it did not commit is rolled back."""
         try:
             self._drop_if_busy()
-            await session.end()
-        except IllegalStateChangeError:  # another task is in the midst of a call of it
-            self.drop()
+            with suppress(exc.IllegalStateChangeError):  # another task is in the midst of a call of it
+                await session.end()
         finally:
             self._drop_if_busy()
             self._block = None

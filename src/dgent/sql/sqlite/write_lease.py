@@ -16,7 +16,7 @@ Either way the writer's thread does for it what may take long: above all COMMIT,
 # back      whoever is next                                                   the same
 #
 # A lease is over after its last job, COMMIT, at the end of its block, or when the writer takes it back, because its
-# time is up or its loop was closed: `end` marks it so. Behind that mark no job begins, those that were asked are
+# time is up or its loop was closed: `end` marks it so. Behind that mark no job is taken, those that were asked are
 # refused, and `heard` awaits until every task has heard what became of its own. Only then does the block undo what is
 # left, with no task in its session, and give the lease back. One that is alone is taken back only once the writer has
 # another job.
