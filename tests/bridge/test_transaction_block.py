@@ -14,10 +14,12 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dgent.bridge import TableAdapter, UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, NestedWrite, RolledBack
+from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, NestedWrite, RolledBack, StorageTimeout
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
+from dgent.settings import Settings
+from dgent.sql import open_database
 from dgent.sql.transaction_block import control_in
 
 from .conftest import opened
@@ -437,6 +439,52 @@ async def test_a_listener_of_the_session_hides_no_commit(
         assert heard == ([moment, "told"] if stays else [moment])
     assert await kept(database, memory) == (whole("first") if stays else set())
     assert ("which stands" in caplog.text) is stays
+    await memory.close()
+
+
+@pytest.mark.parametrize("end", ["kept", "undone", "all undone"])
+async def test_the_first_use_may_be_within_a_transaction_of_the_database(
+    database: Database, memory: Backend, end: str
+) -> None:
+    with suppress(Fault):
+        async with database.transaction():
+            with suppress(Fault):
+                async with unit_of_work(database, memory) as tx:
+                    await write(tx, "first")
+                    if end == "undone":
+                        raise Fault
+            if end == "all undone":
+                raise Fault
+    for id in ("second", "third"):  # one of them may have to make the tables again
+        async with unit_of_work(database, memory) as tx:
+            await write(tx, id)
+    assert await kept(database, memory) == whole("second", "third", *(["first"] if end == "kept" else []))
+    await memory.close()
+
+
+async def test_a_unit_of_a_block_that_takes_too_long_says_so(url: str) -> None:
+    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
+    database = open_database(Settings.load(database_url=url, synchronous="NORMAL", command_timeout=0.2))
+    with pytest.raises(StorageTimeout, match="command_timeout"):
+        async with database.transaction() as tx:
+            await tx.read(lambda connection: connection.execute(text(endless)).scalar())
+    await database.close()
+
+
+@pytest.mark.parametrize("what", ["session", "connection"])
+async def test_what_was_kept_of_a_block_writes_nothing_after_its_end(
+    database: Database, memory: Backend, what: str
+) -> None:
+    async with unit_of_work(database, memory) as tx:
+        late = tx.session if what == "session" else await tx.session.connection()
+        await write(tx, "first")
+    with pytest.raises(SQLAlchemyError):
+        await late.execute(text("DELETE FROM brain_crystals"))
+    async with unit_of_work(database, memory) as tx:  # on the same connection
+        await write(tx, "second")
+        with pytest.raises(SQLAlchemyError):
+            await late.execute(text("DELETE FROM brain_crystals"))
+    assert await kept(database, memory) == whole("first", "second")
     await memory.close()
 
 

@@ -196,7 +196,7 @@ async def test_a_transaction_shows_one_truth_to_the_session_and_to_units(postgre
         with pytest.raises(IntegrityViolation):
             await tx.write(lambda connection: add.run(connection, "unit", 1))
         async with postgres.transaction() as inner:
-            assert inner is tx
+            assert inner.outer is tx
         tx.after_commit(lambda: told.append("committed"))
         assert await held(postgres) == []
         with pytest.raises(NestedWrite):

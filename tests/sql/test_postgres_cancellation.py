@@ -11,6 +11,9 @@ import pytest
 from sqlalchemy import insert
 from tests.sql.entry_table import add, held, nothing_lent, put_each, remove, table
 
+from dgent.exceptions import StoreClosed
+from dgent.testing.contract_base import patience
+
 if TYPE_CHECKING:
     from dgent.sql.postgres.database import PostgresDatabase
 
@@ -109,4 +112,32 @@ async def test_a_connection_handed_over_to_a_caller_who_just_left_comes_back(pos
     assert links.lent == len(lent)
     for link in lent:
         links.give(link)
+    assert nothing_lent(postgres)
+
+
+@pytest.mark.parametrize("end", ["error", "cancel"])
+async def test_a_block_that_is_undone_cuts_off_what_another_task_still_runs_in_it(
+    postgres: PostgresDatabase, end: str
+) -> None:
+    running = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep(600)%' AND state = 'active'"
+    goes_on = asyncio.Event()
+    tasks: list[asyncio.Future[object]] = []
+
+    async def block() -> None:
+        async with postgres.transaction() as tx:
+            slow = tx.read(lambda connection: connection.exec_driver_sql("SELECT pg_sleep(600)"))
+            tasks.append(asyncio.ensure_future(slow))
+            await goes_on.wait()
+            raise ZeroDivisionError
+
+    ends = asyncio.create_task(block())
+    while not await postgres.read(lambda connection: connection.exec_driver_sql(running).scalar()):
+        await asyncio.sleep(0.01)
+    goes_on.set() if end == "error" else ends.cancel()
+    with pytest.raises(ZeroDivisionError if end == "error" else asyncio.CancelledError):
+        await asyncio.wait_for(ends, patience(10))
+    with pytest.raises(StoreClosed):
+        await asyncio.wait_for(tasks[0], patience(10))
+    while await postgres.read(lambda connection: connection.exec_driver_sql(running).scalar()):
+        await asyncio.sleep(0.01)
     assert nothing_lent(postgres)

@@ -123,7 +123,7 @@ class TestTransaction:
             await joined.put(put("a"))
             with suppress(KeyError):
                 async with store.database.transaction() as nested:
-                    assert nested is tx
+                    assert nested.outer is tx
                     await joined.put(put("undone"))
                     raise KeyError
             async with store.database.transaction():

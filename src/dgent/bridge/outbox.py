@@ -59,6 +59,8 @@ class Outbox:
     async def prepare(self) -> None:
         """Make the tables if they are not there, and take over what earlier formats, or places, left for this memory.
 
+        It takes part in a transaction that is open here.
+
         Raises:
             VersionConflict: another program delivers that just now.
         """
@@ -179,6 +181,7 @@ class _SharedOutbox:
     """
 
     def __init__(self, database: Database) -> None:
+        self._database = database
         self.store = SqlBackend(database, limits=roomy(database.settings.limits))
         self.unswept = 0
         self._deliverers: dict[str, Deliverer] = {}
@@ -199,12 +202,12 @@ class _SharedOutbox:
     async def prepare(self, queue: Queue, memory: Backend) -> None:
         if queue.target in self._prepared:
             return
-        await self.store.prepare()
+        runner: Runner = self._database.current() or self._database
+        await self.store.joined(runner).prepare()
         await take_over_format_1(self.store, partial(queue_of_format_2, self.store))
         await take_over_format_2(self.store, memory.namespace, queue)
         await take_over_moved(self.store, memory, queue)
-        if self.store.database.current() is None:  # else it may be rolled back
-            self._prepared.add(queue.target)
+        runner.after_commit(partial(self._prepared.add, queue.target))
 
 
 def _queue_name(memory: Backend) -> str:

@@ -101,7 +101,10 @@ async def unit_of_work(
     Where the memory lies in the same database it takes part. Where it lies elsewhere its writes go through the outbox:
     they are committed with the rows, and delivered after the commit, or by `Outbox.reconcile` if that is interrupted.
     Once it is committed the block ends well: a delivery that fails is logged, and the rest waits.
-    Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers.
+    Inside of a transaction that the same task opened it is a savepoint of that, and the outermost one delivers; where
+    that is the database's own the next delivery does.
+    Tasks that were made inside may write until the block ends: it waits for what runs then, or cuts it off if it is
+    undone, and whatever comes later raises StoreClosed and does nothing.
 
     Raises:
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
@@ -109,15 +112,18 @@ async def unit_of_work(
     """
     registered = TableRegistry(database) if tables is None else tables
     logs = AsyncLog(database) if log is None else log
+    outermost = database.current() is None
     if _is_joinable(memory, database):
-        await memory.prepare()
+        if outermost:  # else its first use makes the tables, inside
+            await memory.prepare()
         async with database.transaction() as transaction:
             yield UnitOfWork(transaction, memory, registered, logs)
         return
     box = Outbox(database, memory)
-    outermost = database.current() is None
-    await box.prepare()
+    if outermost:
+        await box.prepare()
     async with database.transaction() as transaction:
+        await box.prepare()
         yield UnitOfWork(transaction, OutboxMemory(box), registered, logs)
     if outermost:
         await _deliver(box)

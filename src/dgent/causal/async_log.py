@@ -16,9 +16,9 @@ from dgent.causal.log_tables import TABLES
 from dgent.causal.writer_log import LIMIT, Batch, WriterLog, check_names, check_payload, check_place
 from dgent.exceptions import CapabilityMissing, InvalidInput, InvalidQuery
 from dgent.runtime.callbacks import call_all
-from dgent.sql.database import FEW
 from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
+from dgent.sql.transaction import FEW
 from dgent.validation import as_list
 
 if TYPE_CHECKING:

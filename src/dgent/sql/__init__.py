@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dgent.sql.database import Database, Transaction
+from dgent.sql.database import Database
 from dgent.sql.runner import Runner
 from dgent.sql.sql_store import InDatabase, Joinable, SqlStore, database_of
+from dgent.sql.transaction import Transaction
 
 if TYPE_CHECKING:
     from dgent.settings import Settings

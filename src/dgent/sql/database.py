@@ -2,30 +2,22 @@
 
 # a transaction    who, on which thread                              what a cancel of its task does
 # opening          its task, on the loop; it may wait for its turn   it is given up, and was never there
-# open             its task runs the block; a unit of work of it     the block ends with all undone; the callbacks are
-#                  holds `_lock`, those of other tasks wait          dropped
-# in a savepoint   the same                                          that part is undone, and the cancel goes on
-# committing       a task of its own, under `uninterrupted`          it is held back until the COMMIT and the
-#                                                                    callbacks have ended, and raised then, also where
-#                                                                    they went well
-# over             nobody: `_run` refuses what comes later           nothing
+# open, ending,    see `transaction`
+# committing
+# over             `_session` closes its session                     it is held back until that has ended
 #
-# The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
-# may not open a savepoint. The limit (`transaction_timeout`, or its own) cancels the block, never COMMIT. `_current` is
-# a context variable, so a task sees the transaction that was open where it was made. The child of a fork may use
-# nothing of this.
+# The limit (`transaction_timeout`, or its own) cancels the block, its wait for a unit that still runs included, never
+# COMMIT. `_current` is a context variable, so a task sees the transaction that was open where it was made, for as long
+# as that is open. The child of a fork may use nothing of this.
 
 from __future__ import annotations
 
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from functools import partial
-from typing import TYPE_CHECKING, Any, Final, cast
-
-from sqlalchemy import text
+from typing import TYPE_CHECKING, Any
 
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
 from dgent.runtime.callbacks import call_all
@@ -33,106 +25,17 @@ from dgent.runtime.event_loop import uninterrupted
 from dgent.settings import Settings, shown
 from dgent.sql.errors import translated
 from dgent.sql.runner import A, Each, T, Work, only
-from dgent.sql.statement import Statement
+from dgent.sql.transaction import Transaction
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Hashable, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterator, Sequence
     from pathlib import Path
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
-    from sqlalchemy.orm import SessionTransaction
 
-    from dgent.sql.runner import RunIn
     from dgent.sql.transaction_block import BlockSession
     from dgent.sql.watch import Watch
-
-
-class Transaction:
-    """One open transaction of a database, as a runner. `session` sees what units of work wrote, and the reverse."""
-
-    def __init__(self, database: Database, session: BlockSession, run_in: RunIn) -> None:
-        self.database = database
-        self.session = session
-        self._block = session.block
-        self._run_in = run_in
-        self.owner = asyncio.current_task()
-        self.open = True
-        self._what = database.what
-        self._callbacks: list[Callable[[], None]] = []
-        self._lock = asyncio.Lock()  # one connection runs one statement at a time
-
-    async def read(self, work: Work[T], *, short: bool = False) -> T:
-        """Run work inside the transaction."""
-        return await self._run(work, short=short)
-
-    async def write(self, work: Work[T]) -> T:
-        """Run work inside the transaction; an error undoes this work alone."""
-        return await self._run(_in_savepoint(work))
-
-    async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Run the work for this item alone."""
-        return only(await self._run(lambda connection: work(connection, [item]), short=True))
-
-    async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Run the work for this item alone."""
-        few = not isinstance(item, list) or len(item) <= FEW
-        return only(await self._run(_in_savepoint(lambda connection: work(connection, [item])), short=few))
-
-    def after_commit(self, callback: Callable[[], None]) -> None:
-        """Keep the callback until the transaction commits."""
-        self._callbacks.append(callback)
-
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
-        """Keep what the block writes if it ends well, undo that part alone if it does not.
-
-        Raises:
-            RolledBack: it ended well, but was undone before.
-        """
-        before, savepoints = len(self._callbacks), self._block.savepoints
-        try:
-            with translated(self._what, only_sql=True):
-                self._block.check()
-                async with self.session.begin_nested() as opened:
-                    savepoints.append(cast("SessionTransaction", opened.sync_transaction))
-                    try:
-                        await self.session.connection()  # a session says SAVEPOINT when it is used first
-                        yield
-                        self._block.check()
-                    finally:
-                        savepoints.pop()
-        except BaseException:
-            del self._callbacks[before:]
-            raise
-
-    async def commit(self) -> None:
-        """Commit, then run the callbacks that wait for it.
-
-        Raises:
-            RolledBack: it was undone before.
-        """
-        block = self._block
-        block.check()
-        block.committing = True
-        try:
-            await self.session.commit()
-        except BaseException as error:
-            if not block.committed:
-                raise
-            self._callbacks.insert(0, partial(_raise, error))  # a listener of the session's own
-        finally:
-            block.committing = False
-        call_all(self._callbacks)
-
-    async def _run(self, work: Work[T], *, short: bool = False) -> T:
-        if not self.open:
-            raise StoreClosed("this transaction has ended: open another with storage.transaction()")
-        async with self._lock:
-            self._block.check()
-            with translated(self._what):
-                await self.session.flush()
-                return await self._run_in(self.session, work, short=short)
 
 
 _forks = 0
@@ -144,9 +47,6 @@ def _forked() -> None:
 
 
 os.register_at_fork(after_in_child=_forked)
-
-FEW: Final = 8
-"""Items of a list that are written at once in a transaction still count as short work."""
 
 _current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
 
@@ -254,31 +154,42 @@ class Database(ABC):
                 raise NestedWrite(
                     "the transaction that is open here belongs to another task: await it there, or after it"
                 )
-            async with outer.savepoint():
-                yield outer
+            async with outer.nested() as inner:
+                with self._current_is(inner):
+                    yield inner
             return
         limit = self.settings.transaction_timeout if seconds is None else seconds
         with translated(self.what, only_sql=True):
             async with self._session(limit) as session:
                 inner = Transaction(self, session, self._run_in)
-                token = _current.set((self, inner))
-                try:
+                with self._current_is(inner):
                     try:
                         async with asyncio.timeout(limit) as bound:
                             yield inner
-                    except TimeoutError:
-                        self._check_in_time(bound, limit)
+                            await inner.end()
+                    except BaseException as error:
+                        await uninterrupted(inner.end(undone=True))
+                        if isinstance(error, TimeoutError):
+                            self._check_in_time(bound, limit)
                         raise
                     await uninterrupted(inner.commit())
-                finally:
-                    inner.open = False
-                    with suppress(ValueError):  # a generator closed by another context: the variable is gone with it
-                        _current.reset(token)
+
+    @contextmanager
+    def _current_is(self, transaction: Transaction) -> Iterator[None]:
+        token = _current.set((self, transaction))
+        try:
+            yield
+        finally:
+            with suppress(ValueError):  # a generator closed by another context: the variable is gone with it
+                _current.reset(token)
 
     def current(self) -> Transaction | None:
-        """Return the transaction of this database that is open around the caller."""
+        """Return the innermost transaction of this database that is open around the caller."""
         found = _current.get()
-        return found[1] if found is not None and found[0] is self and found[1].open else None
+        transaction = found[1] if found is not None and found[0] is self else None
+        while transaction is not None and not transaction.open:
+            transaction = transaction.outer
+        return transaction
 
     def _check_closable(self) -> None:
         if self.current() is not None:
@@ -334,29 +245,3 @@ class Database(ABC):
                 "a transaction is open here, and this write would wait for it forever: write through it "
                 "(tx.memory, tx.table(Model), tx.session), or after it"
             )
-
-
-def _raise(error: BaseException) -> None:
-    raise error
-
-
-_SAVEPOINT, _ROLLBACK, _RELEASE = (
-    Statement(text(command)) for command in ("SAVEPOINT unit", "ROLLBACK TO SAVEPOINT unit", "RELEASE SAVEPOINT unit")
-)
-"""Run past SQLAlchemy, whose own savepoint costs as much as writing a datum."""
-
-
-def _in_savepoint(work: Work[T]) -> Work[T]:
-    def run(connection: Connection) -> T:
-        _SAVEPOINT.run(connection)
-        try:
-            result = work(connection)
-            _RELEASE.run(connection)
-        except BaseException:
-            with suppress(Exception):  # it is gone where all was rolled back, as when the disk is full
-                _ROLLBACK.run(connection)
-                _RELEASE.run(connection)
-            raise
-        return result
-
-    return run

@@ -12,7 +12,8 @@
 #
 # Two that look at the same time do no harm: `TableSet.prepare` takes a lock of the database. A store that is joined to
 # a transaction takes no lock of this file, because whoever holds it may be waiting for that transaction to end; its
-# tables count as ready once that is committed.
+# tables count as ready once that is committed, with the savepoint in which they were made. Until then it keeps the lock
+# of the database, for which on PostgreSQL whoever makes other tables waits.
 
 from __future__ import annotations
 
@@ -94,6 +95,8 @@ class SqlStore:
 
     async def prepare(self) -> str:
         """Make the tables if they are not there, or bring them up to date, and return the id of the store.
+
+        In a transaction on PostgreSQL that keeps others from making tables until it ends: prepare before it.
 
         Raises:
             SchemaOutdated: it can only be read, and they are not there or older; or no upgrade leads on.

@@ -15,6 +15,9 @@ A repository that commits for itself composes, as in SQLAlchemy's `join_transact
 #
 # All of that is set on the event loop of the block, without a lock; only COMMIT itself may run on another thread
 # meanwhile, and the block waits for it.
+#
+# What waits for the commit waits in the order of the statements. A savepoint, whoever said it, marks how many there
+# were, and a rollback to it drops what came behind the mark: what it undoes is not reported as committed.
 
 from __future__ import annotations
 
@@ -22,12 +25,16 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
+from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
 from dgent.exceptions import InvalidQuery, RolledBack
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import SessionTransaction
 
 _UNDONE: Final = (
@@ -53,13 +60,28 @@ class Block:
 
     Attributes:
         savepoints: those of the transactions that are nested in it, the innermost last.
+        innermost: that transaction, or its own.
+        callbacks: what waits for its commit.
     """
 
-    __slots__ = ("begun", "committed", "committing", "over", "savepoints", "undone")
+    __slots__ = (
+        "_marks",
+        "begun",
+        "callbacks",
+        "committed",
+        "committing",
+        "innermost",
+        "over",
+        "savepoints",
+        "undone",
+    )
 
     def __init__(self) -> None:
         self.begun = self.committing = self.committed = self.undone = self.over = False
         self.savepoints: list[SessionTransaction] = []
+        self.innermost: object = None
+        self.callbacks: list[Callable[[], None]] = []
+        self._marks: list[tuple[str, int]] = []
 
     def check(self) -> None:
         """Raise if it was undone, or if the innermost savepoint was.
@@ -69,6 +91,18 @@ class Block:
         """
         if self.undone or (self.savepoints and not self.savepoints[-1].is_active):
             raise undone()
+
+    def mark(self, word: str, name: str) -> None:
+        """Take notice that a savepoint was made, released or gone back to."""
+        if word == "SAVEPOINT":
+            self._marks.append((name, len(self.callbacks)))
+            return
+        known = [at for at, (other, _) in enumerate(self._marks) if other == name]
+        if known and word == "ROLLBACK":
+            del self._marks[known[-1] + 1 :]
+            del self.callbacks[self._marks[-1][1] :]
+        elif known:
+            del self._marks[known[-1] :]
 
     def refuse_commit(self) -> None:
         """Raise unless it is the block that commits.
@@ -86,11 +120,22 @@ def undone() -> RolledBack:
     return RolledBack(_UNDONE)
 
 
+def follow_savepoints(target: Engine | Connection, block_of: Callable[[Connection], Block | None]) -> None:
+    """Let blocks take notice of what runs on the connections of an engine, or on one."""
+
+    @event.listens_for(target, "after_cursor_execute")
+    def on_execute(connection: Connection, cursor: object, sql: str, *_: object) -> None:
+        found = _SAVEPOINT.match(sql)
+        block = block_of(connection) if found is not None else None
+        if found is not None and block is not None:
+            block.mark(found[1].upper(), found[2].strip('"').lower())
+
+
 class _BlockSyncSession(Session):
     """A session that leaves the end of its transaction to the block."""
 
     def __init__(self, *args: Any, block: Block, **named: Any) -> None:
-        super().__init__(*args, **named)
+        super().__init__(*args, expire_on_commit=False, close_resets_only=False, **named)
         self.block = block
 
     def commit(self) -> None:
@@ -153,6 +198,10 @@ _ENDS: Final = re.compile(
 )
 _LITERAL: Final = re.compile(
     r"""[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*|/\*.*?\*/""", re.DOTALL
+)
+_SAVEPOINT: Final = re.compile(
+    rf"""{_SKIPPED.pattern}(SAVEPOINT|RELEASE|ROLLBACK)(?:\s+(?:WORK|TRANSACTION))?(?:\s+TO)?(?:\s+SAVEPOINT)?\s+("[^"]*"|\w+)""",
+    re.IGNORECASE | re.DOTALL,
 )
 _ATOMIC: Final = re.compile(r"\bBEGIN\s+ATOMIC\b", re.IGNORECASE)
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from dgent.exceptions import CapabilityMissing
 from dgent.settings import shown
@@ -70,14 +70,15 @@ def new_engine(target: Target, create: Callable[[], Awaitable[Any]], **named: An
 
 
 class Opened(NamedTuple):
-    """An open connection: for sessions, for units of work, and asyncpg's own.
+    """An open connection: SQLAlchemy's, and asyncpg's own.
 
-    `life` is a mark that changes when the server recovers from a crash.
+    `busy` is the lock that SQLAlchemy holds over each statement of a session. `life` is a mark that changes when the
+    server recovers from a crash.
     """
 
-    facade: AsyncConnection
     connection: Connection
     driver: Any
+    busy: asyncio.Lock
     life: str
 
 
@@ -95,12 +96,12 @@ async def connect(engine: AsyncEngine, what: str, *, pooled: bool = False) -> Op
         BackendUnavailable: the server cannot be reached. AccessRefused, InvalidSettings: it refuses, or cannot be.
     """
     try:
-        facade = await engine.connect()
-        connection = facade.sync_connection
+        connection = (await engine.connect()).sync_connection
         assert connection is not None  # noqa: S101  # it is open
-        driver: Any = connection.connection.driver_connection
+        adapter: Any = connection.connection.dbapi_connection
+        driver = adapter.driver_connection
         connection.detach()
-        return Opened(facade, connection, driver, await _life(driver, pooled=pooled))
+        return Opened(connection, driver, adapter._execute_mutex, await _life(driver, pooled=pooled))
     except Exception as error:
         raise refusal(error, what) from None
 

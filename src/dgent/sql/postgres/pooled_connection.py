@@ -12,6 +12,8 @@
 # one statement that commits itself, COMMIT   the connection is dropped, and nobody asks whether the write is in
 # asking after a lost COMMIT                  it asks no more, and the write may be in
 #
+# A block may end while another task runs a statement of its session: COMMIT is refused then, and the connection is
+# dropped, or that statement would go on in the next transaction. Units of work have ended before (`transaction`).
 # To drop it is to close it in the background, which cancels at the server what still runs. A caller who waits for a
 # batch, or for the end of a block, is not whoever has it: their cancel does not come here (`pool`, `sql/database.py`).
 
@@ -19,25 +21,26 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
-from sqlalchemy import event
+from sqlalchemy import event, exc
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.util import await_only
 
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.runtime.backoff import Backoff
 from dgent.sql.errors import RETRYABLE, sqlstate, translate
-from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off
+from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off, load_driver
 from dgent.sql.postgres.session_settings import GRACE, begin, begin_reading
 from dgent.sql.reusable_greenlet import ReusableGreenlet
 from dgent.sql.runner import Optimistic
-from dgent.sql.transaction_block import Block, BlockSession, undone
+from dgent.sql.transaction_block import Block, BlockSession, follow_savepoints, undone
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from sqlalchemy import Connection
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from dgent.sql.postgres.url_options import Target
     from dgent.sql.runner import A, Attempt, Each, T, Work
@@ -54,6 +57,9 @@ _STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM 
 _UNKNOWN: Final = (
     "the connection to {what} was lost while it committed, and what became of it cannot be known: look whether "
     "the write is in; a put may simply be repeated"
+)
+_BUSY: Final = (
+    "another task still ran a statement of the session when the block ended, so all is undone: await it within it"
 )
 _END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 
@@ -147,15 +153,24 @@ class PooledConnection:
         opened = self._alive()
         if opened is not None:
             with suppress(Exception):  # it had died without a sign: BEGIN is what finds out
-                return await self._session_on(opened.facade)
-        return await self._session_on((await self._open()).facade)
+                return await self._session_on(opened.connection)
+        return await self._session_on((await self._open()).connection)
 
     async def end(self, session: BlockSession) -> None:
-        """Close a session; what it did not commit is rolled back."""
+        """Close a session and its connection, which is then the next one's; what it did not commit is rolled back."""
         try:
-            await session.end()
+            self._drop_if_busy()
+            with suppress(exc.IllegalStateChangeError):  # another task is in the midst of a call of it
+                await session.end()
         finally:
+            self._drop_if_busy()
             self._block = None
+            cast("AsyncConnection", session.bind).sync_connection = None
+
+    def _drop_if_busy(self) -> None:
+        """Let no statement of a task that uses the session of a block go on in the next transaction."""
+        if self._opened is not None and self._opened.busy.locked():
+            self.drop()
 
     def drop(self) -> None:
         """Let go of the connection: it is closed in the background, and what still runs on it is cancelled."""
@@ -207,6 +222,7 @@ class PooledConnection:
         ends = ("begin", self._begin_block), ("commit", self._commit_block), ("rollback", self._undo_block)
         for name, do in ends:
             event.listen(opened.connection, name, self._in_turn(do))
+        follow_savepoints(opened.connection, lambda _: self._block)
         return opened
 
     def _in_turn(self, do: Callable[[Block], Awaitable[None]]) -> Callable[[object], None]:
@@ -224,9 +240,10 @@ class PooledConnection:
 
     async def _commit_block(self, block: Block) -> None:
         block.refuse_commit()
-        if self._require().connection.invalidated:
+        opened = self._require()
+        if opened.connection.invalidated or opened.busy.locked():
             block.undone = True
-            raise undone()
+            raise RolledBack(_BUSY) if opened.busy.locked() else undone()
         await self._commit()
         block.committed = True
 
@@ -266,9 +283,9 @@ class PooledConnection:
         except Exception:
             raise OutcomeUnknown(_UNKNOWN.format(what=self._what)) from None
 
-    async def _session_on(self, connection: AsyncConnection) -> BlockSession:
+    async def _session_on(self, connection: Connection) -> BlockSession:
         self._block = block = Block()
-        session = BlockSession(connection, expire_on_commit=False, block=block)
+        session = BlockSession(AsyncConnection(self._engine, connection), block=block)
         try:
             await session.connection()
         except BaseException:
@@ -325,6 +342,8 @@ class PooledConnection:
         except Exception as error:
             if sqlstate(error) is not None and not opened.driver.is_closed():
                 raise  # the server answered, and said no
+            if isinstance(error, load_driver().InterfaceError) and not opened.driver.is_closed():
+                raise RolledBack(_BUSY) from None  # COMMIT was not even sent
             self.drop()
             if not self._xid or not await self._is_in(self._xid, opened.life):
                 raise BackendUnavailable(

@@ -301,7 +301,11 @@ class SQLiteDatabase(Database):
             try:
                 yield session
             finally:
-                await session.end()
+                lease.end()
+                try:
+                    await lease.heard()
+                finally:
+                    await session.end()
         finally:
             if self._write_lock.release_lease(lease):
                 self._end_lease()

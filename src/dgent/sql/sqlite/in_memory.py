@@ -40,7 +40,7 @@ from dgent.sql.sqlite import orm_session  # noqa: F401  # it registers the diale
 from dgent.sql.sqlite.backup import Backup
 from dgent.sql.sqlite.engine import C, close, invalidate_half_done, is_in_transaction, open_uri, wrap
 from dgent.sql.sqlite.orm_connection import OwnedConnection
-from dgent.sql.transaction_block import Block, BlockSession, control_in, refused, undone
+from dgent.sql.transaction_block import Block, BlockSession, control_in, follow_savepoints, refused, undone
 from dgent.sql.watch import SQLiteWatches
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ class InMemoryDatabase(Database):
             hide_parameters=True,
         )
         event.listen(self._engine.sync_engine, "handle_error", invalidate_half_done)
+        follow_savepoints(self._engine.sync_engine, lambda _: self.block)
 
     async def read(self, work: Work[T], *, short: bool = False) -> T:
         """Run work that only reads; beside an open transaction it sees what was there before."""
@@ -201,7 +202,7 @@ class InMemoryDatabase(Database):
         async with self._locked():
             self._check_usable()
             self.block = block = Block()
-            session = BlockSession(self._engine, expire_on_commit=False, close_resets_only=False, block=block)
+            session = BlockSession(self._engine, block=block)
             try:
                 yield session
             finally:
@@ -214,12 +215,17 @@ class InMemoryDatabase(Database):
         connection = await session.connection()
         try:
             with self._use:
+                self._check_begun()
                 self.limit()
                 return work(self._main)
         except Exception:
             if not is_in_transaction(self.driver):  # all was undone: what came next would commit by itself
                 await connection.invalidate()
             raise
+
+    def _check_begun(self) -> None:
+        if not self.driver.in_transaction:  # what wrote now would commit by itself
+            raise undone()
 
     @asynccontextmanager
     async def _locked(self) -> AsyncIterator[None]:

@@ -17,7 +17,8 @@ and back costs ten times what an INSERT does, and SQLAlchemy's own driver for as
 #                                                        never for the event loop
 #
 # `_use`, a thread lock, is held for one task of the connection: the caller only tries it, and hands the task over where
-# it is taken. `_until`, which ends a task that takes too long, is written by whoever holds it.
+# it is taken. Whoever has it looks first whether the transaction is still open, so that nothing commits by itself.
+# `_until`, which ends a task that takes too long, is written by whoever holds it.
 
 from __future__ import annotations
 
@@ -118,7 +119,7 @@ class OrmConnection(AdaptedConnection):
             RolledBack: it is not the block that commits.
         """
         self.lease.block.refuse_commit()
-        self._hop(partial(self._commit, self._connection.commit_block), last=True)
+        self._hop(partial(self._within, partial(self._commit, self._connection.commit_block)), last=True)
         self.lease.block.committed = True
 
     def rollback(self) -> None:
@@ -160,7 +161,7 @@ class OrmConnection(AdaptedConnection):
 
     async def unit(self, work: Work[T], *, short: bool) -> T:
         """Run a unit of work on the `direct` connection."""
-        run = partial(work, self.direct)
+        run = partial(self._within, partial(work, self.direct))
         done, result = self._at_once(run, math.inf if short else 0)
         return result if done else await self.lease.do(partial(self._by_writer, run))  # type: ignore[return-value]
 
@@ -169,8 +170,15 @@ class OrmConnection(AdaptedConnection):
 
         A task that is given less than all the time of the world is done again from the start when that is over.
         """
-        done, result = self._at_once(task, allowance)
-        return result if done else self._hop(task)  # type: ignore[return-value]
+        within = partial(self._within, task)
+        done, result = self._at_once(within, allowance)
+        return result if done else self._hop(within)  # type: ignore[return-value]
+
+    def _within(self, task: Callable[[], T]) -> T:
+        """Run a task in the transaction, or not at all: where that was undone meanwhile it would commit by itself."""
+        if not self._connection.in_transaction:
+            raise self.lease.refusal or undone()
+        return task()
 
     def _at_once(self, task: Callable[[], T], allowance: float) -> tuple[bool, T | None]:
         start = time.monotonic()

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from dgent.sql.reusable_greenlet import ReusableGreenlet
 from dgent.sql.sqlite.engine import invalidate_half_done
 from dgent.sql.sqlite.orm_connection import OrmConnection
-from dgent.sql.transaction_block import BlockSession
+from dgent.sql.transaction_block import BlockSession, follow_savepoints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,6 +52,7 @@ class Orm:
             hide_parameters=True,
         )
         event.listen(self._engine.sync_engine, "handle_error", invalidate_half_done)
+        follow_savepoints(self._engine.sync_engine, _block_of)
 
     def session(self) -> OrmSession:
         """Return a session of the lease that is held; it cannot be used after that."""
@@ -90,11 +91,15 @@ class Orm:
         return self._connection
 
 
+def _block_of(connection: Connection) -> Block:
+    return cast("OrmConnection", connection.connection.dbapi_connection).lease.block
+
+
 class OrmSession(BlockSession):
     """A session whose ends run in a reusable greenlet: a new one costs as much as a statement."""
 
     def __init__(self, engine: AsyncEngine, greenlet: ReusableGreenlet, block: Block) -> None:
-        super().__init__(engine, expire_on_commit=False, close_resets_only=False, block=block)
+        super().__init__(engine, block=block)
         self._greenlet = greenlet
 
     async def held(self) -> tuple[Connection, OrmConnection]:

@@ -12,15 +12,20 @@ Either way the writer's thread does for it what may take long: above all COMMIT,
 # served    the writer's thread, which waits    wait in the writer's queue    `give_back`: the writer's thread undoes
 #           for what the lease asks                                           it and goes on
 # asking    the same; the task awaits its job   the same                      it is held back until the job has ended
-# over      whoever is next                                                   nothing: what is asked now is refused
+# over      as before, until it is given back   the same                      nothing: what is asked now is refused
+# back      whoever is next                                                   the same
 #
 # A lease is over after its last job, COMMIT, at the end of its block, or when the writer takes it back, because its
-# time is up or its loop was closed. One that is alone is taken back only once the writer has another job.
+# time is up or its loop was closed: `end` marks it so. Behind that mark no job is taken, those that were asked are
+# refused, and `heard` awaits until every task has heard what became of its own. Only then does the block undo what is
+# left, with no task in its session, and give the lease back. One that is alone is taken back only once the writer has
+# another job.
 # `WriteLock._entry` is held for one step, on the loop's thread or the writer's, and over a BEGIN that is tried once.
 # `WriteLease._entry` keeps a job from coming after the end.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from contextlib import suppress
@@ -59,6 +64,8 @@ class WriteLease:
         self._asked: SimpleQueue[Job | None] = SimpleQueue()
         self._until = 0.0
         self._given_back = False
+        self._awaited = 0
+        self._heard: asyncio.Event | None = None
         self._over: DgentError | None = StoreClosed("this transaction has not begun")
 
     @property
@@ -73,7 +80,9 @@ class WriteLease:
     def begin(self) -> None:
         """Let it last from now on."""
         self._until = time.monotonic() + self._most
-        self._over = None
+        with self._entry:
+            if not self._given_back:
+                self._over = None
 
     async def do(self, task: Callable[[], T], *, last: bool = False) -> T:
         """Run a task on the writer's thread, to its end even if the caller is cancelled; the last ends the lease.
@@ -87,13 +96,29 @@ class WriteLease:
                 raise self._over
             self._asked.put(job)
         self._wake(self)
-        return await uninterrupted(job.future)
+        self._awaited += 1
+        try:
+            return await uninterrupted(job.future)
+        finally:
+            self._awaited -= 1
+            if self._heard is not None:
+                self._heard.set()
+
+    async def heard(self) -> None:
+        """Wait, whatever cancels it, until whoever asked for something has heard what became of it."""
+        if self._awaited:
+            await uninterrupted(self._all_heard())
+
+    async def _all_heard(self) -> None:
+        while self._awaited:
+            self._heard = asyncio.Event()
+            await self._heard.wait()
 
     def give_back(self) -> None:
         """Let the writer's thread end it, now or as soon as it comes."""
         self._given_back = True
-        if self._over is None:
-            self._asked.put(None)
+        self.end()
+        self._asked.put(None)
 
     def serve(self) -> bool:
         """Do what is asked until the lease is over; False if its time is up or its event loop was closed before."""
@@ -113,19 +138,23 @@ class WriteLease:
             job.error = error
         is_last = bool(job.item) and job.error is None
         if is_last:
-            self.end(StoreClosed("this transaction has ended: open another with storage.transaction()"))
+            self.end()
         complete([job])
         return is_last
 
-    def end(self, refusal: DgentError) -> None:
+    def end(self, why: DgentError | None = None) -> None:
         """Refuse what was asked and not done, and what will be."""
         with self._entry:
-            self._over = refusal
+            self._over = refusal = self._over or why or _ended()
             while not self._asked.empty():
                 job = self._asked.get()
                 if job is not None:
                     job.error = refusal
                     complete([job])
+
+
+def _ended() -> StoreClosed:
+    return StoreClosed("this transaction has ended: open another with storage.transaction()")
 
 
 class WriteLock:
