@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sqlalchemy import Text, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Text, bindparam, func, literal_column, or_, select, update
 
 from dgent.exceptions import InvalidInput, SchemaTooNew
 from dgent.memory.metadata_index import MetadataIndex
@@ -144,7 +144,7 @@ TABLES: Final = TableSet(
 _memory, _first, _end = (literal_column(f"'{key}'", Text) for key in (TABLES.key, PREFIX, _END))
 _noted = (
     select(meta.c.key, meta.c.value)
-    .where(or_(meta.c.key == _memory, and_(meta.c.key >= _first, meta.c.key < _end)))
+    .where(meta.c.key >= _memory, meta.c.key < _end, or_(meta.c.key == _memory, meta.c.key >= _first))  # one range
     .order_by(meta.c.key)
     .subquery("noted")
 )
@@ -153,21 +153,16 @@ NOTED: Final = select(func.aggregate_strings(_each, literal_column("','"))).scal
 """The formats that a database has noted, as `kept` gives them: read in the statement that locks a namespace."""
 
 
+_kept: tuple[list[DatumIndex], str] = [], ""  # asked for at every write
+
+
 def kept() -> str:
     """Return the formats that this process writes, in one text."""
-    formats = {TABLES.key: TABLES.format} | {index.tables.key: index.tables.format for index in _registered}
-    return ",".join(f"{key}={format}" for key, format in sorted(formats.items()))
-
-
-def check_noted(connection: Connection, noted: str) -> None:
-    """Refuse to write where other formats are `NOTED` than this process writes, while nobody can change them.
-
-    Raises:
-        SchemaTooNew: another process made an index since, or upgraded the tables.
-        SchemaOutdated: an index was registered since, or is to be built anew: `prepare` makes it.
-    """
-    if noted != kept():
-        TABLES.check_for_writing(connection)
+    global _kept  # noqa: PLW0603
+    if _kept[0] != _registered:
+        formats = {TABLES.key: TABLES.format} | {index.tables.key: index.tables.format for index in _registered}
+        _kept = [*_registered], ",".join(f"{key}={format}" for key, format in sorted(formats.items()))
+    return _kept[1]
 
 
 def rebuild(connection: Connection, index: DatumIndex) -> None:

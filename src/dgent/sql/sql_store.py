@@ -151,7 +151,12 @@ class SqlStore:
         return await self._run(lambda runner: runner.write(work))
 
     async def _write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        return await self._run(lambda runner: runner.write_each(work, item, batch_key))
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        try:
+            return await runner.write_each(work, item, batch_key)
+        except SchemaOutdated:  # as in `_run`, through which each put would have to go
+            self._ready.forget()
+        return await (await self.runner()).write_each(work, item, batch_key)
 
     async def _run(self, do: Callable[[Runner], Awaitable[T]]) -> T:
         """Run work; once more, if it notices that the tables have to be looked at anew."""

@@ -58,7 +58,8 @@ class TableSet:
         fill: puts into tables that were just made what is derived from others.
         parts: returns the sets that are derived from this one, given the formats that are noted; made after it.
         read_parts: those of them that reading needs; who writes has to keep all.
-        written_first: the table in which every writer locks or writes a row before it does anything else.
+        written_first: the table in which every writer locks a row first, and looks at what is noted then. Without it
+            writers that have a set open do not notice that it is brought up.
     """
 
     name: str

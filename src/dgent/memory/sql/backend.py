@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from typing_extensions import override
 
@@ -58,6 +58,14 @@ class _Able:
         except DgentError:  # nobody can look at the file: who opens it hears why
             return _ALL
         return _READ_ONLY if store.database.durable else _VOLATILE
+
+
+class SqlOptions(TypedDict, total=False):
+    """What every store in SQL takes beside its database: see `SqlBackend`."""
+
+    limits: Limits | None
+    clock: Callable[[], float] | None
+    on_change: OnChange | None
 
 
 class SqlBackend(SqlStore, BackendBase):

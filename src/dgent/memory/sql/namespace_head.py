@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Float, bindparam, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from dgent.memory.datum_index import NOTED, check_noted
+from dgent.memory.datum_index import NOTED, TABLES, kept
 from dgent.memory.sql.datum_tables import heads
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.constructs import clock_time
@@ -62,15 +62,17 @@ def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> 
     """Lock the head row of a namespace until the commit; None if nobody has ever written there.
 
     Raises:
-        SchemaTooNew, SchemaOutdated: the store is not kept with the indexes of this process any more.
+        SchemaTooNew: another process made an index since the store was opened, or upgraded the tables.
+        SchemaOutdated: an index was registered since, or is to be built anew: `prepare` makes it.
     """
     _LOCK.begin(connection)  # which may wait for the lock, and the clock goes on meanwhile
     row = _LOCK.row(connection, namespace, clock())
     if row is None:
         return None
-    *head, noted = row
-    check_noted(connection, noted)
-    return NamespaceHead(*head)
+    seq, stored_at, now, noted = row
+    if noted != kept():
+        TABLES.check_for_writing(connection)
+    return NamespaceHead(seq, stored_at, now)
 
 
 def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead:
