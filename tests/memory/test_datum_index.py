@@ -308,6 +308,36 @@ async def test_a_transaction_under_way_while_an_index_is_made_is_in_it(keeps: Ca
         await new.close()
 
 
+@pytest.mark.parametrize("verb", ["put", "delete", "put_many"])
+async def test_a_write_that_waits_while_an_index_is_made_is_refused(
+    keeps: Callable[..., None], url: str, verb: str
+) -> None:
+    old, new = opened(url), opened(url)
+    try:
+        before = SqlBackend(old)
+        await before.put(datum("1", "apple"))
+        await before.put(datum("2", "ant"))  # by now it knows the head
+        writes = {
+            "put": lambda: before.put(datum("3", "axe")),
+            "delete": lambda: before.delete("1"),
+            "put_many": lambda: before.put_many([datum("3", "axe"), datum("4", "arc")]),
+        }
+        async with new.transaction() as transaction:
+            keeps(FirstLetter())
+            await SqlBackend(new).joined(transaction).prepare()
+            keeps()
+            waiting = asyncio.create_task(writes[verb]())
+            await asyncio.sleep(0.2)
+            assert not waiting.done()
+        with pytest.raises(SchemaTooNew):
+            await waiting
+        assert (await new.read(held))[0] == {("default", "1"), ("default", "2")}
+        assert await before.count() == 2
+    finally:
+        await old.close()
+        await new.close()
+
+
 async def test_an_index_that_is_registered_late_is_made_by_the_next_write_or_search(
     keeps: Callable[..., None], url: str
 ) -> None:

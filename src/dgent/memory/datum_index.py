@@ -87,7 +87,8 @@ _registered: list[DatumIndex] = [MetadataIndex()]
 def register(index: DatumIndex) -> None:
     """Keep an index from now on, in every store of this process in a database.
 
-    Call it before the first of them is opened; a module that calls it can be named in `KGENTS_MODULES` for `kg`.
+    One that is open makes it by its next write or search. A module that calls this can be named in `KGENTS_MODULES` for
+    `kg`.
 
     Raises:
         InvalidInput: another one has the name.
