@@ -10,16 +10,27 @@ import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, inspect, select, update
 
 from dgent.datum import Datum
-from dgent.exceptions import InvalidInput, LimitExceeded, ReadOnly, SchemaOutdated, SchemaTooNew, StoreClosed
+from dgent.exceptions import (
+    Corrupt,
+    DiskFull,
+    IntegrityViolation,
+    InvalidInput,
+    LimitExceeded,
+    ReadOnly,
+    SchemaOutdated,
+    SchemaTooNew,
+    StoreClosed,
+)
 from dgent.limits import Limits
 from dgent.memory.sql.backend import SqlBackend
 from dgent.settings import Settings
 from dgent.sql import Database, SqlStore, open_database
 from dgent.sql.constructs import BYTEWISE
+from dgent.sql.savepoints import apart
 from dgent.sql.table_set import TableSet, meta
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 metadata = MetaData()
@@ -173,3 +184,26 @@ async def test_what_is_read_together_is_judged_by_the_clock_of_its_own_store(sql
             assert await asyncio.gather(*asked) == [datum, None, datum, None]
     finally:
         await database.close()
+
+
+async def test_what_one_unit_is_refused_undoes_that_one_alone(database: Database) -> None:
+    store = Notes(database)
+    await store.add("before")
+
+    def add(text: str | None) -> Callable[[Connection], int]:
+        return lambda connection: connection.execute(insert(notes).values(text=text)).rowcount
+
+    def failing(error: Exception) -> Callable[[Connection], int]:
+        def fail(connection: Connection) -> int:
+            add("lost")(connection)
+            raise error
+
+        return fail
+
+    units = [add("a"), failing(ValueError()), failing(Corrupt()), add(None), add("b")]
+    answers = await database.write(lambda connection: apart(connection, units))
+    assert [type(answer) for answer in answers] == [int, ValueError, Corrupt, IntegrityViolation, int]
+    assert await store.count() == 3
+    with pytest.raises(DiskFull):  # which is the end of all of them
+        await database.write(lambda connection: apart(connection, [add("c"), failing(DiskFull())]))
+    assert await store.count() == 3
