@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from dgent.exceptions import StateConflict, VersionConflict
+from dgent.exceptions import InvalidInput, StateConflict, VersionConflict
 from dgent.runtime.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ async def compare_and_swap(
 
     Raises:
         StateConflict: others were first each time; it carries both versions.
+        InvalidInput: there is to be no attempt.
     """
     backoff = after_conflict()
     for attempt in range(1, attempts + 1):
@@ -53,7 +54,7 @@ async def compare_and_swap(
         else:
             return result
         await asyncio.sleep(backoff.pause())
-    raise ValueError(f"attempts is {attempts}: try at least once")
+    raise InvalidInput(f"attempts is {attempts!r}: try at least once")
 
 
 def after_conflict() -> Backoff:

@@ -22,6 +22,7 @@ from dgent.exceptions import (
     DatumNotFound,
     DgentError,
     InvalidAgent,
+    InvalidInput,
     InvalidState,
     ReentrantInvoke,
     StateConflict,
@@ -429,6 +430,11 @@ async def test_a_conflict_is_bounded_and_carries_both_versions(monkeypatch: pyte
         await StateFunctor(int, Rival(), 0, attempts=3).lift_logic(logic).invoke(1)
     assert (caught.value.expected, caught.value.actual, caught.value.attempts, ran) == (0, 7, 3, [1, 1, 1])
     assert "3 times" in str(caught.value)
+
+
+async def test_no_attempt_at_all_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="attempts is 0: try at least once"):
+        await StateFunctor(int, MemoryBackend(), 0, attempts=0).lift_logic(lambda x, s: (x, s)).invoke(1)
 
 
 async def test_an_agent_inside_of_itself_is_told(kept: Kept) -> None:

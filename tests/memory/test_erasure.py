@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from tests.server_clock import ServerClock
 
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt
+from dgent.memory.sql.erasure import purge
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
@@ -33,6 +35,7 @@ DAMAGE = {
     "content": "content = 'x'",
     "time": "created_at = created_at + 1",
     "digest": "digest = 'x'",
+    "mark": "live = false",
 }
 ON_SQLITE = {
     "no text": "metadata = CAST(x'ff7b7d' AS TEXT)",
@@ -120,7 +123,9 @@ async def test_what_is_damaged_and_seems_to_have_expired_stays_until_it_is_purge
         await check_gone(here, "old")
 
 
-@pytest.mark.parametrize("name", ["cut", "empty", "no object", "a number", "too deep", "none", "content", "digest"])
+@pytest.mark.parametrize(
+    "name", ["cut", "empty", "no object", "a number", "too deep", "none", "content", "digest", "mark"]
+)
 async def test_what_is_damaged_can_be_superseded_and_deleted(store: SqlBackend, place: str, name: str) -> None:
     await store.put(tagged("a", "old"))
     damage(place, DAMAGE[name])
@@ -131,3 +136,21 @@ async def test_what_is_damaged_can_be_superseded_and_deleted(store: SqlBackend, 
     assert await store.delete("a")
     assert await store.query(Query(tags=["new"])) == []
     assert (await store.put(tagged("a", "newer"))).version == 4
+
+
+@pytest.mark.parametrize("verb", ["compact", "purge"])
+async def test_what_goes_need_not_fit_into_memory(store: SqlBackend, clock: ManualClock, verb: str) -> None:
+    ids = [f"{n:03}" for n in range(120)]
+    for id in ids:
+        await store.put(Datum(id, bytes(500_000), 1.0), ttl=5)
+    clock.advance(5)
+    tracemalloc.start()
+    try:
+        if verb == "compact":
+            assert await store.compact() == len(ids)
+        else:
+            assert await store.database.write(lambda connection: purge(connection, "default", ids)) == len(ids)
+        assert tracemalloc.get_traced_memory()[1] < 30_000_000
+    finally:
+        tracemalloc.stop()
+    assert (await store.stats()).versions == 0

@@ -9,14 +9,28 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import Column, Connection, Integer, MetaData, Table, func, insert, inspect, select, update
 
-from dgent.exceptions import ReadOnly, SchemaOutdated, SchemaTooNew, StoreClosed
+from dgent.datum import Datum
+from dgent.exceptions import (
+    Corrupt,
+    DiskFull,
+    IntegrityViolation,
+    InvalidInput,
+    LimitExceeded,
+    ReadOnly,
+    SchemaOutdated,
+    SchemaTooNew,
+    StoreClosed,
+)
+from dgent.limits import Limits
+from dgent.memory.sql.backend import SqlBackend
 from dgent.settings import Settings
 from dgent.sql import Database, SqlStore, open_database
 from dgent.sql.constructs import BYTEWISE
+from dgent.sql.savepoints import apart
 from dgent.sql.table_set import TableSet, meta
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
 metadata = MetaData()
@@ -139,3 +153,57 @@ async def test_where_nothing_can_be_written_the_tables_are_checked(sqlite_path: 
                 await store.count()
     finally:
         await database.close()
+
+
+async def test_a_key_is_that_of_one_set_of_tables(database: Database) -> None:
+    store = Notes(database)
+    other = MetaData()
+    Table("other_notes", other, Column("id", Integer, primary_key=True))
+    with pytest.raises(InvalidInput, match=r"the key 'format\.notes' of the others is that of other tables already"):
+        SqlStore(database, TableSet("the others", NOTES.key, other, 1))
+    await store.add("one")
+    assert await Notes(database).count() == 1
+
+
+async def test_what_waits_together_is_judged_by_the_settings_of_its_own_store(database: Database) -> None:
+    small, large = SqlBackend(database, limits=Limits(max_content=10)), SqlBackend(database)
+    await large.put(Datum.create("", id="first"))
+    for stores in ((small, large), (large, small), (small, large, small, large)):
+        puts = [store.put(Datum.create("x" * 1000, id=f"n{at}")) for at, store in enumerate(stores)]
+        answers = await asyncio.gather(*puts, return_exceptions=True)
+        assert [isinstance(answer, LimitExceeded) for answer in answers] == [store is small for store in stores]
+
+
+async def test_what_is_read_together_is_judged_by_the_clock_of_its_own_store(sqlite_path: Path) -> None:
+    database = open_database(Settings.load(database_url=f"sqlite:///{sqlite_path}"))
+    try:
+        before, after = SqlBackend(database, clock=lambda: 100.0), SqlBackend(database, clock=lambda: 200.0)
+        datum = await before.put(Datum.create("here", id="a"), ttl=50.0)
+        for _ in range(3):  # the first may be read alone
+            asked = [store.within("default").get("a") for store in (before, after, before, after)]
+            assert await asyncio.gather(*asked) == [datum, None, datum, None]
+    finally:
+        await database.close()
+
+
+async def test_what_one_unit_is_refused_undoes_that_one_alone(database: Database) -> None:
+    store = Notes(database)
+    await store.add("before")
+
+    def add(text: str | None) -> Callable[[Connection], int]:
+        return lambda connection: connection.execute(insert(notes).values(text=text)).rowcount
+
+    def failing(error: Exception) -> Callable[[Connection], int]:
+        def fail(connection: Connection) -> int:
+            add("lost")(connection)
+            raise error
+
+        return fail
+
+    units = [add("a"), failing(ValueError()), failing(Corrupt()), add(None), add("b")]
+    answers = await database.write(lambda connection: apart(connection, units))
+    assert [type(answer) for answer in answers] == [int, ValueError, Corrupt, IntegrityViolation, int]
+    assert await store.count() == 3
+    with pytest.raises(DiskFull):  # which is the end of all of them
+        await database.write(lambda connection: apart(connection, [add("c"), failing(DiskFull())]))
+    assert await store.count() == 3

@@ -134,7 +134,7 @@ async def test_tables_that_are_not_there_are_named(tmp_path: Path) -> None:
             lambda connection: connection.execute(text("CREATE TABLE plain (n INTEGER)")) and None
         )
     store = by_url(path, mode="ro")
-    with pytest.raises(SchemaOutdated, match=r"the memory tables are not there"):
+    with pytest.raises(SchemaOutdated, match=r"the memory tables: the tables are not there"):
         await store.get("a")
     await store.close()
 

@@ -282,13 +282,13 @@ def test_no_step_is_taken_where_a_later_one_is_missing(engine: Engine) -> None:
 def test_a_check_reads_and_makes_nothing(engine: Engine) -> None:
     with engine.begin() as connection:
         with pytest.raises(
-            SchemaOutdated, match="the notes are not there: open the database once where it can be written"
+            SchemaOutdated, match="the notes: the tables are not there: open the database once where it can be written"
         ):
             notes(3).check(connection)
         assert inspect(connection).get_table_names() == []
     filled(engine, 2)
     with engine.begin() as connection:
-        with pytest.raises(SchemaOutdated, match="the notes have format 2, and this version reads 3"):
+        with pytest.raises(SchemaOutdated, match="the notes: the tables are of format 2, and this version reads 3"):
             notes(3).check(connection)
         store = notes(3).prepare(connection)
         assert notes(3).check(connection) == store

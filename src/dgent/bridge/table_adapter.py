@@ -22,6 +22,7 @@ from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
 from dgent.sql import Database, Runner, Transaction
 from dgent.sql.runner import SHORT, SessionRunner
+from dgent.sql.savepoints import apart
 from dgent.store_base import StoreBase
 from dgent.validation import as_list, check_id, check_kind
 
@@ -238,7 +239,7 @@ class TableAdapter(StoreBase):
         return await self._runner.read(lambda connection: work(connection, self.mapping, *args, **named), short=short)
 
     async def _write(self, work: _Work[P, T], *args: P.args, **named: P.kwargs) -> T:
-        each: Each[Work[T], T] = table_write.apart
+        each: Each[Work[T], T] = apart
         batch_key = ("table", self.table)
         return await self._runner.write_each(
             each, lambda connection: work(connection, self.mapping, *args, **named), batch_key

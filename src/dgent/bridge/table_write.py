@@ -9,17 +9,13 @@ from __future__ import annotations
 from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
-from sqlalchemy import text
-
 from dgent.bridge.from_datum import as_datum, completed, stamp
 from dgent.bridge.table_sql import bound_key, get, row_of, rows_of, statements_of
-from dgent.exceptions import CausalCycle, Conflict, InvalidInput, VersionConflict
+from dgent.exceptions import CausalCycle, Conflict, VersionConflict
 from dgent.operations import Outcome
-from dgent.sql.errors import RETRYABLE, sqlstate, translate
-from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -30,9 +26,6 @@ T = TypeVar("T")
 
 TRIES: Final = 8
 """How often a row may come and go between two looks at it."""
-_SAVEPOINT, _ROLLBACK, _RELEASE = (
-    Statement(text(command)) for command in ("SAVEPOINT unit_apart", "ROLLBACK TO unit_apart", "RELEASE unit_apart")
-)
 
 
 class RowPut(NamedTuple):
@@ -158,27 +151,6 @@ def batched(items: Iterable[T], size: int = 1000) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
-
-
-def apart(connection: Connection, units: list[Callable[[Connection], T]]) -> list[T | Exception]:
-    """Run units of work that share a transaction, each in a savepoint: what one of them is refused undoes that one."""
-    if len(units) == 1:
-        return [units[0](connection)]
-    return [_in_savepoint(connection, unit) for unit in units]
-
-
-def _in_savepoint(connection: Connection, unit: Callable[[Connection], T]) -> T | Exception:
-    _SAVEPOINT.run(connection)
-    try:
-        result: T | Exception = unit(connection)
-    except Exception as error:
-        ours = translate(error, "the database")
-        if not isinstance(ours, Conflict | InvalidInput) or sqlstate(error) in RETRYABLE:
-            raise
-        _ROLLBACK.run(connection)
-        result = ours
-    _RELEASE.run(connection)
-    return result
 
 
 def _check_expected(put: RowPut, actual: int) -> None:

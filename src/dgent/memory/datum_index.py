@@ -11,14 +11,14 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import Text, bindparam, func, literal_column, or_, select, update
 
 from dgent.error_messages import nearest
 from dgent.exceptions import InvalidInput, SchemaTooNew
 from dgent.memory.metadata_index import MetadataIndex
 from dgent.memory.sql.datum_tables import FORMAT, Row, datums, heads, is_whole, metadata
 from dgent.sql.statement import Statement
-from dgent.sql.table_set import TableSet
+from dgent.sql.table_set import TableSet, meta
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 d = datums.c
 BATCH: Final = 500
 PREFIX: Final = "format.index."
+_END: Final = "format.index/"
+"""What every key with the prefix stands before."""
 
 
 class DatumIndex(Protocol):
     """One thing that the datums of a store can be found by: see `register`.
 
-    Every program that writes a store has to keep its indexes, so one that does not know them all is refused.
+    Every program that writes a store has to keep its indexes: one that does not know them all is refused, also if it
+    had the store open before the index was made. Who only reads needs none but that of metadata.
     """
 
     @property
@@ -50,13 +53,15 @@ class DatumIndex(Protocol):
         """Take in rows that are live from now on; of an id that was in, the row before was removed."""
 
     def remove(self, connection: Connection, namespace: str, rows: Sequence[Row]) -> None:
-        """Take out rows that are not live any more. One that is damaged (see `is_whole`) has to go, too."""
+        """Take out rows that are not live any more, if they are in. One that is damaged (see `is_whole`) goes, too."""
 
     def erase(self, connection: Connection, namespace: str) -> None:
         """Take out everything of a namespace."""
 
     def search(self, connection: Connection, namespace: str, question: Any, limit: int) -> list[str]:
-        """Return ids that may answer a question, the best first; the store gives those that are live and confirmed.
+        """Return the first ids that may answer a question, the best first; all of them, if they are fewer than `limit`.
+
+        The store gives those that are live and confirmed; where too few of them are, it asks again for more.
 
         Raises:
             InvalidInput: it is no question of this index.
@@ -83,6 +88,7 @@ class CheckedIndex(DatumIndex, Protocol):
 
 
 _NAMESPACES = Statement(select(heads.c.namespace), "")
+_TOUCH = Statement(update(heads).values(seq=heads.c.seq))
 _LIVE = Statement(
     select(datums)
     .where(d.namespace == bindparam("ns"), d.id > bindparam("last"), d.live)
@@ -98,7 +104,8 @@ _registered: list[DatumIndex] = [MetadataIndex()]
 def register(index: DatumIndex) -> None:
     """Keep an index from now on, in every store of this process in a database.
 
-    Call it before the first of them is opened; a module that calls it can be named in `KGENTS_MODULES` for `kg`.
+    One that is open makes it by its next write or search. A module that calls this can be named in `KGENTS_MODULES` for
+    `kg`.
 
     Raises:
         InvalidInput: another one has the name.
@@ -138,15 +145,50 @@ def _tables_of_indexes(known: Mapping[str, str]) -> list[TableSet]:
             f"the store is kept with the index {names}, which this program would leave behind: import the module that "
             "registers it (KGENTS_MODULES for kg)"
         )
-    return [replace(index.tables, fill=partial(rebuild, index=index)) for index in _registered]
+    return [replace(index.tables, fill=partial(rebuild, index=index), written_first=heads) for index in _registered]
 
 
-TABLES: Final = TableSet("the memory tables", "format", metadata, FORMAT, parts=_tables_of_indexes)
+TABLES: Final = TableSet(
+    "the memory tables",
+    "format",
+    metadata,
+    FORMAT,
+    parts=_tables_of_indexes,
+    read_parts=[MetadataIndex.tables],
+    written_first=heads,
+)
 """Those of the versions, and of all indexes."""
+
+_memory, _first, _end = (literal_column(f"'{key}'", Text) for key in (TABLES.key, PREFIX, _END))
+_noted = (
+    select(meta.c.key, meta.c.value)
+    .where(meta.c.key >= _memory, meta.c.key < _end, or_(meta.c.key == _memory, meta.c.key >= _first))  # one range
+    .order_by(meta.c.key)
+    .subquery("noted")
+)
+_each = _noted.c.key + literal_column("'='") + _noted.c.value
+NOTED: Final = select(func.aggregate_strings(_each, literal_column("','"))).scalar_subquery()  # type: ignore[arg-type]
+"""The formats that a database has noted, as `kept` gives them: read in the statement that locks a namespace."""
+
+
+_kept: tuple[list[DatumIndex], str] = [], ""  # asked for at every write
+
+
+def kept() -> str:
+    """Return the formats that this process writes, in one text."""
+    global _kept  # noqa: PLW0603
+    if _kept[0] != _registered:
+        formats = {TABLES.key: TABLES.format} | {index.tables.key: index.tables.format for index in _registered}
+        _kept = [*_registered], ",".join(f"{key}={format}" for key, format in sorted(formats.items()))
+    return _kept[1]
 
 
 def rebuild(connection: Connection, index: DatumIndex) -> None:
-    """Fill an empty index from all live rows; a row that is damaged is left out, as pages leave it out."""
+    """Fill an empty index from all live rows; a row that is damaged is left out, as pages leave it out.
+
+    Every head row is written, so that a transaction that sees what was there before cannot go on.
+    """
+    _TOUCH.run(connection)
     for (namespace,) in _NAMESPACES.rows(connection):
         last = ""
         while found := [Row(*row) for row in _LIVE.rows(connection, namespace, last, BATCH)]:

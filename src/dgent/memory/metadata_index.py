@@ -64,6 +64,7 @@ terms = Table(
 
 t = terms.c
 _MEMBER: Final = "[]"
+_AS_IT_IS: Final = (Query.order, Query.limit, Query.cursor)
 _INSERT, _REPLACE = BulkInsert(terms), BulkInsert(terms, replace=["version"])
 """The second for ids that were there: where one was damaged, its terms could not all be forgotten."""
 _FORGET_TERM = Statement(
@@ -190,8 +191,16 @@ class MetadataIndex:
         return [*found], None if len(rows) < most else tuple(rows[-1][:3])
 
     def search(self, connection: Connection, namespace: str, question: Query, limit: int) -> list[str]:
-        """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first."""
+        """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first.
+
+        Raises:
+            InvalidQuery: it has none of these; or an order, a limit or a cursor, which are for `query`.
+        """
         wanted = terms_for(checked_query(question))
+        if (question.order, question.limit, question.cursor) != _AS_IT_IS:
+            raise InvalidQuery(
+                "a search gives the newest first, up to its own limit: for another order and for pages use query()"
+            )
         if not wanted:
             raise InvalidQuery(
                 "the index of metadata finds by tag, schema, author and metadata path: give one of these"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 class Job:
     """Something for the worker to do, and the future that its caller awaits.
 
-    `task` may be work on an `item`; jobs that share a `batch_key` and wait together are then done in one call of it.
+    `task` may be work on an `item`; jobs that share it and a `batch_key` and wait together are then done in one call.
     """
 
     __slots__ = ("batch_key", "error", "future", "item", "loop", "result", "task")

@@ -132,6 +132,15 @@ def _lock_postgresql(element: transaction_lock, compiler: SQLCompiler, **kw: Any
     return f"(pg_advisory_xact_lock(hashtextextended(coalesce(current_schema(), ''), {number})) IS NULL)"
 
 
+def keep_writers_out(connection: Connection, table: Table) -> None:
+    """Wait for the transactions that hold a row of a table, and let no other begin to, until this one ends.
+
+    On SQLite there is none, because this one writes.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql(f"LOCK TABLE {table.name} IN EXCLUSIVE MODE")
+
+
 class bytewise(ColumnElement[str]):  # noqa: N801  # reads as a function in SQL expressions
     """A text column that compares by its UTF-8 bytes, whatever the collation that it was made with."""
 

@@ -28,9 +28,9 @@ from blake3 import blake3
 
 from dgent.error_messages import called
 from dgent.exceptions import DgentError, InvalidFile, StorageTimeout
-from dgent.sql.database import Transaction
 from dgent.sql.empty_tables import EmptyTables
 from dgent.sql.sql_store import SqlStore
+from dgent.sql.transaction import Transaction
 from dgent.validation import check_kind
 
 if TYPE_CHECKING:
@@ -248,8 +248,8 @@ class Keeper(SqlStore):
     async def _in_one_transaction(self) -> AsyncIterator[Self]:
         """Do all that the block does in one transaction, however long: that which this is joined to, or its own."""
         if isinstance(self._runner, Transaction):
-            async with self._runner.savepoint():
-                yield self
+            async with self._runner.nested() as transaction:
+                yield self.joined(transaction)
         else:
             await self.prepare()
             async with self.database.transaction(seconds=_WEEK) as transaction:

@@ -70,13 +70,16 @@ class Runner(Protocol):
         """Run work that only reads. `short` says that it is a few point reads, not a scan."""
 
     async def read_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Run a short read of one item; items of one batch key that wait together may share one call."""
+        """Run a short read of one item; items of one key and one work that wait together may share one call."""
 
     async def write(self, work: Work[T]) -> T:
         """Run work that writes and answer after it is committed (in a transaction: after it ran)."""
 
     async def write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
-        """Write one item; items of one batch key that wait together share one call, in the order they came."""
+        """Write one item; items of one key and one work that wait together share one call, in the order they came.
+
+        Work is told apart by `==`, so what it goes by (limits, a clock) has to be part of that.
+        """
 
     def after_commit(self, callback: Callable[[], None]) -> None:
         """Call back once what was written so far is committed; never, if it is rolled back."""

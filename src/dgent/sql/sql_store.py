@@ -10,6 +10,9 @@
 #           of its own open, inside of that
 # ready     every store on these tables       run at once
 #
+# Somebody may bring the tables to other formats afterwards. Work that notices raises SchemaOutdated where `prepare` can
+# mend it: then they count as unknown, and the work runs once more when they were looked at; in a transaction, in that.
+#
 # Two that look at the same time do no harm: `TableSet.prepare` takes a lock of the database. A store that is joined to
 # a transaction takes no lock of this file, because whoever holds it may be waiting for that transaction to end; its
 # tables count as ready once that is committed, with the savepoint in which they were made. Until then it keeps the lock
@@ -19,14 +22,16 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
+from dgent.exceptions import AccessRefused, InvalidInput, ReadOnly, SchemaOutdated, SchemaTooNew
 from dgent.runtime.event_loop import running_loop
 from dgent.sql.empty_tables import EmptyTables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Awaitable, Callable, Hashable
 
     from dgent.sql.database import Database
     from dgent.sql.runner import A, Each, Runner, T, Work
@@ -73,6 +78,9 @@ class SqlStore:
         table_set: which they are.
         may_be_absent: where nothing can be made and none are there, reads find empty tables, until somebody who may has
             made them; without it they raise SchemaOutdated.
+
+    Raises:
+        InvalidInput: a store of other tables has the key of this set.
     """
 
     def __init__(self, database: Database, table_set: TableSet, *, may_be_absent: bool = False) -> None:
@@ -120,16 +128,28 @@ class SqlStore:
         return self._runner
 
     async def _make(self) -> str:
-        if self.database.read_only:
-            store_id = await self._runner.read(self.table_set.check)
-        else:
-            store_id = await self._runner.write(self.table_set.prepare)
+        store_id = await self._prepared()
         self._runner.after_commit(partial(self._ready.mark, store_id))
         await self._look()
         return store_id
 
+    async def _prepared(self) -> str:
+        if self.database.read_only:
+            return await self._runner.read(self.table_set.check)
+        try:
+            return await self._runner.write(self.table_set.prepare)
+        except (SchemaTooNew, AccessRefused, ReadOnly):
+            if await self._turns_out_read_only():  # who only reads needs less
+                with suppress(SchemaOutdated):
+                    return await self._runner.read(self.table_set.check)
+            raise
+
+    async def _turns_out_read_only(self) -> bool:
+        await self._look()
+        return bool(self.database.read_only)
+
     async def _look(self) -> None:
-        """Do what a subclass wants done when it was the first to look at the tables."""
+        """Do what a subclass wants done when it has looked at the tables, or was refused."""
 
     async def _is_absent(self) -> bool:
         return await self._runner.read(self.table_set.is_absent, short=True)
@@ -143,12 +163,24 @@ class SqlStore:
         return await runner.read_each(work, item, batch_key)
 
     async def _write(self, work: Work[T]) -> T:
-        runner = await self.runner() if self._ready.store_id is None else self._runner
-        return await runner.write(work)
+        return await self._run(lambda runner: runner.write(work))
 
     async def _write_each(self, work: Each[A, T], item: A, batch_key: Hashable) -> T:
         runner = await self.runner() if self._ready.store_id is None else self._runner
-        return await runner.write_each(work, item, batch_key)
+        try:
+            return await runner.write_each(work, item, batch_key)
+        except SchemaOutdated:  # as in `_run`, through which each put would have to go
+            self._ready.forget()
+        return await (await self.runner()).write_each(work, item, batch_key)
+
+    async def _run(self, do: Callable[[Runner], Awaitable[T]]) -> T:
+        """Run work; once more, if it notices that the tables have to be looked at anew."""
+        runner = await self.runner() if self._ready.store_id is None else self._runner
+        try:
+            return await do(runner)
+        except SchemaOutdated:
+            self._ready.forget()
+        return await do(await self.runner())
 
     def _after_commit(self, callback: Callable[[], None]) -> None:
         self._runner.after_commit(callback)
@@ -157,7 +189,8 @@ class SqlStore:
 class _Readiness:
     """Whether a set of tables is there in one database: the id of the store, once they are."""
 
-    def __init__(self) -> None:
+    def __init__(self, table_set: TableSet) -> None:
+        self.table_set = table_set
         self.store_id: str | None = None
         self._locks: dict[asyncio.AbstractEventLoop, asyncio.Lock] = {}
 
@@ -166,11 +199,21 @@ class _Readiness:
         return self._locks.setdefault(running_loop(), asyncio.Lock())
 
     def mark(self, store_id: str) -> None:
-        """Remember that the tables are there, for good."""
+        """Remember that the tables are there."""
         self.store_id = store_id
         self._locks.clear()  # nobody asks for one any more, and each holds on to its loop
+
+    def forget(self) -> None:
+        """Let whoever comes next look again."""
+        self.store_id = None
 
 
 def _readiness(database: Database, table_set: TableSet) -> _Readiness:
     known: dict[str, _Readiness] = database.attached.setdefault(_Readiness, {})
-    return known.setdefault(table_set.key, _Readiness())
+    found = known.setdefault(table_set.key, _Readiness(table_set))
+    if found.table_set.metadata.tables.keys() != table_set.metadata.tables.keys():
+        raise InvalidInput(
+            f"the key {table_set.key!r} of {table_set.name} is that of other tables already, {found.table_set.name}: "
+            "give each set of tables a key of its own"
+        )
+    return found

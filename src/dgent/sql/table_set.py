@@ -7,7 +7,8 @@ What an agent remembers has to open without a migration step, so these tables ca
 # noted         the format in `dgent_meta` is ours: `prepare` only reads, and takes no lock of its own
 # bringing up   one transaction holds the advisory lock TABLE_SETS (on SQLite: is the one that writes), reads the
 #               format again, upgrades and makes; others, of whatever process, wait for it in the database and then
-#               find all of it noted
+#               find all of it noted. It also holds the table `written_first`, so no writer is under way: those before
+#               it have committed, and those that come after it see what is noted then, and refuse to go on by less
 # broken off    by a cancel or an error: that transaction is undone or done as a whole, and the next one that looks
 #               goes by what it finds
 
@@ -23,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt, SchemaOutdated, SchemaTooNew
 from dgent.sql.advisory_locks import AdvisoryLock
-from dgent.sql.constructs import BYTEWISE, transaction_lock
+from dgent.sql.constructs import BYTEWISE, keep_writers_out, transaction_lock
 
 Upgrade: TypeAlias = Callable[[Connection], None]
 """Brings the tables from one format to the next."""
@@ -56,6 +57,9 @@ class TableSet:
         upgrades: from each older format to the next. They run in order, before missing tables are made.
         fill: puts into tables that were just made what is derived from others.
         parts: returns the sets that are derived from this one, given the formats that are noted; made after it.
+        read_parts: those of them that reading needs; who writes has to keep all.
+        written_first: the table in which every writer locks a row first, and looks at what is noted then. Without it
+            writers that have a set open do not notice that it is brought up.
     """
 
     name: str
@@ -65,6 +69,8 @@ class TableSet:
     upgrades: Mapping[int, Upgrade] = field(default_factory=dict)
     fill: Upgrade | None = None
     parts: Callable[[Mapping[str, str]], Sequence[TableSet]] = lambda _: ()
+    read_parts: Sequence[TableSet] = ()
+    written_first: Table | None = None
 
     def prepare(self, connection: Connection) -> str:
         """Make the tables or bring them up to date, in the transaction of the connection; return the id of the store.
@@ -84,6 +90,8 @@ class TableSet:
             select(transaction_lock(AdvisoryLock.TABLE_SETS))
         )  # so that two processes do not upgrade at once
         metadata.create_all(connection)
+        if self.written_first is not None and inspect(connection).has_table(self.written_first.name):
+            keep_writers_out(connection, self.written_first)
         known = _read(connection)
         found = self._found(connection, known)
         steps = range(self.format if found is None else found, self.format)
@@ -106,15 +114,36 @@ class TableSet:
             SchemaOutdated: the tables are not there, or are of an older format. SchemaTooNew, Corrupt: as `prepare`.
         """
         known = formats(connection)
-        for each in (self, *self.parts(known)):
-            found = each._found(connection, known)
-            if found != each.format or _STORE_ID not in known:
-                raise each._outdated(found)
+        for each in (self, *self.read_parts):
+            each.check_noted(connection, known)
+        if _STORE_ID not in known:
+            raise self._outdated(None)
         return known[_STORE_ID]
 
+    def check_for_writing(self, connection: Connection) -> None:
+        """Make sure that the formats that are noted are still those that `prepare` would leave behind.
+
+        Raises:
+            SchemaOutdated: `prepare` has something to do. SchemaTooNew, Corrupt: as `prepare`.
+        """
+        known = formats(connection)
+        for each in (self, *self.parts(known)):
+            if known.get(each.key) != str(each.format):
+                raise each._outdated(each._found(connection, known))
+
+    def check_noted(self, connection: Connection, known: Mapping[str, str]) -> None:
+        """Make sure that these tables, without their parts, are there, and are of this format.
+
+        Raises:
+            SchemaOutdated, SchemaTooNew, Corrupt: as `check`.
+        """
+        found = self._found(connection, known)
+        if found != self.format:
+            raise self._outdated(found)
+
     def _outdated(self, found: int | None) -> SchemaOutdated:
-        what = "are not there" if found is None else f"have format {found}, and this version reads {self.format}"
-        return SchemaOutdated(f"{self.name} {what}: open the database once where it can be written")
+        what = "not there" if found is None else f"of format {found}, and this version reads {self.format}"
+        return SchemaOutdated(f"{self.name}: the tables are {what}: open the database once where it can be written")
 
     def create_all(self, connection: Connection) -> None:
         """Make the tables in an empty database, without a number: it is nobody's store."""

@@ -6,7 +6,7 @@ import os
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias, TypedDict, TypeVar
 
 from typing_extensions import override
 
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dgent.page import Page
     from dgent.query import Query
     from dgent.sql import Database
+    from dgent.sql.runner import Each
     from dgent.store import Datums, Names, Outcomes, Revisions, StoreStats
 
 T = TypeVar("T")
@@ -58,6 +59,14 @@ class _Able:
         except DgentError:  # nobody can look at the file: who opens it hears why
             return _ALL
         return _READ_ONLY if store.database.durable else _VOLATILE
+
+
+class SqlOptions(TypedDict, total=False):
+    """What every store in SQL takes beside its database: see `SqlBackend`."""
+
+    limits: Limits | None
+    clock: Callable[[], float] | None
+    on_change: OnChange | None
 
 
 class SqlBackend(SqlStore, BackendBase):
@@ -88,6 +97,7 @@ class SqlBackend(SqlStore, BackendBase):
         self.on_change = on_change
         writer = partial(NamespaceWriter, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
         self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
+        self._reader = lru_cache(maxsize=4096)(partial(_reader, clock=self.clock))
 
     @property
     @override
@@ -105,7 +115,7 @@ class SqlBackend(SqlStore, BackendBase):
 
     @override
     async def _get(self, id: str, version: int | None) -> Datum | None:
-        return await self._read_each(self._get_each, (id, version), ("get", self.namespace))
+        return await self._read_each(self._reader(self.namespace), (id, version), ("get", self.namespace))
 
     @override
     async def _get_many(self, ids: Names) -> dict[str, Datum]:
@@ -121,14 +131,15 @@ class SqlBackend(SqlStore, BackendBase):
         return await self._read(self._here(queries.query, query, self.clock()), short=short)
 
     async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
-        """Return live datums that an index finds, the best first.
+        """Return the first live datums that answer a question to an index, the best first.
 
         Raises:
             InvalidInput: there is no such index, or it does not take such a question.
+            SchemaOutdated: the index is not there, and this store cannot make it.
         """
         found, most = datum_index.named(index), self.limits.page(limit)
-        ids = await self._read(lambda connection: found.search(connection, self.namespace, question, most))
-        return [datum for datum in (await self.get_many(ids)).values() if found.confirms(question, datum)]
+        work = self._here(queries.search, found, question, most, self.clock())
+        return await self._run(lambda runner: runner.read(work))
 
     @override
     async def _causal_chain(self, id: str) -> Datums:
@@ -187,12 +198,6 @@ class SqlBackend(SqlStore, BackendBase):
     async def close(self) -> None:
         await self.database.close()
 
-    def _get_each(self, connection: Connection, asked: list[tuple[str, int | None]]) -> list[Datum | Exception | None]:
-        if len(asked) == 1:
-            id, version = asked[0]
-            return [reads.get(connection, self.namespace, id, version, self.clock())]
-        return reads.get_each(connection, self.namespace, asked, self.clock())
-
     def _here(self, work: _Work[P, T], *values: P.args, **named: P.kwargs) -> Callable[[Connection], T]:
         """Return work as it is done in this namespace."""
         return lambda connection: work(connection, self.namespace, *values, **named)
@@ -204,6 +209,18 @@ class SqlBackend(SqlStore, BackendBase):
     def _announce(self, changes: list[Change]) -> None:
         if self.on_change is not None and changes:
             self._after_commit(lambda: announce(self.on_change, changes))
+
+
+def _reader(namespace: str, clock: Callable[[], float]) -> Each[tuple[str, int | None], Datum | None]:
+    """Return the work that reads what is asked for in a namespace at the same time."""
+
+    def read(connection: Connection, asked: list[tuple[str, int | None]]) -> list[Datum | Exception | None]:
+        if len(asked) == 1:
+            id, version = asked[0]
+            return [reads.get(connection, namespace, id, version, clock())]
+        return reads.get_each(connection, namespace, asked, clock())
+
+    return read
 
 
 def _changes(namespace: str, operations: Sequence[Operation], outcomes: Outcomes) -> list[Change]:

@@ -2,6 +2,9 @@
 
 An eraser locks the head row of the namespace before it looks at what is to go, as writers do: an id that somebody puts
 meanwhile is looked at before the put, or after it. What is damaged can be purged; no sweep takes it.
+
+What goes is read first, because the indexes are told of it, and only its digest tells whether it is damaged: some at a
+time, so that it need not fit into memory.
 """
 
 from __future__ import annotations
@@ -11,25 +14,32 @@ from typing import TYPE_CHECKING
 from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tuple_
 
 from dgent.memory.datum_index import registered
-from dgent.memory.sql.datum_tables import datums, is_whole
+from dgent.memory.sql.datum_tables import Row, datums, is_whole
 from dgent.memory.sql.namespace_head import lock, touch
 from dgent.memory.sql.writes import latest_rows
 from dgent.sql.constructs import one_of
+from dgent.sql.maintained import BATCH, BATCH_BYTES
 from dgent.sql.statement import Statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from sqlalchemy import Connection
 
 d = datums.c
 
 _PURGE = Statement(delete(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")), "ns ids", lists="ids")
+_size = func.coalesce(func.length(d.content), literal_column("0"))
 _EXPIRED = Statement(
-    select(d.id).where(
+    select(d.id, _size).where(
         d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), d.expires_at <= bindparam("now")
     ),
     "ns now",
+)
+_SIZES = Statement(
+    select(d.id, func.max(_size)).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")).group_by(d.id),
+    "ns ids",
+    lists="ids",
 )
 _ranked = (
     select(
@@ -56,7 +66,11 @@ def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
     if lock(connection, namespace, _no_time) is None:
         return 0
-    return _touched(connection, namespace, _erase(connection, namespace, list(ids)))
+    went = 0
+    for some in _pages(_SIZES.rows(connection, namespace, list(ids))):
+        rows = latest_rows(connection, namespace, some)
+        went += _erase(connection, namespace, list(rows.values()))
+    return _touched(connection, namespace, went)
 
 
 def compact(
@@ -75,26 +89,37 @@ def compact(
     head = lock(connection, namespace, clock)
     if head is None:
         return 0
-    went = _erase(connection, namespace, _expired(connection, namespace, head.now))
+    went = 0
+    for some in _pages(_EXPIRED.rows(connection, namespace, head.now)):
+        rows = latest_rows(connection, namespace, some).values()
+        went += _erase(connection, namespace, [row for row in rows if is_whole(row)])  # else it may only seem to have
     if keep_versions is not None or older_than is not None:
         most = 2**62 if keep_versions is None else keep_versions
         went += _COMPACT.run(connection, namespace, most, float("-inf") if older_than is None else older_than)
     return _touched(connection, namespace, went)
 
 
-def _expired(connection: Connection, namespace: str, now: float) -> list[str]:
-    """Return the ids that have expired. What is damaged may only seem to have, and stays until somebody purges it."""
-    ids = [id for (id,) in _EXPIRED.rows(connection, namespace, now)]
-    return [row.id for row in latest_rows(connection, namespace, ids).values() if is_whole(row)] if ids else []
+def _pages(sized: Iterable[tuple[str, int]]) -> Iterator[list[str]]:
+    """Give ids some at a time, by how many they are and by the size of their contents."""
+    page: list[str] = []
+    size = 0
+    for id, length in sized:
+        page.append(id)
+        size += length
+        if len(page) == BATCH or size > BATCH_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
-def _erase(connection: Connection, namespace: str, ids: list[str]) -> int:
-    if not ids:
+def _erase(connection: Connection, namespace: str, rows: list[Row]) -> int:
+    """Erase every version of the ids of these last ones, whatever a mark or a digest that is damaged says of them."""
+    if not rows:
         return 0
-    rows = [row for row in latest_rows(connection, namespace, ids).values() if row.live or not is_whole(row)]
     for index in registered():
         index.remove(connection, namespace, rows)
-    return _PURGE.run(connection, namespace, ids)
+    return _PURGE.run(connection, namespace, [row.id for row in rows])
 
 
 def _touched(connection: Connection, namespace: str, went: int) -> int:

@@ -6,7 +6,9 @@
 #                           SQLite it has waited for the whole file before
 # deciding                  the head row, until its transaction ends          who changes anything in the namespace
 #                                                                             waits; who reads does not
-# refused                   nothing: at REPEATABLE READ the row was written   may run again
+# refused                   nothing: the store is kept with other indexes      go on
+#                           than this process keeps
+#                           nothing: at REPEATABLE READ the row was written   may run again
 #                           since its first statement (40001, `Conflict`)
 #
 # At READ COMMITTED each statement sees what was committed before it began; so a statement after the lock sees all that
@@ -21,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import Float, bindparam, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
+from dgent.memory.datum_index import NOTED, TABLES, kept
 from dgent.memory.sql.datum_tables import heads
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.constructs import clock_time
@@ -36,7 +39,8 @@ h = heads.c
 
 _held = select(h.seq, h.stored_at).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")
 # The clock is read outside of the subquery, which PostgreSQL does not merge: after the wait for the lock.
-_LOCK = Statement(select(_held.c.seq, _held.c.stored_at, clock_time("now")), "ns now")
+# So are the formats that are noted: who makes an index holds this table, for which a statement waits before it looks.
+_LOCK = Statement(select(_held.c.seq, _held.c.stored_at, clock_time("now"), NOTED), "ns now")
 _BEGIN = Statement(
     upsert(heads)
     .values(namespace=bindparam("ns"), seq=literal_column("0"), stored_at=literal_column("0.0"))
@@ -55,19 +59,31 @@ _TOUCH = Statement(update(heads).where(h.namespace == bindparam("ns")).values(se
 
 
 def lock(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead | None:
-    """Lock the head row of a namespace until the commit; None if nobody has ever written there."""
+    """Lock the head row of a namespace until the commit; None if nobody has ever written there.
+
+    Raises:
+        SchemaTooNew: another process made an index since the store was opened, or upgraded the tables.
+        SchemaOutdated: an index was registered since, or is to be built anew: `prepare` makes it.
+    """
     _LOCK.begin(connection)  # which may wait for the lock, and the clock goes on meanwhile
     row = _LOCK.row(connection, namespace, clock())
-    return None if row is None else NamespaceHead(*row)
+    if row is None:
+        return None
+    seq, stored_at, now, noted = row
+    if noted != kept():
+        TABLES.check_for_writing(connection)
+    return NamespaceHead(seq, stored_at, now)
 
 
 def take(connection: Connection, namespace: str, clock: Callable[[], float]) -> NamespaceHead:
-    """Lock the head row of a namespace until the commit; make it, if nobody has ever written there."""
+    """Lock the head row of a namespace until the commit; make it, if nobody has written there. Raises as `lock`."""
     head = lock(connection, namespace, clock)
     if head is not None:
         return head
     _BEGIN.run(connection, namespace)
-    return NamespaceHead(*_LOCK.rows(connection, namespace, clock())[0])
+    made = lock(connection, namespace, clock)
+    assert made is not None  # noqa: S101  # it is there now
+    return made
 
 
 def move(connection: Connection, namespace: str, seq: int, stored_at: float) -> None:

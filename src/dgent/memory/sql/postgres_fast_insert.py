@@ -8,6 +8,7 @@ written unless all of it is so, because who appends to a namespace moves its hea
   appended since the moment it sees, in which none of the ids was there.
 * Versions that were erased since then do no harm: it relies on what is absent only.
 * A supposition that was wrong once stays wrong, so a statement that comes late does nothing.
+* It sees that the store is kept with no other index; who makes one holds the table of heads meanwhile.
 
 The server's clock decides when a datum expires, and its digest covers the time, which therefore has to be known before
 the statement is sent. The writer supposes that too: each answer tells the server's time, and from there a clock of this
@@ -39,7 +40,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from dgent.memory.datum_index import registered
+from dgent.memory.datum_index import NOTED, kept, registered
 from dgent.memory.metadata_index import rows_of, terms
 from dgent.memory.sql.datum_tables import Row, datums, heads
 from dgent.memory.sql.namespace_head import move, take
@@ -133,7 +134,7 @@ class FastInsert:
         expiring = any(row.expires_at is not None for row in rows)
         shape = _InsertShape(len(rows) == 1, bool(children), expiring, bool(found))
         statement, own = _statement(shape)
-        values = [batch.namespace, batch.seq - len(rows), batch.seq, batch.now, batch.stored_at]
+        values = [batch.namespace, batch.seq - len(rows), batch.seq, batch.now, batch.stored_at, kept()]
         values += own(rows[0] if shape.one else [*zip(*rows, strict=True)])
         if shape.children:
             values.append(children)
@@ -200,7 +201,7 @@ def _statement(shape: _InsertShape) -> tuple[Statement, Callable[[Sequence[Any]]
     source = head if shape.one else head.join(new, true())
     put = insert(datums).from_select(list(values), select(*values.values()).select_from(source))
     element = select(head.c.now).add_cte(put.cte("put"))
-    params = ["ns from_seq to_seq now stored_at", *(f"new_{name}" for name in names)]
+    params = ["ns from_seq to_seq now stored_at kept", *(f"new_{name}" for name in names)]
     if shape.children:
         params.append("children")
     if shape.terms:
@@ -213,7 +214,7 @@ def _statement(shape: _InsertShape) -> tuple[Statement, Callable[[Sequence[Any]]
 
 
 def _head(shape: _InsertShape) -> CTE:
-    """Move the head on, if it and the time are as we suppose, and the store has none of the ids, nor live children.
+    """Move the head on, if it, the time and the formats are as we suppose, and the store has neither ids nor children.
 
     Without children of theirs in the store, only rows of ours could close a cycle.
     """
@@ -225,6 +226,7 @@ def _head(shape: _InsertShape) -> CTE:
         h.stored_at <= bindparam("stored_at"),
         func.abs(clock_time("clock") - bindparam("now", type_=Float(53))) <= literal_column(str(TOLERANCE)),
         not_(exists(literal_column("1")).where(here, known)),
+        bindparam("kept") == NOTED,
     )
     if shape.expiring:  # its life begins when the wait for the lock is over
         held = select(h.namespace).where(h.namespace == bindparam("ns")).with_for_update().subquery("held")

@@ -13,23 +13,28 @@ from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, func
 from dgent.cursor import Position, seal_cursor
 from dgent.memory.metadata_index import also, terms, terms_for
 from dgent.memory.sql.datum_tables import READ, datums, datums_of, each_of
-from dgent.memory.sql.reads import check_passable, end_of, in_range, unexpired
+from dgent.memory.sql.reads import check_passable, end_of, get_many, in_range, unexpired
 from dgent.page import Page
 from dgent.sql.constructs import BYTEWISE, unindexed
 from dgent.sql.damaged_pages import Source, page_of
-from dgent.sql.keyset import behind, first_of, in_order
+from dgent.sql.keyset import BATCH, behind, first_of, in_order
 from dgent.sql.statement import Statement
+from dgent.sql.table_set import formats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dgent.datum import Datum
+    from dgent.memory.datum_index import DatumIndex
     from dgent.query import Query
 
 d, t = datums.c, terms.c
 
 NARROW: Final = 1000
 """A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
+
+_MORE: Final = 4
+"""How many times as much is asked of an index, where too little of what it found was an answer."""
 
 _WIDTH_OF_RANGE = Statement(
     select(func.count()).select_from(
@@ -84,6 +89,33 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     part = page_of(connection, each, at, query.limit, query.matches, f"namespace {namespace!r}")
     cursor = None if part.last is None else seal_cursor(query.position(part.last), query.fingerprint)
     return Page(part.found, cursor, part.damaged)
+
+
+def search(
+    connection: Connection, namespace: str, index: DatumIndex, question: Any, limit: int, now: float
+) -> list[Datum]:
+    """Return the first live datums that an index finds and that answer the question.
+
+    Of what it finds some may have expired, or be no answer: then it is asked for more, and what was seen is passed.
+
+    Raises:
+        SchemaOutdated: the index is not there.
+    """
+    index.tables.check_noted(connection, formats(connection))
+    passed: set[str] = set()
+    found: list[Datum] = []
+    most = max(limit, 1)
+    while len(found) < limit:
+        ids = index.search(connection, namespace, question, most)
+        fresh = [id for id in dict.fromkeys(ids) if id not in passed]
+        for at in range(0, len(fresh), BATCH):
+            read = get_many(connection, namespace, fresh[at : at + BATCH], now)
+            found += [datum for datum in read.values() if index.confirms(question, datum)]
+        if len(ids) < most:
+            break
+        passed.update(fresh)
+        most *= _MORE
+    return found[:limit]
 
 
 def _whole_page(

@@ -8,7 +8,7 @@ is written together. What is refused, or changes nothing, moves nothing.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
 
@@ -19,6 +19,7 @@ from dgent.memory.sql.namespace_head import MOVE, take
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 from dgent.sql.constructs import one_of
 from dgent.sql.damaged_pages import is_undecodable, lenient_text
+from dgent.sql.savepoints import in_savepoint
 from dgent.sql.statement import BulkInsert, Statement
 from dgent.validation import check_namespace
 
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
     from dgent.operations import Operation, Outcome
+
+    _Written: TypeAlias = tuple[list[list[Outcome] | Exception], NamespaceHead]
 
 d = datums.c
 
@@ -105,6 +108,8 @@ def planned(
         row = latest.get(id)
         if row is not None and not (type(row.version) is int and type(row.expires_at) in _MOMENT):
             raise corrupt(namespace, id, row.version)
+        if row is not None and row.content is not None and not row.live:
+            return row._replace(live=True, digest=b"")  # it lost its mark: there, and not what was written
         return row
 
     def made(id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None) -> Row:
@@ -133,7 +138,8 @@ def append(
     `last` are the last of the rows by id, and `latest` the last versions of these ids that are stored.
     """
     namespace = rows[0].namespace
-    superseded = [row for id in last if (row := latest.get(id)) is not None and row.live]
+    before = [row for id in last if (row := latest.get(id)) is not None]
+    superseded = [row for row in before if row.live or row.content is not None]  # whatever a damaged mark says
     if superseded:  # they are no longer the last: take the mark and what they are found by from them
         _SUPERSEDE.run_many(connection, [(namespace, row.id, row.version) for row in superseded])
         for index in registered():
@@ -174,8 +180,32 @@ def write(
     batches: Sequence[Sequence[Operation]],
     clock: Callable[[], float],
     limits: Limits,
-) -> tuple[list[list[Outcome] | Exception], NamespaceHead]:
-    """Apply batches to a namespace that was checked; return also where it stands then."""
+) -> _Written:
+    """Apply batches to a namespace that was checked; return also where it stands then.
+
+    An index of a third party may refuse what it is told, and thereby undo its savepoint: then each batch has its own.
+    """
+    if len(batches) == 1 or len(registered()) == 1:
+        return _write_together(connection, namespace, batches, clock, limits)
+
+    def together(some: Sequence[Sequence[Operation]]) -> _Written | Exception:
+        return in_savepoint(connection, lambda inside: _write_together(inside, namespace, some, clock, limits))
+
+    written = together(batches)
+    if not isinstance(written, Exception):
+        return written
+    alone = [together([batch]) for batch in batches]
+    results = [one if isinstance(one, Exception) else one[0][0] for one in alone]
+    return results, take(connection, namespace, clock)
+
+
+def _write_together(
+    connection: Connection,
+    namespace: str,
+    batches: Sequence[Sequence[Operation]],
+    clock: Callable[[], float],
+    limits: Limits,
+) -> _Written:
     head = take(connection, namespace, clock)
     ids = list({one.id: None for batch in batches for one in batch})
     latest = latest_rows(connection, namespace, ids)

@@ -8,8 +8,7 @@ Three ways to the file, each with connections of its own:
 * an ORM transaction begins on its caller's thread if nothing else is under way, else it waits for its lease in the
   writer's queue; the writer serves it and waits until it has ended.
 
-All of them refuse files that are not those that were opened first (`file_identity`). A file that can only be read has
-readers alone (`read_only`).
+All refuse other files than those that were opened first (`file_identity`); one to be only read has readers alone.
 """
 
 # state            thread                   file lock   write lock     what a cancel of the caller does

@@ -3,7 +3,7 @@
 # a read     thread                                  who waits for it           what a cancel of its caller does
 # inline     the caller's, which has `_free`         its event loop, for 2 ms   none can come meanwhile
 # gathered   the caller's, in the next turn of the   the tasks that asked in    it is left out, and the others are
-#            loop, in one call for all of one key    this turn                  read
+#            loop, in one call for all of one work   this turn                  read
 # short      `dgent-read-...`, one after another     other short reads          not taken yet: it is never begun; else
 #                                                                               it goes on to its end or its limit
 # scan       `dgent-scan-...`                        other scans                the same
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from dgent.sql.runner import A, Each, T
 
     Connect: TypeAlias = Callable[[], sqlite3.Connection]
+    _Key: TypeAlias = tuple[object, Hashable, Each[Any, Any]]
 
 Ts = TypeVarTuple("Ts")
 
@@ -124,7 +125,7 @@ class ReadBatcher:
 
     def __init__(self, inline: InlineReader) -> None:
         self._inline = inline
-        self._waiting: dict[tuple[object, Hashable], list[tuple[Any, asyncio.Future[Any]]]] = {}
+        self._waiting: dict[_Key, list[tuple[Any, asyncio.Future[Any]]]] = {}
         self._alone_until = 0.0
 
     def pays(self) -> bool:
@@ -135,13 +136,15 @@ class ReadBatcher:
         """Read an item with those of its key if that can be done at once, and return its one result."""
         loop = running_loop()
         future: asyncio.Future[list[T | Exception] | None] = loop.create_future()
-        waiting = self._waiting.setdefault((loop, batch_key), [])
+        key = loop, batch_key, work
+        waiting = self._waiting.setdefault(key, [])
         if not waiting:
-            loop.call_soon(self._answer, (loop, batch_key), work)
+            loop.call_soon(self._answer, key)
         waiting.append((item, future))
         return await future
 
-    def _answer(self, key: tuple[object, Hashable], work: Each[Any, Any]) -> None:
+    def _answer(self, key: _Key) -> None:
+        _, _, work = key
         waiting = [(item, future) for item, future in self._waiting.pop(key) if not future.done()]
         if len(waiting) == 1:
             self._alone_until = time.perf_counter() + ALONE

@@ -30,7 +30,7 @@ from dgent.sql.sqlite.engine import close, close_last, commit, files_of, prepare
 from dgent.sql.sqlite.readers import STEPS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable
+    from collections.abc import Callable
     from pathlib import Path
 
     from sqlalchemy import Connection
@@ -157,14 +157,13 @@ class GroupCommitWriter:
 
 
 def grouped(jobs: list[Job]) -> list[list[Job]]:
-    """Split into units of work, each alone, and runs of jobs that share a batch key."""
+    """Split into units of work, each alone, and runs of jobs that share a batch key and their work."""
     groups: list[list[Job]] = []
-    batch_key: Hashable = None
     for job in jobs:
-        if job.batch_key is None or job.batch_key != batch_key:
+        before = groups[-1][0] if groups else None
+        if before is None or job.batch_key is None or (job.batch_key, job.task) != (before.batch_key, before.task):
             groups.append([])
         groups[-1].append(job)
-        batch_key = job.batch_key
     return groups
 
 
