@@ -206,6 +206,10 @@ class Backend(DgentProtocol, Protocol):
         """The namespace that the verbs see."""
 
     @property
+    def where(self) -> str:
+        """Where its data lies: no two stores share it; empty where that cannot be told. No password."""
+
+    @property
     def priority(self) -> int:
         """Its place in a chain: the lower, the sooner."""
 
@@ -233,3 +237,27 @@ class Backend(DgentProtocol, Protocol):
 
     async def close(self) -> None:
         """Wait for what was acknowledged, then release every connection, file and thread. May be called twice."""
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """A store that makes what it lies in before it is used."""
+
+    async def prepare(self) -> str:
+        """Make it if it is not there, and return the id of the store."""
+
+
+@runtime_checkable
+class HasHead(Protocol):
+    """A store that tells cheaply where a namespace stands."""
+
+    async def head(self) -> int:
+        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+
+
+@runtime_checkable
+class FindsParents(Protocol):
+    """A store that tells cheaply whether an id has children."""
+
+    async def is_parent(self, id: str) -> bool:
+        """Tell whether a live datum names this id as its parent."""

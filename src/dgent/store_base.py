@@ -186,6 +186,11 @@ class BackendBase(StoreBase, Backend):
 
     namespace = "default"
 
+    @property
+    @override
+    def where(self) -> str:
+        return ""
+
     @abstractmethod
     async def _namespaces(self, prefix: str | None, limit: int) -> Names:
         """Return the namespaces that hold something, sorted."""

@@ -7,7 +7,8 @@ import os
 import shutil
 import sqlite3
 import time
-from contextlib import closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import inspect, text
+from tests.assets import freeze_queue
+from tests.memory.switchable_backend import Switchable
 
 from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.bridge import outbox as outbox_module
@@ -34,9 +37,10 @@ from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.models import Crystal, CrystalTag
-from dgent.query import Query
+from dgent.operations import Put
+from dgent.query import Order, Query
 from dgent.sql import Database, open_database
-from dgent.testing.contract_base import examples, pages
+from dgent.testing.contract_base import examples, pages, patience
 from dgent.testing.manual_clock import ManualClock
 
 from .conftest import opened, settings_of
@@ -141,6 +145,7 @@ async def test_a_transaction_that_is_committed_ends_well_whatever_its_delivery_m
     async def fail(*_: Any) -> Any:
         raise StorageTimeout("somebody holds the lock")
 
+    await Outbox(database, memory).prepare()
     with monkeypatch.context() as hindered:
         if broken == "run":
             hindered.setattr(Queue, "page", fail)
@@ -366,6 +371,45 @@ async def test_the_table_of_the_first_outbox_is_taken_over_in_its_order(
         assert await box.reconcile() == DeliveryReport()
 
 
+@pytest.mark.parametrize("place", ["sqlite", "postgres"])
+async def test_a_queue_named_by_its_namespace_alone_is_taken_over(
+    request: pytest.FixtureRequest, sqlite_path: Path, place: str
+) -> None:
+    """With what is known of each id: what a program that died has delivered is not taken for somebody else's write."""
+    if place == "sqlite":
+        shutil.copy(Path(__file__).parent.parent / "assets" / "queue-2.db", sqlite_path)
+        sqlite_path.chmod(0o600)
+        url = f"sqlite:///{sqlite_path}"
+    else:
+        url = request.getfixturevalue("postgres_url")
+        async with opened(url) as database:
+            await freeze_queue.fill(database)
+    async with opened(url) as database:
+        one, two = MemoryBackend("one"), MemoryBackend("two")
+        await one.put_many([_numbered("planned", 1), _numbered("planned", 2), _numbered("done", 1)])
+        await one.put(_numbered("deleted", 1))
+        box = Outbox(database, one)
+        reports = await asyncio.gather(*(Outbox(database, one).reconcile() for _ in range(3)))
+        assert sum(report.delivered for report in reports) == 2 + 1 + 1 + 70
+        for id, last in (("planned", 3), ("done", 2), ("many", 70)):
+            assert [each.datum for each in await one.history(id)] == [_numbered(id, n) for n in range(1, last + 1)]
+        assert not await one.exists("deleted")
+        aside = await box.set_aside()
+        broken, refused = sorted(aside, key=lambda entry: entry.id)
+        assert (broken.raw, "no entry" in broken.reason) == (b"no entry", True)
+        assert (refused.id, refused.reason) == ("refused", "it closes a cycle")
+        assert await box.retry(refused)
+        assert await one.get("refused") == _numbered("refused", 1)
+        assert await box.reconcile() == DeliveryReport()
+        assert await Outbox(database, MemoryBackend("one")).reconcile() == DeliveryReport()
+        assert await Outbox(database, two).reconcile() == DeliveryReport(1)
+        assert await two.get("planned") == _numbered("planned", 9)
+
+
+def _numbered(id: str, n: int) -> Datum:
+    return Datum(id, b"%d" % n, float(n), None, {"n": n})
+
+
 async def _old_table(url: str, frozen: Path) -> None:
     """Make the table of the first outbox on another database, with the rows of the frozen file."""
     columns = "namespace, seq, id, datum, ttl, at, refusal"
@@ -384,6 +428,154 @@ async def _old_table(url: str, frozen: Path) -> None:
 
     async with opened(url) as database:
         await database.write(work)
+
+
+async def test_what_waits_for_one_memory_never_goes_to_another_of_the_same_namespace(
+    database: Database, tmp_path: Path
+) -> None:
+    one, two = JSONLBackend(tmp_path / "one.jsonl"), JSONLBackend(tmp_path / "two.jsonl")
+    switched = Switchable(one)
+    switched.switch.on = False
+    async with unit_of_work(database, switched) as tx:
+        await tx.memory.put(Datum.create(b"for one", id="x"))
+    async with unit_of_work(database, two) as tx:
+        assert not await tx.memory.exists("x")
+        await tx.memory.put(Datum.create(b"for two", id="y"))
+    assert [datum.id for datum in await two.list()] == ["y"]
+    assert (await Outbox(database, switched).reconcile()).waiting == 1
+    (tmp_path / "linked").symlink_to(tmp_path)
+    again = JSONLBackend(tmp_path / "linked" / "one.jsonl")  # another name of the same file
+    assert await Outbox(database, again).reconcile() == DeliveryReport(1)
+    assert [datum.id for datum in await one.list()] == ["x"]
+    for store in (one, two, again):
+        await store.close()
+
+
+@pytest.mark.parametrize("kind", [JSONLBackend, SQLiteBackend])
+async def test_a_memory_that_moved_gets_what_waits_for_it(database: Database, tmp_path: Path, kind: Any) -> None:
+    async with memory_at(kind, database, tmp_path / "old" / "memory") as (memory, switch):
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"1", id="x"))
+        switch.on = False
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"2", id="x"))
+    (tmp_path / "copy").mkdir()
+    shutil.copy(tmp_path / "old" / "memory", tmp_path / "copy" / "memory")
+    async with memory_at(kind, database, tmp_path / "copy" / "memory") as (copied, _):
+        assert await Outbox(database, copied).reconcile() == DeliveryReport()  # the other one is still there
+    (tmp_path / "old").rename(tmp_path / "new")
+    for delivered in (1, 0):
+        async with memory_at(kind, database, tmp_path / "new" / "memory") as (memory, _):
+            assert await Outbox(database, memory).reconcile() == DeliveryReport(delivered)
+            assert [each.datum and each.datum.content for each in await memory.history("x")] == [b"1", b"2"]
+
+
+@asynccontextmanager
+async def memory_at(kind: Any, database: Database, path: Path) -> AsyncIterator[Any]:
+    """Return a memory at a path behind a switch, as another process finds it."""
+    path.parent.mkdir(exist_ok=True)
+    database.attached.pop(outbox_module._SharedOutbox, None)
+    store = kind(path)
+    memory = Switchable(store)
+    yield memory, memory.switch
+    await store.close()
+
+
+async def test_two_memories_in_memory_are_two(database: Database) -> None:
+    one, two = Elsewhere(), Elsewhere()
+    one.down = True
+    for store in (one, two):
+        async with unit_of_work(database, store) as tx:
+            await tx.memory.put(Datum.create(b"x", id="x"))
+    assert (await two.count(), (await Outbox(database, one).reconcile()).waiting) == (1, 1)
+    one.down = False
+    assert await Outbox(database, one.within("default")).reconcile() == DeliveryReport(1)
+
+
+async def test_a_memory_that_does_not_say_where_it_lies_has_no_outbox(database: Database) -> None:
+    class Nowhere(MemoryBackend):
+        where = ""  # type: ignore[assignment]
+
+    for refused in (Nowhere(), TableAdapter(Crystal, database), "memory"):
+        with pytest.raises(CapabilityMissing, match="where it lies"):
+            Outbox(database, refused)  # type: ignore[arg-type]
+    with pytest.raises(CapabilityMissing):
+        async with unit_of_work(database, Nowhere()):
+            pytest.fail("it began")
+
+
+async def test_a_delivery_goes_on_through_another_view_of_the_same_memory(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are one for each other: neither waits until the other one counts as dead."""
+    monkeypatch.setattr(page_delivery, "LEASE", 3600.0)
+    memory = Elsewhere()
+    other = memory.within(memory.namespace)
+    memory.deaf = True
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.put(Datum.create(b"x", id="c"))
+    async with asyncio.timeout(patience(10)):
+        assert await Outbox(database, other).reconcile() == DeliveryReport(1)
+    assert len(await memory.history("c")) == 1
+
+
+async def test_the_versions_of_many_ids_are_asked_for_a_few_at_a_time(database: Database) -> None:
+    class Counting(MemoryBackend):
+        now = most = asked = 0
+
+        async def history(self, *args: Any, **named: Any) -> Any:
+            self.now, self.asked = self.now + 1, self.asked + 1
+            self.most = max(self.most, self.now)
+            await asyncio.sleep(0)
+            self.now -= 1
+            return await super().history(*args, **named)
+
+    memory = Counting()
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.put_many([Datum(f"k{n % 100}", b"%d" % n, 0.0) for n in range(200)])
+        assert (memory.asked, memory.most) == (100, outbox_module.FEW)
+
+
+async def test_a_put_that_waits_always_says_that_it_changed_something(database: Database, memory: Elsewhere) -> None:
+    """Nobody asks the memory, which may be away; on delivery an equal one changes nothing."""
+    datum = Datum.create(b"x", id="c")
+    await memory.put(datum)
+    memory.down = True
+    async with unit_of_work(database, memory) as tx:
+        (outcome,) = await tx.memory.apply([Put(datum)])
+        assert (outcome.changed, outcome.version) == (True, 0)
+    memory.down = False
+    assert await Outbox(database, memory).reconcile() == DeliveryReport(1)
+    assert len(await memory.history("c")) == 1
+
+
+@pytest.mark.filterwarnings("ignore::dgent.warnings.DamagedWarning")
+@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("limit", [1, 2, 3, 5])
+async def test_pages_name_each_damaged_version_once(
+    database: Database, tmp_path: Path, order: Order, limit: int
+) -> None:
+    path = tmp_path / "memory.db"
+    memory = SQLiteBackend(path)
+    await memory.put_many([Datum(f"d{n:02}", b"", float(n)) for n in range(14)])
+    broken = {"d01", "d04", "d05", "d06", "d11", "d13"}
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executemany("UPDATE dgent_datums SET content = x'00' WHERE id = ?", [(id,) for id in broken])
+        connection.commit()
+    async with unit_of_work(database, memory) as tx:
+        for id, time in (("w0", 4.5), ("w1", 4.6), ("d02", 4.7), ("w2", 9.5), ("w3", 9.6), ("d08", 20.0), ("d11", 0.5)):
+            await tx.memory.put(Datum(id, b"new", time))
+        named, found, query = [], [], Query(limit=limit, order=order)
+        while True:
+            page = await tx.memory.query(query)
+            named += [each.id for each in page.damaged]
+            found += [datum.id for datum in page]
+            if page.cursor is None:
+                break
+            query = replace(query, cursor=page.cursor)
+        assert sorted(named) == sorted(broken - {"d11"})
+        assert len(found) == len(set(found)) == 14 - 6 + 4 + 1
+    await memory.close()
 
 
 steps = st.lists(

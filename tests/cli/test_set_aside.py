@@ -15,7 +15,7 @@ from tests.cli.run_kg import Runner
 from dgent import Datum, JSONLBackend, SQLiteBackend, StorageProvider
 from dgent.delivery import Queue
 from dgent.delivery.queued_write import damaged
-from dgent.memory.failover.manifest import key_of
+from dgent.memory.failover.manifest import place_of
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
@@ -98,6 +98,6 @@ async def _set_damaged_aside() -> None:
     settings = Settings.load()
     first, later = SQLiteBackend(settings.sqlite_path), JSONLBackend(settings.jsonl_path)
     entry = damaged("0" * 32 + "-x", 0, "it is no entry", b"\xff\x00left", 1.0)
-    await Queue(later, key_of(first)).put_aside([entry])
+    await Queue(later, place_of(first)).put_aside([entry])
     await later.close()
     await first.close()

@@ -17,9 +17,22 @@ from tests.memory.switchable_backend import Switch, Switchable
 
 from dgent.capabilities import Capabilities
 from dgent.datum import Datum
-from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally, Version, roomy
+from dgent.delivery import (
+    Deliverer,
+    KnownTarget,
+    Queue,
+    QueuedWrite,
+    QueueUnreadable,
+    Tally,
+    Version,
+    move_all,
+    page_delivery,
+    roomy,
+)
 from dgent.delivery import queued_write as entry_module
+from dgent.delivery.page_delivery import PageDelivery
 from dgent.delivery.queued_write import RESERVED, group_of
+from dgent.delivery.target_writer import BaseVersion
 from dgent.exceptions import BackendUnavailable, Corrupt, StorageError
 from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
@@ -455,3 +468,40 @@ async def test_what_the_first_format_left_is_taken_over_in_its_order(tmp_path: P
     await queue.sweep()
     assert [name for name in await store.namespaces(".dgent") if "/places/" not in name] == []
     await store.close()
+
+
+async def test_a_program_that_delivers_a_queue_while_it_is_moved_writes_nothing_twice(store: Backend) -> None:
+    """It has read a page of it, and planned one entry."""
+    former, queue, target = Queue(store, "former"), Queue(store, "new"), MemoryBackend("n")
+    await former.append([entry("planned", 1, ttl=60.0), entry("read", 1, ttl=60.0), entry("planned", None)])
+    old = Deliverer(former, target)
+    page = await former.page()
+    delivery = PageDelivery(old, Tally(), {})
+    plan = await delivery._plan(page.entries[0])
+    await move_all(former, queue)
+    await move_all(former, queue)  # there is nothing left
+    assert (await former.count(), await queue.count()) == ((0, 0), (3, 0))
+    assert isinstance(plan, BaseVersion)
+    await delivery._writer.write(page.entries[0], plan)
+    for one in page.entries[1:]:
+        await delivery.carry([one])
+    await delivery.finish()
+    assert [one.id for one in await target.list()] == ["planned"]
+    later = time.time() + page_delivery.LEASE
+    assert (await Deliverer(queue, target, clock=lambda: later).run()).delivered == 3
+    assert [one.datum for one in await target.history("planned")] == [value("planned", 1), None]
+    assert len(await target.history("read")) == 1
+
+
+async def test_what_is_damaged_is_moved_among_what_was_set_aside(store: Backend) -> None:
+    former, queue, target = Queue(store, "former"), Queue(store, "new"), MemoryBackend("n")
+    (one, _) = await former.append([entry("a", 1), entry("b", 1)])
+    await former.append([entry("a", 2)])
+    await former._watermarks.put(Datum(one.group, b"no record", 0.0))
+    await former._log.put(Datum("x" * 32 + "-1", b"no entry", 0.0))
+    await move_all(former, queue)
+    assert (await former.count(), await queue.count()) == ((0, 0), (1, 3))
+    aside = await queue.set_aside()
+    assert [(each.id, each.raw) for each in aside] == [("", b"no entry"), ("a", None), ("a", None)]
+    assert all("may be in" in each.reason for each in aside[1:])
+    assert (await Deliverer(queue, target).run()).delivered == 1

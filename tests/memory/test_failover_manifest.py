@@ -16,7 +16,7 @@ from sqlalchemy.engine import make_url
 
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, ReadOnly, SchemaTooNew, StorageError
-from dgent.memory.failover.manifest import KnownStore, Manifest, ManifestFile, key_of, old_keys_of
+from dgent.memory.failover.manifest import KnownStore, Manifest, ManifestFile, old_places_of, place_of
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.postgres_backend import PostgresBackend
@@ -146,15 +146,15 @@ async def test_a_store_is_known_by_its_id(file: ManifestFile, tmp_path: Path) ->
         assert await file.admit(store, order=[]) is False
         file.fill(store)
         known = file.read()
-        assert known.first == key_of(store) == f"{kind.name}:{tmp_path / kind.name}"
-        assert known.stores[key_of(store)] == KnownStore(await store.prepare(), filled=True)
+        assert known.first == place_of(store) == f"{kind.name}:{tmp_path / kind.name}"
+        assert known.stores[place_of(store)] == KnownStore(await store.prepare(), filled=True)
         known.check(store, await store.prepare())
         with pytest.raises(Corrupt, match="was here"):
             known.check(store, "another")
         await store.close()
     memory = MemoryBackend()
     assert await file.admit(memory, order=[]) is True
-    assert key_of(memory) not in file.read().stores
+    assert place_of(memory) not in file.read().stores
 
 
 # Places and ids
@@ -174,10 +174,10 @@ def test_two_servers_by_socket_are_two_places(tmp_path: Path, monkeypatch: pytes
         "postgresql://me@h/db?options=-csearch_path%3Dx",
         "postgresql://me@h/db?service=one",
     ]
-    keys = [key_of(PostgresBackend(url)) for url in urls]
-    keys.append(key_of(PostgresBackend(urls[3], settings=Settings.load(database_url=urls[3], database_schema="s"))))
+    keys = [place_of(PostgresBackend(url)) for url in urls]
+    keys.append(place_of(PostgresBackend(urls[3], settings=Settings.load(database_url=urls[3], database_schema="s"))))
     monkeypatch.setenv("PGHOST", "elsewhere")
-    keys.append(key_of(PostgresBackend("postgresql://me@/db")))
+    keys.append(place_of(PostgresBackend("postgresql://me@/db")))
     assert len(set(keys)) == len(keys)
 
 
@@ -187,7 +187,7 @@ def test_one_server_by_two_texts_is_one_place(monkeypatch: pytest.MonkeyPatch) -
         ["postgresql://me@h/db", "postgresql://me:s3cr3t@h:5432/db?sslmode=prefer", "postgresql://h/db?user=me"],
         ["postgresql://me@/db?host=/a", "postgresql:///db?host=/a&port=5432&application_name=x"],
     ):
-        (key,) = {key_of(PostgresBackend(url)) for url in urls}
+        (key,) = {place_of(PostgresBackend(url)) for url in urls}
         assert "s3cr3t" not in key
 
 
@@ -197,7 +197,7 @@ def test_one_file_by_two_paths_is_one_place(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path / "real")
     for kind in (SQLiteBackend, JSONLBackend):
         paths = [tmp_path / "real" / "x", tmp_path / "link" / "x", tmp_path / "link" / ".." / "real" / "x", "x"]
-        assert len({key_of(kind(path)) for path in paths}) == 1
+        assert len({place_of(kind(path)) for path in paths}) == 1
 
 
 async def test_one_store_at_two_places_is_one_store(file: ManifestFile, postgres_url: str) -> None:
@@ -207,8 +207,8 @@ async def test_one_store_at_two_places_is_one_store(file: ManifestFile, postgres
     assert await file.admit(one, order=[])
     await file.admit(two, order=[])
     known = file.read()
-    assert known.stores[key_of(one)] == known.stores[key_of(two)]
-    assert known.same_as(key_of(one)) == known.same_as(key_of(two)) == {key_of(one), key_of(two)}
+    assert known.stores[place_of(one)] == known.stores[place_of(two)]
+    assert known.same_as(place_of(one)) == known.same_as(place_of(two)) == {place_of(one), place_of(two)}
     await one.close()
     await two.close()
 
@@ -241,10 +241,10 @@ async def test_a_manifest_of_format_1_is_read_and_upgraded(
     id = await store.prepare()
     file.path.parent.mkdir()
     file.path.write_text(OF_FORMAT_1 % (old, old, id, old))
-    assert old_keys_of(store) == [old]
+    assert old_places_of(store) == [old]
     await file.admit(store, order=[])
     known = file.read()
-    assert (known.first, known.stores) == (key_of(store), {key_of(store): KnownStore(id, filled=True)})
+    assert (known.first, known.stores) == (place_of(store), {place_of(store): KnownStore(id, filled=True)})
     assert orjson.loads(file.path.read_bytes())["format"] == 2
     assert known.spills == [("jsonl:/y", old)], "a queue lies under the name that it was given"
     await store.close()
@@ -253,7 +253,7 @@ async def test_a_manifest_of_format_1_is_read_and_upgraded(
 async def test_format_1_still_knows_a_store_that_was_replaced(file: ManifestFile, postgres_url: str) -> None:
     url = postgres_url.replace("postgres@", "postgres:secret@")
     store = PostgresBackend(url)
-    (old,) = old_keys_of(store)
+    (old,) = old_places_of(store)
     file.path.parent.mkdir()
     file.path.write_text(OF_FORMAT_1 % (old, old, "another", old))
     with pytest.raises(Corrupt, match="kg stores forget"):
@@ -266,7 +266,7 @@ async def test_two_sockets_of_which_format_1_made_one_do_not_accuse_each_other(
 ) -> None:
     url = make_url(postgres_url)
     store = PostgresBackend(f"postgresql://postgres@/{url.database}?host=127.0.0.1&port={url.port}")
-    (old,) = old_keys_of(store)
+    (old,) = old_places_of(store)
     file.path.parent.mkdir()
     file.path.write_text(OF_FORMAT_1 % (old, old, "the other server", old))
     await file.admit(store)

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.memory.switchable_backend import Switch, Switchable
 from tests.sql.proxy import Proxy
 
@@ -17,6 +19,7 @@ from dgent.delivery import Progress
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
+    CausalCycle,
     Corrupt,
     InvalidDatum,
     InvalidNamespace,
@@ -36,6 +39,8 @@ from dgent.memory.failover.router import DgentRouter
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
+from dgent.memory.write_batch import check_acyclic_within
+from dgent.operations import Delete, Put
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.testing import DgentContract
@@ -339,6 +344,70 @@ async def test_while_degraded_nothing_is_compared_or_erased(place: Place, at_sta
         assert await router.get("a") == datum("a", 2)
 
 
+@pytest.mark.parametrize("at_start", [True, False])
+async def test_a_batch_that_closes_a_cycle_by_itself_is_refused_while_degraded(place: Place, at_start: bool) -> None:
+    place.first.on = not at_start
+    async with place.router(spill=True) as router:
+        if not at_start:
+            await router.put(datum("live"))
+            place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put(datum("before"))
+        for batch in (
+            [below("s", "s")],
+            [below("a", "b"), below("b", "a")],
+            [datum("z"), below("a", "b"), below("b", "c"), below("c", "a"), datum("y")],
+            [below("a", "b"), below("a", "c"), below("c", "a")],
+        ):
+            with pytest.raises(CausalCycle):
+                await router.put_many(batch)
+        await router.apply([Put(below("a", "b")), Delete("a"), Put(below("b", "a"))])  # as a store takes it
+        if at_start:  # then it sees what waits
+            with pytest.raises(CausalCycle):
+                await router.put_many([datum("z"), below("a", "b")])
+            assert await router.get_many(["a", "z"]) == {}
+        await router.put_many([below(f"deep{n}", f"deep{n + 1}") for n in range(2000)])
+        assert (await router.status())["waiting"] == 1 + 3 + 2000
+        place.first.on = True
+        assert (await router.recover()).set_aside == ()
+        assert {one.id for one in await router.list(limit=5000) if not one.id.startswith("deep")} == {
+            "before",
+            "b",
+            *([] if at_start else ["live"]),
+        }
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.none() | st.just("") | st.sampled_from("abcd")), max_size=8))
+async def test_a_batch_is_refused_without_a_store_where_an_empty_one_refuses_it(steps: list[Any]) -> None:
+    batch = [Delete(id) if parent is None else Put(Datum(id, b"", 1.0, parent or None)) for id, parent in steps]
+    try:
+        await MemoryBackend().apply(batch)
+    except CausalCycle:
+        with pytest.raises(CausalCycle):
+            check_acyclic_within(batch)
+    else:
+        check_acyclic_within(batch)
+
+
+async def test_of_a_batch_that_waited_only_what_the_first_store_refuses_is_set_aside(place: Place) -> None:
+    """It is kept whole, and delivered write by write."""
+    async with place.router(spill=True) as router:
+        await router.put_many([datum("top"), below("child", "top")])
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            await router.put_many([datum("x"), below("top", "child"), datum("y")])
+        assert await router.delete_many(["x", "never", "was"]) == 3  # how many were taken: nobody can tell more
+        place.first.on = True
+        report = await router.recover()
+        assert [(entry.id, entry.reason[:11]) for entry in report.set_aside] == [("top", "CausalCycle")]
+        assert sorted([one.id for one in await router.list()]) == ["child", "top", "y"]
+        assert [one.datum for one in await router.history("x")] == [datum("x"), None]
+
+
+def below(id: str, parent: str) -> Datum:
+    return Datum(id, b"", 1.0, parent)
+
+
 async def test_a_bad_write_is_refused_before_it_is_spilled(place: Place) -> None:
     place.first.on = False
     place.settings = Settings.load(data_dir=place.folder, max_content=4)
@@ -623,6 +692,61 @@ async def test_it_opens_once_for_many_and_never_after_close(place: Place) -> Non
     with pytest.raises(StoreClosed):
         await router.recover()
     assert await router.is_available() is False
+
+
+@pytest.mark.parametrize(
+    ("store", "verb"),
+    [("first", "prepare"), ("first", "namespaces"), ("second", "prepare"), ("second", "query"), ("second", "compact")],
+)
+async def test_who_closes_it_while_it_opens_has_closed_it(place: Place, store: str, verb: str) -> None:
+    """Whatever `open` is waiting for; a verb that came to a router half open would look at its state for ever."""
+    place.settings.manifest_path.write_bytes(b"{damaged")  # so that something may wait in the second
+    switch = getattr(place, store)
+    gate = switch.held[verb] = asyncio.Event()
+    router = DgentRouter(place.settings, backends=place.stores(), spill=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DegradedWarning)  # it tells of the damaged manifest
+        opening = asyncio.create_task(router.open())
+        async with asyncio.timeout(patience(10)):
+            while verb not in switch.calls:
+                await asyncio.sleep(0.001)
+        await router.close()
+        gate.set()
+        with pytest.raises(StoreClosed):
+            await opening
+    for late in (
+        lambda: router.put(datum("a"), expect=0),
+        lambda: router.put(datum("a")),
+        lambda: router.delete("a"),
+        lambda: router.get("a"),
+        router.count,
+        router.compact,
+        router.recover,
+        router.settled,
+    ):
+        with pytest.raises(StoreClosed):
+            await late()
+    with pytest.raises(StoreClosed):
+        _ = router.serving
+    assert not await router.is_available()
+    assert (await router.status())["state"] == "closed"
+
+
+async def test_a_write_under_way_when_it_is_closed_hears_so(place: Place) -> None:
+    """It found the first store gone, and would have cut the router off."""
+    async with place.router(spill=True) as router:
+        await router.put(datum("a"))
+        place.first.on = False
+        gate = place.second.held["prepare"] = asyncio.Event()
+        writing = asyncio.create_task(router.put(datum("a", 2)))
+        async with asyncio.timeout(patience(10)):
+            while "prepare" not in place.second.calls:
+                await asyncio.sleep(0.001)
+        await router.close()
+        gate.set()
+        with pytest.raises(StoreClosed):
+            await writing
+        assert (await router.status())["state"] == "closed"
 
 
 async def test_it_joins_a_transaction_of_its_database(place: Place) -> None:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from functools import partial
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from dgent.bridge.moved_memory import take_over_moved
 from dgent.bridge.outbox_format_1 import take_over_format_1
+from dgent.bridge.outbox_format_2 import queue_of_format_2, take_over_format_2
 from dgent.delivery import (
     Deliverer,
     DeliveryReport,
@@ -22,10 +25,11 @@ from dgent.delivery import (
     QueueUnreadable,
     Tally,
     Version,
-    key_of,
+    entry_key,
     roomy,
 )
-from dgent.exceptions import StorageError
+from dgent.error_messages import called
+from dgent.exceptions import CapabilityMissing, StorageError
 from dgent.memory.sql.backend import SqlBackend
 
 if TYPE_CHECKING:
@@ -34,7 +38,7 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.operations import TTL
     from dgent.sql import Database, Runner
-    from dgent.store import DgentProtocol
+    from dgent.store import Backend
 
 SWEEP: Final = 256
 """After so many deliveries what is left of them is erased."""
@@ -47,33 +51,43 @@ _Write: TypeAlias = "tuple[str, Datum | None, TTL]"
 class Outbox:
     """The way from the transactions of a database to an agent memory that lies elsewhere."""
 
-    def __init__(self, database: Database, memory: DgentProtocol) -> None:
-        self.database, self.memory = database, memory
-        self.namespace: str = getattr(memory, "namespace", "default")
+    def __init__(self, database: Database, memory: Backend) -> None:
         self._shared: _SharedOutbox = database.attached.get(_SharedOutbox) or _attach(database)
-        self._deliverer = self._shared.deliverer(self.namespace, memory)
+        self._deliverer = self._shared.deliverer(memory)
+        self.database, self.memory, self.namespace = database, memory, memory.namespace
 
     async def prepare(self) -> None:
-        """Make the tables if they are not there, and take over what older ones hold."""
-        await self._shared.prepare()
+        """Make the tables if they are not there, and take over what earlier formats, or places, left for this memory.
+
+        Raises:
+            VersionConflict: another program delivers that just now.
+        """
+        await self._shared.prepare(self._deliverer.queue, self.memory)
 
     async def add(self, transaction: Runner, writes: Sequence[_Write]) -> None:
         """Let writes (id, datum or None to delete, ttl) wait, in their order, when the transaction commits."""
-        bases = await asyncio.gather(*(self._base(id) for id, _, _ in writes))
+        bases = await self._bases(list(dict.fromkeys(id for id, _, _ in writes)))
         now = time.time()
         entries = [
-            QueuedWrite(self.namespace, id, datum, ttl, now, KnownTarget(now, 0, base))
-            for (id, datum, ttl), base in zip(writes, bases, strict=True)
+            QueuedWrite(self.namespace, id, datum, ttl, now, KnownTarget(now, 0, bases[id]))
+            for id, datum, ttl in writes
         ]
         await self._inside(transaction).append(entries)
 
     async def latest(self, transaction: Runner, ids: Sequence[str] | None) -> dict[str, Datum | None]:
-        """Return what waits: the last write of each of these ids, or of all."""
+        """Return what waits: the last write of each of these ids, or of all.
+
+        For all, or more than a few ids, it reads all that waits, and holds the last write of each id in memory.
+        """
         queue = self._inside(transaction)
         if ids is None or len(ids) > FEW:
             found = await _last_writes(queue, None)
             return found if ids is None else {id: found[id] for id in ids if id in found}
         return {key: datum for id in ids for key, datum in (await _last_writes(queue, (self.namespace, id))).items()}
+
+    async def is_empty(self, transaction: Runner) -> bool:
+        """Tell whether nothing waits."""
+        return not await self._inside(transaction).page()
 
     async def is_waiting_parent(self, transaction: Runner, id: str) -> bool:
         """Tell whether a put that waits has this id as its parent, or had."""
@@ -101,7 +115,7 @@ class Outbox:
         self._shared.unswept += tally.delivered
         if self._shared.unswept > SWEEP:
             await self._sweep()
-        return DeliveryReport(tally.delivered, waiting, tuple(tally.aside), reason)
+        return tally.report(waiting, reason)
 
     async def reconcile(self) -> DeliveryReport:
         """Deliver what a crash or an outage left behind, and tell how things stand."""
@@ -117,14 +131,24 @@ class Outbox:
 
     async def retry(self, entry: QueuedWrite) -> bool:
         """Deliver a write that was set aside over whatever the memory holds; tell whether it was there."""
-        found = await self._deliverer.queue.retry(key_of(entry))
+        await self.prepare()
+        found = await self._deliverer.queue.retry(entry_key(entry))
         if found:
             await self.deliver()
         return found
 
     async def discard(self, entry: QueuedWrite) -> bool:
         """Give up on a write that was set aside; tell whether it was there."""
-        return await self._deliverer.queue.discard(key_of(entry))
+        await self.prepare()
+        return await self._deliverer.queue.discard(entry_key(entry))
+
+    async def _bases(self, ids: Sequence[str]) -> dict[str, Version | None]:
+        """Return the last versions of ids in the memory; a few are asked for at once, so that no pool is drained."""
+        bases: dict[str, Version | None] = {}
+        for start in range(0, len(ids), FEW):
+            few = ids[start : start + FEW]
+            bases |= zip(few, await asyncio.gather(*map(self._base, few)), strict=True)
+        return bases
 
     async def _base(self, id: str) -> Version | None:
         """Return the last version of an id in the memory, where that answers and has versions."""
@@ -149,7 +173,7 @@ async def _last_writes(queue: Queue, one: tuple[str, str] | None) -> dict[str, D
 
 
 class _SharedOutbox:
-    """What the outboxes of one database share: its tables, and one deliverer for each memory.
+    """What the outboxes of one database share: its tables, and one deliverer for each memory and namespace.
 
     `unswept` is how many were delivered since what is left of them was last erased.
     """
@@ -158,25 +182,39 @@ class _SharedOutbox:
         self.store = SqlBackend(database, limits=roomy(database.settings.limits))
         self.unswept = 0
         self._deliverers: dict[str, Deliverer] = {}
-        self._prepared = False
+        self._prepared: set[str] = set()
 
-    def deliverer(self, namespace: str, memory: Any) -> Deliverer:
-        """Return the deliverer for a memory; one, so that the deliveries of this process come one after another."""
-        deliverer = self._deliverers.get(namespace)
-        if deliverer is None or deliverer.target is not memory:
-            deliverer = self._deliverers[namespace] = Deliverer(self.queue(namespace), memory)
-        return deliverer
+    def deliverer(self, memory: Backend) -> Deliverer:
+        """Return what delivers to a memory; all that do so in this process take turns.
 
-    def queue(self, namespace: str) -> Queue:
-        """Return what waits for a memory under a namespace."""
-        return Queue(self.store, f"outbox:{namespace}")
+        Raises:
+            CapabilityMissing: the memory does not say where it lies.
+        """
+        name = _queue_name(memory)
+        known = self._deliverers.get(name)
+        if known is None:
+            known = self._deliverers[name] = Deliverer(Queue(self.store, name), memory)
+        return known if known.target is memory else known.to(memory)
 
-    async def prepare(self) -> None:
-        if self._prepared:
+    async def prepare(self, queue: Queue, memory: Backend) -> None:
+        if queue.target in self._prepared:
             return
         await self.store.prepare()
-        await take_over_format_1(self.store, self.queue)
-        self._prepared = True
+        await take_over_format_1(self.store, partial(queue_of_format_2, self.store))
+        await take_over_format_2(self.store, memory.namespace, queue)
+        await take_over_moved(self.store, memory, queue)
+        if self.store.database.current() is None:  # else it may be rolled back
+            self._prepared.add(queue.target)
+
+
+def _queue_name(memory: Backend) -> str:
+    where: str = getattr(memory, "where", "")  # who passes what is no backend may have no type checker
+    if not where:
+        raise CapabilityMissing(
+            f"{called(memory)} does not say where it lies, so that what waits for it might be delivered to another "
+            "store: pass a Backend with a `where` of its own, or keep the memory in the same database"
+        )
+    return f"outbox\0{memory.namespace}\0{where}"
 
 
 def _attach(database: Database) -> _SharedOutbox:

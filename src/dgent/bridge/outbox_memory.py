@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, Self
 from typing_extensions import override
 
 from dgent.datum import Datum, stamped
-from dgent.exceptions import CapabilityMissing, CausalCycle, LimitExceeded
+from dgent.exceptions import CapabilityMissing, LimitExceeded
+from dgent.memory.write_batch import check_acyclic_within, closes_cycle
 from dgent.operations import Outcome
 from dgent.page import Damaged, Page
+from dgent.store import FindsParents
 from dgent.store_base import StoreBase
 from dgent.validation import check_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
@@ -29,8 +31,13 @@ if TYPE_CHECKING:
 class OutboxMemory(StoreBase):
     """A `DgentProtocol` over what waits and, below it, over what is in the memory.
 
-    A put is delivered after the commit, so it has no version yet and cannot expect one. History and seq are those of
-    what was delivered. Unless it is joined to a transaction, each write waits in one of its own.
+    A put is delivered after the commit, so it has no version yet and cannot expect one, and it always says that it
+    changed something: whether the memory holds an equal one nobody asks it before the delivery, since it may be away.
+    History and seq are those of what was delivered. Unless it is joined to a transaction, each write waits in one of
+    its own.
+
+    `list`, `query`, `count` and a `get_many` of more than a few ids read all that waits, and hold the last write of
+    each id in memory: that is little, as long as the memory answers and takes what waits.
 
     Attributes:
         database: where the writes wait.
@@ -39,7 +46,7 @@ class OutboxMemory(StoreBase):
     def __init__(self, box: Outbox) -> None:
         self._box, self._memory, self.database = box, box.memory, box.database
         self._runner: Runner = box.database
-        self.limits = getattr(box.memory, "limits", box.database.settings.limits)
+        self.limits = box.memory.limits if isinstance(box.memory, StoreBase) else box.database.settings.limits
 
     async def prepare(self) -> None:
         """Make the tables if they are not there."""
@@ -128,30 +135,49 @@ class OutboxMemory(StoreBase):
         waiting = await self._waiting(None)
         if not waiting or query.order == "seq" or query.after_seq is not None:
             return await self._memory.query(query)
-        found: Datums = []
-        damaged: _Damaged = []
-        cursor = query.cursor
-        while query.limit and len(found) <= query.limit:
-            page = await self._memory.query(replace(query, cursor=cursor))
-            found += [datum for datum in page if datum.id not in waiting]
-            damaged += [each for each in page.damaged if each.id not in waiting]
-            cursor = page.cursor
-            if cursor is None:
-                break
+        if not query.limit:
+            return Page()
+        below = await self._read_on(query, lambda read: sum(one.id not in waiting for one in read) > query.limit)
+        found = [datum for datum in below if datum.id not in waiting]
         found += [datum for datum in waiting.values() if datum is not None and query.matches(datum)]
         joined = query.page(_in_order(query, found))
-        joined.damaged = tuple(damaged)
+        damaged = tuple(one for one in below.damaged if one.id not in waiting)
+        joined.damaged = await self._on_page(damaged, query, joined.cursor, below)
         return joined
+
+    async def _read_on(self, query: Query, enough: Callable[[Page], bool]) -> Page:
+        """Return pages of the memory as one: up to where that is enough, or to the end."""
+        read = Page(cursor=query.cursor)
+        while True:
+            page = await self._memory.query(replace(query, cursor=read.cursor))
+            read += page
+            read.damaged += page.damaged
+            read.cursor = page.cursor
+            if page.cursor is None or enough(read):
+                return read
+
+    async def _on_page(self, damaged: _Damaged, query: Query, end: str | None, read: Page) -> _Damaged:
+        """Return what of the damaged stands before the end of a page: not what the memory names behind that.
+
+        Where a damaged version stands only the memory knows; `read` is what was read of it, further than the page goes.
+        """
+        if not damaged or end is None:
+            return damaged
+
+        def is_read(behind: Page) -> bool:
+            return read.cursor is not None and bool(behind) and not _is_behind(query, read[-1], behind[-1])
+
+        later = (await self._read_on(replace(query, cursor=end), is_read)).damaged
+        return tuple(one for one in damaged if one not in later)
 
     @override
     async def _causal_chain(self, id: str) -> Datums:
-        waiting = await self._waiting(None)
-        if not waiting:
+        if await self._box.is_empty(self._runner):
             return await self._memory.causal_chain(id)
         chain: dict[str, Datum] = {}
         at: str | None = id
         while at is not None and at not in chain:
-            datum = waiting[at] if at in waiting else await self._memory.get(at)
+            datum = await self._get(at, None)
             if datum is None:
                 break
             if len(chain) == self.limits.max_chain:
@@ -177,31 +203,31 @@ class OutboxMemory(StoreBase):
         """
         raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
 
-    async def _refuse_cycles(self, operations: Iterable[Operation]) -> None:
+    async def _refuse_cycles(self, operations: Sequence[Operation]) -> None:
         """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
+        check_acyclic_within(operations)
         given: dict[str, str | None] = {}
+        named: set[str] = set()
         for one in operations:
             datum = one.datum
-            given[one.id] = None if datum is None else datum.causal_parent
-            if datum is None or datum.causal_parent is None:
+            parent = given[one.id] = None if datum is None else datum.causal_parent
+            if datum is None or parent is None:
                 continue
-            if datum.causal_parent == datum.id:
-                raise CausalCycle(f"{datum.id!r} cannot be its own parent")
-            if datum.id in given.values() or await self._may_be_parent(datum.id):
+            named.add(parent)
+            if datum.id in named or await self._may_be_parent(datum.id):
                 await self._walk(datum, given)
 
     async def _may_be_parent(self, id: str) -> bool:
         """Tell whether anything that waits or is live may name this id as its parent."""
         if await self._box.is_waiting_parent(self._runner, id):
             return True
-        asked: Any = getattr(self._memory, "is_parent", None)
-        return asked is None or await asked(id)
+        return not isinstance(self._memory, FindsParents) or await self._memory.is_parent(id)
 
     async def _walk(self, datum: Datum, given: dict[str, str | None]) -> None:
         at, passed = datum.causal_parent, set[str]()
         while at is not None and at not in passed:
             if at == datum.id:
-                raise CausalCycle(f"{datum.causal_parent!r} descends from {datum.id!r}, so it cannot be its parent")
+                raise closes_cycle(datum.id, datum.causal_parent)
             passed.add(at)
             if at in given:
                 at = given[at]
@@ -217,7 +243,7 @@ class OutboxMemory(StoreBase):
         return await self._box.latest(self._runner, ids)
 
 
-_Damaged = list[Damaged]
+_Damaged = tuple[Damaged, ...]
 _Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
 
@@ -230,3 +256,9 @@ def _in_order(query: Query, datums: Datums) -> Datums:
     if start is None:
         return found
     return [datum for datum in found if (query.position(datum) < start if newest else query.position(datum) > start)]
+
+
+def _is_behind(query: Query, datum: Datum, other: Datum) -> bool:
+    """Tell whether a datum comes later than another one in the order of a query."""
+    here, there = query.position(datum), query.position(other)
+    return here < there if query.order == "newest" else here > there

@@ -12,7 +12,7 @@ from dgent.bridge.table_registry import TableRegistry
 from dgent.causal import AsyncGeneration, AsyncLog
 from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing
-from dgent.sql import InDatabase
+from dgent.sql import InDatabase, database_of
 from dgent.store import DgentProtocol
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.table_adapter import TableAdapter
     from dgent.sql import Database, Joinable, Runner, Transaction
+    from dgent.store import Backend
 
 
 View = TypeVar("View", bound=InDatabase)
@@ -93,7 +94,7 @@ _ELSEWHERE: Final = (
 
 @asynccontextmanager
 async def unit_of_work(
-    database: Database, memory: DgentProtocol, tables: TableRegistry | None = None, log: AsyncLog | None = None
+    database: Database, memory: Backend, tables: TableRegistry | None = None, log: AsyncLog | None = None
 ) -> AsyncIterator[UnitOfWork]:
     """Open a transaction over the tables of a database and an agent memory; commit at the end, roll back on any error.
 
@@ -104,6 +105,7 @@ async def unit_of_work(
 
     Raises:
         StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+        CapabilityMissing: the memory lies elsewhere and does not say where.
     """
     registered = TableRegistry(database) if tables is None else tables
     logs = AsyncLog(database) if log is None else log
@@ -129,6 +131,6 @@ async def _deliver(box: Outbox) -> None:
         _log.exception("a transaction is committed, and what it wrote to %s waits: see reconcile()", box.memory.name)
 
 
-def _is_joinable(memory: DgentProtocol, database: Database) -> TypeGuard[JoinableMemory]:
+def _is_joinable(memory: Backend, database: Database) -> TypeGuard[JoinableMemory]:
     """Tell whether it can take part; not by `isinstance`, which takes longer than the whole of `prepare`."""
-    return getattr(memory, "database", None) is database
+    return database_of(memory) is database

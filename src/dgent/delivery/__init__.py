@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dgent.delivery.deliverer import Deliverer
 from dgent.delivery.delivery_report import DeliveryReport, Progress, Tally
+from dgent.delivery.moved_queue import move_all
 from dgent.delivery.queue import Queue, QueueUnreadable
-from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, key_of, roomy
+from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, roomy
 
 __all__ = [
     "RESERVED",
@@ -19,6 +20,7 @@ __all__ = [
     "Tally",
     "Version",
     "digest_of",
-    "key_of",
+    "entry_key",
+    "move_all",
     "roomy",
 ]

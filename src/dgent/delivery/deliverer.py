@@ -9,7 +9,8 @@
 #
 # and at the end of the page receipts are written and the entries are taken off. A crash or a cancel at any point leaves
 # entries that are looked at again, by their plans. Any number of processes may deliver one queue; the tasks of one loop
-# that share a `Deliverer` hold its lock page by page, so that a single id can be brought in between.
+# that share a `Deliverer`, or one made by `to`, hold its lock page by page, so that a single id can be brought in
+# between.
 #
 # An id whose entry somebody else has planned is left to them (`blocked`), until they are done or for `LEASE` seconds.
 # For a put behind a version that is not live can only say "nothing is live", not "that version is the last": of two
@@ -20,8 +21,8 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from dgent.datum_id import uuid7
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
     from dgent.delivery.queued_write import QueuedWrite
-    from dgent.exceptions import Corrupt
     from dgent.store import Backend
 
 T = TypeVar("T")
@@ -52,6 +52,12 @@ class Deliverer:
         self.name = uuid7()
         self._lock = PerLoopLock()
         self._backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+
+    def to(self, target: Backend) -> Deliverer:
+        """Return it with another view of its target: the two take turns, and are one for who else delivers."""
+        other = copy.copy(self)
+        other.target = target
+        return other
 
     async def page(self, tally: Tally) -> bool:
         """Deal with the next page; tell whether there was one.
@@ -98,7 +104,8 @@ class Deliverer:
         """Deliver entries, and tell whether somebody else is at some of them."""
         watermarks, broken = await self.ask(self.queue.watermarks(entry.group for entry in entries))
         for group, error in broken.items():
-            await self._put_aside_all_of(next(one for one in entries if one.group == group), error, tally)
+            one = next(one for one in entries if one.group == group)
+            tally.aside += await self.ask(self.queue.put_aside_all_of(one, error))
         rest = [entry for entry in entries if entry.group not in broken]
         if not rest:
             return False
@@ -111,16 +118,6 @@ class Deliverer:
             raise
         await page_delivery.finish()
         return bool(page_delivery.blocked)
-
-    async def _put_aside_all_of(self, one: QueuedWrite, error: Corrupt, tally: Tally) -> None:
-        """Set aside all that waits of an id whose record is damaged, then erase that: it costs no other id anything."""
-        reason = f"how far the writes of {one.id!r} have come is not known, and this one may be in: {error}"
-        while waiting := (await self.ask(self.queue.of(one.namespace, one.id))).entries:
-            aside = [replace(entry, reason=reason) for entry in waiting]
-            await self.ask(self.queue.put_aside(aside))
-            await self.ask(self.queue.forget(waiting))
-            tally.aside += aside
-        await self.ask(self.queue.drop_damaged_watermark(one.group))
 
     async def ask(self, answer: Awaitable[T]) -> T:
         """Tell a failure of the queue's store from one of the target."""

@@ -38,6 +38,10 @@ class Tally:
     delivered: int = 0
     aside: list[QueuedWrite] = field(default_factory=list)
 
+    def report(self, waiting: int, reason: str) -> DeliveryReport:
+        """Return it as the answer to who asked, with what is left and why."""
+        return DeliveryReport(self.delivered, waiting, tuple(self.aside), reason)
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:

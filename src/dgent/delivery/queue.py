@@ -155,6 +155,18 @@ class Queue:
         """Keep entries that the target must not take, with their reasons, until somebody decides."""
         await self._aside.put_many([encoded(entry) for entry in entries])
 
+    async def put_aside_all_of(self, one: QueuedWrite, error: Corrupt) -> list[QueuedWrite]:
+        """Set aside and return all that waits of an id whose record is damaged, then erase that: no other id pays."""
+        reason = f"how far the writes of {one.id!r} have come is not known, and this one may be in: {error}"
+        kept: list[QueuedWrite] = []
+        while waiting := (await self.of(one.namespace, one.id)).entries:
+            aside = [replace(entry, reason=reason) for entry in waiting]
+            await self.put_aside(aside)
+            await self.forget(waiting)
+            kept += aside
+        await self.drop_damaged_watermark(one.group)
+        return kept
+
     async def put_damaged_aside(self, entries: Sequence[QueuedWrite]) -> int:
         """Keep the bytes of entries that are not what was written, take these out of the way, and return how many."""
         await self.put_aside(entries)

@@ -7,12 +7,13 @@ that a crash in between only makes it be appended again, under the same keys.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import orjson
 
 from dgent.delivery.queued_write import DIGITS, PAGE, RESERVED, KnownTarget, QueuedWrite, damaged, datum_in, group_of
 from dgent.query import Query
+from dgent.sql import SqlStore
 
 if TYPE_CHECKING:
     from dgent.datum import Datum
@@ -30,13 +31,11 @@ async def take_over_format_1(queue: Queue) -> None:
     log, aside = (queue.store.within(name) for name in names)
     if not await log.list(limit=1) and not await _old(aside):
         return
-    database: Any = getattr(queue.store, "database", None)
-    joined: Any = getattr(queue.store, "joined", None)
-    if database is None or joined is None:
+    if not isinstance(queue.store, SqlStore):
         await _move(queue, log, aside)
         return
-    async with database.transaction() as transaction:
-        inside = joined(transaction)
+    async with queue.store.database.transaction() as transaction:
+        inside = queue.store.joined(transaction)
         await _move(queue.over(inside), *(inside.within(name) for name in names))
 
 

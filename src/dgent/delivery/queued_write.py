@@ -121,7 +121,7 @@ class QueuedWrite:
         return _AT_ONCE if self.ttl == "keep" else max(_AT_ONCE, self.at + self.ttl - now)
 
 
-def key_of(entry: QueuedWrite) -> str:
+def entry_key(entry: QueuedWrite) -> str:
     """Return the key of an entry that somebody gives back; InvalidInput for what is none."""
     check_kind(entry, QueuedWrite, "pass an entry that set_aside() returned")
     return entry.key

@@ -44,8 +44,8 @@ class TargetWriter:
         self._target, self._clock, self._is_dealt_with = target, clock, is_dealt_with
 
     def _store(self, entry: QueuedWrite) -> Backend:
-        """Return the target under the namespace of an entry; one that has none takes whatever it is given."""
-        if getattr(self._target, "namespace", entry.namespace) == entry.namespace:
+        """Return the target under the namespace of an entry."""
+        if self._target.namespace == entry.namespace:
             return self._target
         return self._target.within(entry.namespace)
 

@@ -181,7 +181,7 @@ class WriteBatch(Generic[R]):
         A clock that went back may have brought a cycle to life, in which nobody walks twice.
         """
         if parent == id:
-            raise CausalCycle(f"{id!r} cannot be its own parent")
+            raise closes_cycle(id, parent)
         if id not in self._parents and not self._held.is_parent(id):
             return
         known: dict[str, str | None] = {}
@@ -189,7 +189,7 @@ class WriteBatch(Generic[R]):
         above: str | None = parent
         while above is not None and above not in passed:
             if above == id:
-                raise CausalCycle(f"{parent!r} descends from {id!r}, so it cannot be its parent: choose another")
+                raise closes_cycle(id, parent)
             passed.add(above)
             if above in self.last:
                 row = self._live(self.last[above])
@@ -210,3 +210,30 @@ def check_expected(id: str, expect: int | None, live: Row | None) -> None:
     actual = live.version if live is not None else 0
     if expect is not None and expect != actual:
         raise VersionConflict(id, expect, actual)
+
+
+def check_acyclic_within(operations: Iterable[Operation]) -> None:
+    """Refuse a batch that closes a cycle whatever a store holds: for those who cannot look into theirs now.
+
+    Raises:
+        CausalCycle: a put names itself, or what descends from it by the puts before it, as its parent.
+    """
+    parents: dict[str, str | None] = {}  # without a cycle, so that each walk ends
+    named: set[str] = set()
+    for one in operations:
+        parent = parents[one.id] = None if one.datum is None else one.datum.causal_parent
+        if parent is None:
+            continue
+        named.add(parent)
+        above = parent if one.id in named else None  # else nothing is below it
+        while above is not None:
+            if above == one.id:
+                raise closes_cycle(one.id, parent)
+            above = parents.get(above)
+
+
+def closes_cycle(id: str, parent: str | None) -> CausalCycle:
+    """Return the error for a parent that is the datum itself, or descends from it."""
+    if parent == id:
+        return CausalCycle(f"{id!r} cannot be its own parent")
+    return CausalCycle(f"{parent!r} descends from {id!r}, so it cannot be its parent: choose another")

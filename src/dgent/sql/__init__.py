@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from dgent.sql.database import Database, Transaction
 from dgent.sql.runner import Runner
-from dgent.sql.sql_store import InDatabase, Joinable, SqlStore
+from dgent.sql.sql_store import InDatabase, Joinable, SqlStore, database_of
 
 if TYPE_CHECKING:
     from dgent.settings import Settings
 
-__all__ = ["Database", "InDatabase", "Joinable", "Runner", "SqlStore", "Transaction", "open_database"]
+__all__ = ["Database", "InDatabase", "Joinable", "Runner", "SqlStore", "Transaction", "database_of", "open_database"]
 
 
 def open_database(settings: Settings) -> Database:

@@ -40,6 +40,11 @@ class InDatabase(Protocol):
         """The database."""
 
 
+def database_of(store: object) -> Database | None:
+    """Return the database that a store lies in; None where it lies in none."""
+    return getattr(store, "database", None)
+
+
 View_co = TypeVar("View_co", bound=InDatabase, covariant=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.delivery import roomy
 from dgent.error_messages import called
@@ -18,11 +18,30 @@ from dgent.validation import check_kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dgent.limits import Limits
     from dgent.memory.change import OnChange
     from dgent.settings import Settings
     from dgent.sql import Database
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
+
+
+class Policy(NamedTuple):
+    """What a router does when its first store is out of reach, and how long a verb waits.
+
+    Attributes:
+        order: the chain of the settings, by names; empty where the router has another.
+        strict: the first must answer at the start.
+        spill: writes are kept when it goes away in mid-run.
+        patience: the longest wait for a delivery, in seconds.
+        limits: what one call may cost.
+    """
+
+    order: Sequence[str]
+    strict: bool
+    spill: bool
+    patience: float
+    limits: Limits
 
 
 class ChainBuilder:
@@ -35,6 +54,19 @@ class ChainBuilder:
         self._settings, self._database, self._on_change = settings, database, on_change
         url = settings.database_url
         self._postgres = url if url is not None and url.get_backend_name() == "postgresql" else None
+
+    def chain(self, given: Sequence[Backend] | None, forced: str | None) -> Sequence[Backend]:
+        """Return the chain: the backends that are given, else those of the settings; of either only the forced one.
+
+        Raises:
+            UnknownBackend: there is none of that name.
+            BackendUnavailable: it is not configured.
+            InvalidInput: what is given is no list, or one of them is no backend.
+        """
+        if given is None:
+            return self.build(self._settings.chain if forced is None else (forced,))
+        _check_backends(given)
+        return given if given and forced is None else only(forced, given)
 
     def build(self, names: Sequence[str]) -> list[Backend]:
         """Return the backends of a chain, without the PostgreSQL that nobody has configured."""
@@ -72,17 +104,11 @@ def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -
     return backend
 
 
-def checked(backends: Sequence[Backend]) -> Sequence[Backend]:
-    """Return the backends of a chain.
-
-    Raises:
-        InvalidInput: they are no list, or one of them is no backend.
-    """
+def _check_backends(backends: Sequence[Backend]) -> None:
     check_kind(backends, list | tuple, "pass a list of backends, such as [SQLiteBackend(path), MemoryBackend()]")
     for backend in backends:
         if isinstance(backend, type) or not isinstance(backend, Backend):
             raise InvalidInput(f"{called(backend)} is no backend: pass one such as SQLiteBackend(path)")
-    return backends
 
 
 def only(name: str | None, backends: Sequence[Backend]) -> Sequence[Backend]:

@@ -15,7 +15,6 @@ at several (another role, another name of the host), and one place never holds t
 
 from __future__ import annotations
 
-import os
 import warnings
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
@@ -29,6 +28,8 @@ from dgent.exceptions import Corrupt, SchemaTooNew, StorageError
 from dgent.runtime.durable_files import os_errors, write_private
 from dgent.runtime.file_lock import FileLock
 from dgent.runtime.private_files import private_directory
+from dgent.sql import database_of
+from dgent.store import Prepared
 from dgent.warnings import DegradedWarning
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.sql import Database
     from dgent.store import Backend
 
 FORMAT: Final = 2
@@ -44,30 +44,24 @@ FORMAT: Final = 2
 LOCK_TIMEOUT: Final = 30.0
 
 
-def key_of(backend: Backend) -> str:
+def place_of(backend: Backend) -> str:
     """Return the place of a store: the name of the backend and where it keeps its data.
 
     Two stores never share it: of a server it has role, host or socket, port, database and schema, of a file its real
     path. It holds no password.
     """
-    return f"{backend.name}:{_where(backend)}"
+    return f"{backend.name}:{backend.where}"
 
 
-def old_keys_of(backend: Backend) -> list[str]:
+def old_places_of(backend: Backend) -> list[str]:
     """Return what format 1 called the place, where that is another text: queues may lie under it, or a manifest."""
-    database: Database | None = getattr(backend, "database", None)
+    database = database_of(backend)
     if database is None or database.where == database.what:
         old = str(getattr(backend, "path", "")) if database is None else database.what
     else:
         url = database.url
         old = url.set(query=dict.fromkeys(url.query, "...")).render_as_string(hide_password=True)
-    return [key for key in [f"{backend.name}:{old}"] if key != key_of(backend)]
-
-
-def _where(backend: Backend) -> str:
-    database: Database | None = getattr(backend, "database", None)
-    where = str(getattr(backend, "path", "")) if database is None else database.where
-    return os.path.realpath(where) if where.startswith("/") else where
+    return [key for key in [f"{backend.name}:{old}"] if key != place_of(backend)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +74,7 @@ class KnownStore:
 
 @dataclass
 class Manifest:
-    """What the file says; places go by `key_of`.
+    """What the file says; places go by `place_of`.
 
     Attributes:
         first: the place of the store that came first in the chain.
@@ -101,14 +95,14 @@ class Manifest:
 
         Without the id only the file is looked at, and not touched.
         """
-        known, path = self._at(backend), Path(_where(backend))
+        known, path = self._at(backend), Path(backend.where)
         if known is None or not known.filled:
             return
         if id is not None and known.id != id:
-            key = key_of(backend)
+            key = place_of(backend)
             raise Corrupt(f"{key} is store {id}, but {known.id} with data was here: {_RESTORE.format(key=key)}")
         if path.is_absolute() and not (path.is_file() and path.stat().st_size):
-            raise Corrupt(f"{path} is gone or empty, but it held data: {_RESTORE.format(key=key_of(backend))}")
+            raise Corrupt(f"{path} is gone or empty, but it held data: {_RESTORE.format(key=place_of(backend))}")
 
     def places(self, id: str) -> list[str]:
         """Return where a store was met."""
@@ -126,16 +120,16 @@ class Manifest:
 
     def rename(self, backend: Backend, id: str) -> None:
         """Take over what format 1 knew of this store under the text of its URL or path."""
-        new = key_of(backend)
-        for old in old_keys_of(backend):
+        new = place_of(backend)
+        for old in old_places_of(backend):
             if old in self.stores and self.stores[old].id == id:
                 self.meet(new, id, filled=self.stores.pop(old).filled)
                 self.first = new if self.first == old else self.first
 
     def targets(self, store: Backend, target: Backend) -> list[str]:
         """Return the names under which writes for a target may wait in a store: its own first, then earlier ones."""
-        here = {name for key in (key_of(store), *old_keys_of(store)) for name in self.same_as(key)}
-        names = [key_of(target), *old_keys_of(target), *sorted(self.same_as(key_of(target)) - {key_of(target)})]
+        here = {name for key in (place_of(store), *old_places_of(store)) for name in self.same_as(key)}
+        names = [place_of(target), *old_places_of(target), *sorted(self.same_as(place_of(target)) - {place_of(target)})]
         return [name for name in names if self.rebuilt or any((one, name) in self.spills for one in here)]
 
     def forget(self, key: str) -> None:
@@ -146,8 +140,8 @@ class Manifest:
 
     def _at(self, backend: Backend) -> KnownStore | None:
         """Return what was met at the place of a store; format 1 told no sockets apart, so there it proves nothing."""
-        old = [key for key in old_keys_of(backend) if "host=..." not in key]
-        return next((self.stores[key] for key in [key_of(backend), *old] if key in self.stores), None)
+        old = [key for key in old_places_of(backend) if "host=..." not in key]
+        return next((self.stores[key] for key in [place_of(backend), *old] if key in self.stores), None)
 
     def left_behind(self, first: str, order: Sequence[str]) -> bool:
         """Tell whether a store that is preferred to `first` was first before, holds data, and no longer is."""
@@ -243,16 +237,15 @@ class ManifestFile:
             return True
         known = self.read()
         known.check(backend)
-        prepare: Any = getattr(backend, "prepare", None)
-        id = "" if prepare is None else await prepare()
+        id = await backend.prepare() if isinstance(backend, Prepared) else ""
         filled = await _is_filled(backend)
         known.check(backend, id)
 
         def change(known: Manifest) -> None:
             known.rename(backend, id)
-            known.meet(key_of(backend), id, filled=filled)
-            if order is not None and not known.left_behind(key_of(backend), order):
-                known.first = key_of(backend)
+            known.meet(place_of(backend), id, filled=filled)
+            if order is not None and not known.left_behind(place_of(backend), order):
+                known.first = place_of(backend)
 
         self.save(change)
         return filled
@@ -261,9 +254,9 @@ class ManifestFile:
         """Note that a store holds something now."""
 
         def change(known: Manifest) -> None:
-            found = known.stores.get(key_of(backend))
+            found = known.stores.get(place_of(backend))
             if found is not None:
-                known.stores[key_of(backend)] = KnownStore(found.id, filled=True)
+                known.stores[place_of(backend)] = KnownStore(found.id, filled=True)
 
         self.save(change)
 
@@ -287,9 +280,9 @@ class ManifestFile:
 
     def news(self, known: Manifest, chain: Sequence[Backend], order: Sequence[str]) -> Iterator[str]:
         """Tell what a person should hear at the start, before anything is opened."""
-        first = key_of(chain[0])
-        firsts = {first, *old_keys_of(chain[0]), *known.same_as(first)}
-        here = {name for one in chain for key in (key_of(one), *old_keys_of(one)) for name in known.same_as(key)}
+        first = place_of(chain[0])
+        firsts = {first, *old_places_of(chain[0]), *known.same_as(first)}
+        here = {name for one in chain for key in (place_of(one), *old_places_of(one)) for name in known.same_as(key)}
         if known.rebuilt:
             yield f"{self.path} was damaged and is rebuilt: what it knew of the stores is lost"
         if known.volatile:
@@ -311,7 +304,7 @@ async def _is_filled(backend: Backend) -> bool:
     """Tell whether a store holds datums, or its database the tables of somebody else: typed rows lie there."""
     if await backend.namespaces(limit=1):
         return True
-    database: Database | None = getattr(backend, "database", None)
+    database = database_of(backend)
     return database is not None and await database.read(_has_other_tables)
 
 

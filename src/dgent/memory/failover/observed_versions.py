@@ -17,7 +17,7 @@ from dgent.delivery import digest_of
 
 if TYPE_CHECKING:
     from dgent.datum import Datum
-    from dgent.memory.change import Change
+    from dgent.memory.change import Change, OnChange
 
 MOST: Final = 4096
 """Of so many ids writes of unknown outcome are remembered, the last ones; of each id so many as `EACH` says."""
@@ -56,8 +56,18 @@ class ObservedVersions:
         return self._by_namespace.setdefault(namespace, ObservedSeq())
 
     def note(self, change: Change) -> None:
-        """Take note of what this program has committed; for `on_change`."""
+        """Take note of what this program has committed."""
         self.of(change.namespace).note(change.seq)
+
+    def noting(self, tell: OnChange | None) -> OnChange:
+        """Return what a store calls on each of its commits: it is noted, then told."""
+
+        def on_change(change: Change) -> None:
+            self.note(change)
+            if tell is not None:
+                tell(change)
+
+        return on_change
 
     def doubt(self, namespace: str, id: str, datum: Datum | None) -> None:
         """Remember a write, a delete where the datum is None, of which nobody knows whether it is in."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from dgent.delivery import Queue, QueuedWrite
     from dgent.limits import Limits
+    from dgent.store import Backend
 
 
 class QueuedView:
@@ -45,3 +46,19 @@ class QueuedView:
             await store.put(entry.datum, ttl=entry.rest_of_ttl(time.time()))
         except DgentError:  # it closes a cycle; it is set aside on delivery
             return
+
+
+def started_late(first: Backend, store: Backend, reason: str) -> str:
+    """Return what a start without the first store means, for people: another store keeps what is written."""
+    told = f"{first.name} is out of reach ({reason}): {store.name} serves, and shows only what is written "
+    if store.capabilities.durable:
+        return f"{told}from now on; it is kept until {first.name} is back"
+    return f"{told}by this process; it is gone when the process ends before {first.name} is back"
+
+
+def cut_off(first: Backend, store: Backend, reason: str) -> str:
+    """Return what the loss of the first store in mid-run means, for people."""
+    return (
+        f"{first.name} is out of reach ({reason}): writes are kept in {store.name} until it is back, and reads are "
+        "refused"
+    )

@@ -32,7 +32,7 @@ from dgent.exceptions import (
     ResourceExhausted,
     StorageError,
 )
-from dgent.memory.failover.manifest import Manifest, ManifestFile, key_of
+from dgent.memory.failover.manifest import Manifest, ManifestFile, place_of
 from dgent.sql.errors import OUTAGE
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class ReplayQueues:
         for store in self._later:
             if durable and not store.capabilities.durable:
                 continue
-            target = key_of(self._first)
+            target = place_of(self._first)
             found = [
                 deliverer
                 for deliverer in self._all
@@ -169,7 +169,7 @@ class ReplayQueues:
     def remember(self, queue: Queue) -> None:
         """Write down that something waits there; each time, since another process may have found it empty meanwhile."""
         if queue.store.capabilities.durable:
-            self._manifest.add_spill(key_of(queue.store), queue.target)
+            self._manifest.add_spill(place_of(queue.store), queue.target)
 
     async def tidy(self) -> None:
         """Forget those in which nothing is left, now that the first store serves."""
@@ -179,7 +179,7 @@ class ReplayQueues:
                 await deliverer.queue.sweep()
                 if any(await deliverer.queue.count()):
                     continue
-                self._manifest.drop_spill(key_of(deliverer.queue.store), deliverer.queue.target)
+                self._manifest.drop_spill(place_of(deliverer.queue.store), deliverer.queue.target)
                 if any(await deliverer.queue.count()):  # another process has added to it between the two looks
                     self.remember(deliverer.queue)
 

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from dgent.datum import as_datetime
-from dgent.delivery import RESERVED, key_of
+from dgent.delivery import RESERVED, entry_key
 from dgent.exceptions import CapabilityMissing, InvalidNamespace
-from dgent.memory.failover.builder import ChainBuilder, checked, only
+from dgent.memory.failover.builder import ChainBuilder, Policy
 from dgent.memory.failover.manifest import ManifestFile
 from dgent.memory.failover.observed_versions import ObservedVersions
 from dgent.memory.failover.routing import NamespaceRouting
 from dgent.memory.failover.state import FailoverState
 from dgent.memory.sql.backend import SqlBackend
 from dgent.settings import Settings
+from dgent.sql import database_of
 from dgent.store_base import BackendBase
 from dgent.validation import check_kind
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from dgent.capabilities import Capabilities
     from dgent.datum import Datum
     from dgent.delivery import DeliveryReport, QueuedWrite
-    from dgent.memory.change import Change
     from dgent.memory.event_bus import DataBus, Event
     from dgent.operations import Operation
     from dgent.page import Page
@@ -39,7 +39,8 @@ class DgentRouter(BackendBase):
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
-    put that waits answers with version and seq 0, a delete with True: what they will be is not known yet. What depends
+    put that waits answers with version and seq 0, a delete with True, and `delete_many` with how many ids it was given:
+    what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write. What depends
     on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
 
     While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
@@ -73,34 +74,19 @@ class DgentRouter(BackendBase):
     ) -> None:
         loaded = Settings.load() if settings is None else settings
         check_kind(loaded, Settings, "pass Settings.load(...), or nothing")
-        tell, observed = None if bus is None else bus.publish, ObservedVersions()
-        publish, spilling = tell or _ignore, loaded.spill if spill is None else spill
-
-        def on_change(change: Change) -> None:
-            observed.note(change)
-            publish(change)
-
-        names = loaded.chain if force_backend is None else (force_backend,)
-        chosen = (
-            ChainBuilder(loaded, database, on_change if spilling else tell).build(names)
-            if backends is None
-            else checked(backends)
-        )
-        if force_backend is not None or not chosen:
-            chosen = only(force_backend, chosen)
-        default = backends[0].namespace if backends else loaded.namespace
-        self.limits = loaded.limits
-        self._failover = FailoverState(
-            chosen,
-            ManifestFile(loaded.manifest_path),
-            order=() if backends is not None or force_backend is not None else loaded.chain,
+        policy = Policy(
+            order=loaded.chain if backends is None and force_backend is None else (),
             strict=loaded.strict if strict is None else strict,
-            spilling=spilling,
+            spill=loaded.spill if spill is None else spill,
             patience=loaded.delivery_timeout,
             limits=loaded.limits,
-            publish=publish,
-            observed=observed,
         )
+        observed, tell = ObservedVersions(), None if bus is None else bus.publish
+        builder = ChainBuilder(loaded, database, observed.noting(tell) if policy.spill else tell)
+        chain, manifest = builder.chain(backends, force_backend), ManifestFile(loaded.manifest_path)
+        self.limits = loaded.limits
+        self._failover = FailoverState(chain, manifest, policy, tell or _ignore, observed)
+        default = backends[0].namespace if backends else loaded.namespace
         self._enter(default if namespace is None else namespace)
 
     @override
@@ -115,6 +101,12 @@ class DgentRouter(BackendBase):
     def name(self) -> str:
         """The kind of the store that serves."""
         return self._failover.serving.name
+
+    @property
+    @override
+    def where(self) -> str:
+        """Where the first store of the chain lies, whichever serves."""
+        return self._failover.first.where
 
     @property
     @override
@@ -190,11 +182,14 @@ class DgentRouter(BackendBase):
 
         One that is damaged cannot be delivered: False.
         """
-        return await self._failover.retry(key_of(entry))
+        found = await self._failover.replay.retry(entry_key(entry))
+        if found and not self._failover.away:
+            await self._failover.recover()
+        return found
 
     async def discard(self, entry: QueuedWrite) -> bool:
         """Erase a write that was set aside, once it was dealt with; tell whether it was there."""
-        return await self._failover.replay.discard(key_of(entry))
+        return await self._failover.replay.discard(entry_key(entry))
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
@@ -269,11 +264,12 @@ class DgentRouter(BackendBase):
     @override
     async def status(self) -> Mapping[str, object]:
         """Return which store serves, what is out of reach and why, what waits and what was set aside."""
+        database = database_of(self._routing.first)
         return {
             "name": self.name,
             "namespace": self.namespace,
             "available": await self.is_available(),
-            "read_only": getattr(getattr(self._routing.first, "database", None), "read_only", ""),
+            "read_only": "" if database is None else database.read_only,
             "capabilities": str(self.capabilities),
             **await self._described(),
         }
@@ -284,7 +280,7 @@ class DgentRouter(BackendBase):
             "serving": chain.serving.name,
             "first": chain.first.name,
             "chain": [backend.name for backend in chain.backends],
-            "state": chain.state if chain.opened else "not opened",
+            "state": chain.state,
             "degraded": bool(chain.down),
             "delivered": chain.delivered,
             **await chain.replay.describe(),
@@ -294,7 +290,7 @@ class DgentRouter(BackendBase):
             late = chain.state == "started late"
             described |= {"reason": chain.down, "tried": dict(chain.replay.tried), "last_answered": answered}
             described["reads"] = "only what was written since" if late else "refused"
-            described["writes"] = "kept until the first is back" if late or chain.spilling else "refused"
+            described["writes"] = "kept until the first is back" if late or chain.policy.spill else "refused"
         return described
 
     @override

@@ -8,13 +8,15 @@
 # write    asks the first   waits in a queue; refused, if it needs the live datum   the same, then asks the first
 # erase    asks the first   refused                                                 waits for all, then asks the first
 #
+# Whoever looks at the state again has suspended since (`sleep`): no verb spins, whatever the state.
+#
 # What a cancel does: of a write to the first, it may be in; `_doubt` remembers that it is nobody else's. Of a write
 # that is put into a queue, it may wait there all the same. While it waits for a delivery: the delivery goes on. While
 # it brings ids in: that is broken off where it stands, and what is left is looked at again by its plans.
 
 from __future__ import annotations
 
-from asyncio import CancelledError
+from asyncio import CancelledError, sleep
 from time import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -26,7 +28,9 @@ from dgent.exceptions import (
     StorageError,
     StorageTimeout,
 )
+from dgent.memory.write_batch import check_acyclic_within
 from dgent.operations import Outcome
+from dgent.store import HasHead
 from dgent.validation import check_id
 
 if TYPE_CHECKING:
@@ -70,6 +74,7 @@ class NamespaceRouting:
                     return waiting
             try:
                 if not chain.normal and not await self._brought(None if needs_live else _ids(operations)):
+                    await sleep(0)
                     continue
                 if self._observed.is_new:
                     await self._look_first()
@@ -80,7 +85,7 @@ class NamespaceRouting:
                 self._doubt(operations)
                 raise
             except (BackendUnavailable, StorageTimeout) as error:
-                if not await chain.take_over(error, spill=chain.spilling and not needs_live):
+                if not await chain.take_over(error, spill=chain.policy.spill and not needs_live):
                     raise
                 continue
             self._wrote(outcomes)
@@ -96,6 +101,7 @@ class NamespaceRouting:
                 return await ask(await chain.view(self._namespace))
             elif await self._brought(ids):
                 break
+            await sleep(0)
         if self._observed.is_new:
             await self._look_first()
         try:
@@ -149,17 +155,22 @@ class NamespaceRouting:
             elif needs_live:
                 raise chain.refusal("only it can compare versions and keep a time to live")
             else:
-                self._admit(operations)
+                await self._admit(operations)
                 if await chain.keep(self._namespace, operations):
                     return [_waiting(one) for one in operations]
+            await sleep(0)
         return None
 
-    def _admit(self, operations: Iterable[Operation]) -> None:
-        """Check writes as the store that they wait for would."""
+    async def _admit(self, operations: Sequence[Operation]) -> None:
+        """Check writes as the store that they wait for would, as far as that can be told without it."""
+        check_acyclic_within(operations)
         for one in operations:
             check_id(one.id)
             if one.datum is not None:
                 self._limits.admit(one.datum)
+        has_parent = any(one.datum is not None and one.datum.causal_parent is not None for one in operations)
+        if has_parent and self._failover.state == "started late":  # what waits already may have it below
+            (await self._failover.view(self._namespace)).check(operations)
 
     def _wrote(self, outcomes: Outcomes) -> None:
         """Take note that writes were acknowledged; a version up to its seq is nobody else's."""
@@ -179,11 +190,11 @@ class NamespaceRouting:
 
     async def _look_first(self) -> None:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""
-        seen, head = self._observed, getattr(self.first, "head", None)
+        seen = self._observed
         seen.is_new = False
-        if self._failover.spilling and head is not None:
+        if self._failover.policy.spill and isinstance(self.first, HasHead):
             try:
-                seen.note(await head())
+                seen.note(await self.first.head())
             except BaseException as error:
                 seen.is_new = True
                 if not isinstance(error, StorageError):  # that the verb itself meets, or not

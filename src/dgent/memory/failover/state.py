@@ -1,58 +1,62 @@
 """Which store of a chain serves, and what happens while the first one is out of reach."""
 
+# not opened     `open` has not ended well yet: every verb opens first
 # normal         the first answers and nothing waits for it: every verb is its own
 # cut off        it went away in mid-run and spilling is on: reads are refused, writes go to a queue
 # started late   it did not answer at the start: writes go to a queue, reads see only what waits there
 # delivering     it answers and serves, and what waits for it is on its way, page by page, in a task of its own. A verb
 #                about some ids brings what waits for them in first; every other verb waits for the queue
+# closed         for good: `_enter` refuses every other state, whoever was on the way to it
 #
+# not opened -> normal, delivering, started late   the last step of `open`, after its last await
 # started late, cut off -> delivering   a probe is answered
 # delivering -> normal                  nothing waits any more
 # normal, delivering -> cut off         a write finds it out of reach, and spilling is on
 #
-# Who holds what: `_lock`, of each loop its own, is held to open and to fall back. One task, `_replaying`, probes and
-# delivers; whoever wants it done awaits that task, and is cancelled without cancelling it; `close` cancels it, and who
-# awaits it then, too. `_keeping` are the writes that go into a queue just now: they begin only while the state is cut
-# off or started late, so once the state is `delivering` and they have ended, this process adds nothing to the queue,
-# and when the queue is found empty the state becomes normal in the same step of the loop. A write that is cancelled
-# there may wait all the same. docs/decisions/0026-one-delivery-queue.md tells why.
+# Who holds what: `_lock`, of each loop its own, is held to open and to fall back; `close` does not wait for it: what it
+# overtakes ends with StoreClosed. One task, `_replaying`, probes and delivers; whoever wants it done awaits that task,
+# and is cancelled without cancelling it; `close` cancels it, and who awaits it then, too. `_keeping` are the writes
+# that go into a queue just now: they begin only while the state is cut off or started late, so once the state is
+# `delivering` and they have ended, this process adds nothing to the queue, and when the queue is found empty the state
+# becomes normal in the same step of the loop. A write that is cancelled there may wait all the same.
+# docs/decisions/0026-one-delivery-queue.md tells why.
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from dgent.delivery import DeliveryReport, KnownTarget, Progress, Tally
-from dgent.exceptions import BackendUnavailable, DeliveryPending, StorageError, StoreClosed
+from dgent.exceptions import BackendUnavailable, DeliveryPending, DgentError, StorageError, StoreClosed
 from dgent.memory.change import Change
 from dgent.memory.event_bus import Failover
 from dgent.memory.failover.manifest import degraded
-from dgent.memory.failover.queued_view import QueuedView
+from dgent.memory.failover.queued_view import QueuedView, cut_off, started_late
 from dgent.memory.failover.replay import HINDERED, ReplayQueues
 from dgent.runtime.background_task import BackgroundTask
 from dgent.runtime.backoff import Backoff
 from dgent.runtime.in_flight import InFlight
 from dgent.runtime.per_loop_lock import PerLoopLock
+from dgent.sql import database_of
 from dgent.sql.errors import OUTAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from dgent.capabilities import Capabilities
-    from dgent.limits import Limits
     from dgent.memory.event_bus import Event
+    from dgent.memory.failover.builder import Policy
     from dgent.memory.failover.manifest import ManifestFile
     from dgent.memory.failover.observed_versions import ObservedVersions
+    from dgent.memory.inmemory.backend import MemoryBackend
     from dgent.operations import Operation
-    from dgent.sql import Database
     from dgent.store import Backend
 
-State: TypeAlias = Literal["normal", "cut off", "started late", "delivering"]
-AWAY: Final = frozenset({"cut off", "started late"})
+State: TypeAlias = Literal["not opened", "normal", "cut off", "started late", "delivering", "closed"]
 SOONEST: Final = 0.5
 LATEST: Final = 30.0
 _log: Final = logging.getLogger("dgent.memory")
@@ -63,11 +67,10 @@ class FailoverState:
 
     Attributes:
         normal: whether the state is "normal": what every verb asks first.
-        opened: whether `open` has ended well and `close` was not called.
         down: why the first is out of reach; empty while it answers.
         heard: when it last answered, Unix seconds.
         filled: whether the manifest knows that it holds something.
-        spilling: whether writes are kept when it goes away in mid-run.
+        policy: what to do then.
         replay: the queues in which writes for it may wait.
         observed: what was seen of it.
     """
@@ -76,28 +79,21 @@ class FailoverState:
         self,
         backends: Sequence[Backend],
         manifest: ManifestFile,
-        *,
-        order: Sequence[str],
-        strict: bool,
-        spilling: bool,
-        patience: float,
-        limits: Limits,
+        policy: Policy,
         publish: Callable[[Event], None],
         observed: ObservedVersions,
     ) -> None:
         self.backends, self.first = list(backends), backends[0]
-        self.state: State = "normal"
-        self.normal = self.opened = False
+        self.state: State = "not opened"
+        self.normal = False
         self.down, self.heard, self._ahead = "", 0.0, 0.0
         self.filled = not self.first.capabilities.durable
-        self.spilling = spilling
-        self._manifest, self._order, self._strict, self._limits = manifest, list(order), strict, limits
-        self._patience, self._publish, self.observed = patience, publish, observed
+        self.policy, self.observed = policy, observed
+        self._manifest, self._publish = manifest, publish
         self.replay = ReplayQueues(backends, manifest)
         self._view: QueuedView | None = None
         self._keeping = InFlight()
         self._lock = PerLoopLock()
-        self._closed = False
         self._tally, self._delivered = Tally(), 0
         self._replaying = BackgroundTask(self._replay, self._broke_off)
         self._probe_at, self._backoff = 0.0, Backoff(SOONEST, LATEST)
@@ -120,34 +116,39 @@ class FailoverState:
         return self._delivered + self._tally.delivered * (self.state == "delivering")
 
     @property
+    def opened(self) -> bool:
+        """Whether `open` has ended well and `close` was not called."""
+        return self.state not in {"not opened", "closed"}
+
+    @property
     def away(self) -> bool:
         """Whether the first is out of reach and writes go to a queue."""
-        return self.state in AWAY
+        return self.state in {"cut off", "started late"}
 
     async def open(self) -> None:
         """Open the first store, and begin to deliver what waits for it; or start without it.
 
         Raises:
             BackendUnavailable: it does not answer, and nothing may take its place. Corrupt, SchemaTooNew: look at it.
+            StoreClosed: the router was closed, before or meanwhile.
         """
-        async with self._lock.current():
-            if self._closed:
-                raise StoreClosed("the router was closed: make a new one")
-            if self.opened:
-                return
-            known = self._manifest.read()
-            for told in self._manifest.news(known, self.backends, self._order):
-                degraded(told)
-            self.heard = time.time()
-            self.replay.attach(known)
-            try:
-                await self._admit()
-            except OUTAGE as error:
-                self._failed(error)
-                await self._start_late(self.down)
-            else:
-                await self._open_first()
-            self.opened = True
+        async with self._changing():
+            if not self.opened:
+                await self._open()
+
+    async def _open(self) -> None:
+        known = self._manifest.read()
+        for told in self._manifest.news(known, self.backends, self.policy.order):
+            degraded(told)
+        self.heard = time.time()
+        self.replay.attach(known)
+        try:
+            await self._admit()
+        except OUTAGE as error:
+            self._failed(error)
+            await self._start_late(self.down)
+        else:
+            await self._open_first()
 
     async def recover(self) -> DeliveryReport:
         """Probe the first store now, deliver all that waits for it, and report."""
@@ -188,9 +189,9 @@ class FailoverState:
 
         Raises:
             DeliveryPending: that takes longer than the setting `delivery_timeout`.
-            BackendUnavailable: it is out of reach.
+            BackendUnavailable: it is out of reach. StoreClosed: the router was closed.
         """
-        bound = asyncio.timeout(self._patience)
+        bound = asyncio.timeout(self.policy.patience)
         try:
             async with bound:
                 while self.state == "delivering":
@@ -201,8 +202,9 @@ class FailoverState:
             if not bound.expired():
                 raise
             raise DeliveryPending(self.first.name, (await self.replay.counts())[0]) from None
+        self._refuse_closed()
 
-    async def view(self, namespace: str) -> Backend:
+    async def view(self, namespace: str) -> MemoryBackend:
         """Return what reads see while the first is out of reach: what was written since the start.
 
         Raises:
@@ -216,6 +218,7 @@ class FailoverState:
     def refusal(self, what: str) -> StorageError:
         """Return the error for what only the first store can do, and see to it that it is probed."""
         self.nudge()
+        self._refuse_closed()
         if self.state == "delivering" and not self.down:
             return DeliveryPending(self.first.name, self.replay.waiting)
         return BackendUnavailable(
@@ -248,16 +251,13 @@ class FailoverState:
         self.lost(error)
         if not spill:
             return False
-        async with self._lock.current():
+        async with self._changing():
             if self.away:
                 return True
             store = (await self.replay.fall_back(durable=True)).store
             self._enter("cut off")
             self._wait()
-        degraded(
-            f"{self.first.name} is out of reach ({self.down}): writes are kept in {store.name} until it is back, "
-            "and reads are refused"
-        )
+        degraded(cut_off(self.first, store, self.down))
         return True
 
     def fill(self) -> None:
@@ -267,51 +267,61 @@ class FailoverState:
 
     def nudge(self) -> None:
         """Probe the first store, and deliver what waits, beside what the caller does, if it is time."""
-        if time.monotonic() >= self._probe_at or (self.state == "delivering" and not self.down):
+        if self.opened and (time.monotonic() >= self._probe_at or (self.state == "delivering" and not self.down)):
             self._replaying.begin()
-
-    async def retry(self, key: str) -> bool:
-        """Let a write that was set aside wait again, and deliver it; tell whether there was one."""
-        found = await self.replay.retry(key)
-        if found and not self.away:
-            await self.recover()
-        return found
 
     async def is_available(self) -> bool:
         """Tell whether reads and writes are answered now."""
-        if self._closed or (self.opened and self.state == "cut off"):
+        if self.state in {"closed", "cut off"}:
             return False
         return await self.serving.is_available()
 
     async def close(self) -> None:
         """Release every store of the chain."""
-        self._closed, self.opened, self.normal = True, False, False
+        self.state, self.normal, self._view = "closed", False, None
         await self._replaying.end()
         async with AsyncExitStack() as stack:
             for backend in self.backends:
                 stack.push_async_callback(backend.close)
 
+    def _refuse_closed(self) -> None:
+        if self.state == "closed":
+            raise StoreClosed("the router was closed: make a new one")
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """Hold the lock; what fails because its stores were closed beneath it is StoreClosed."""
+        async with self._lock.current():
+            self._refuse_closed()
+            try:
+                yield
+            except DgentError:
+                self._refuse_closed()
+                raise
+
     def _enter(self, state: State) -> None:
-        self.state, self.normal = state, state == "normal" and not self._closed
+        self._refuse_closed()
+        self.state, self.normal = state, state == "normal"
         if state != "started late":
             self._view = None
 
     async def _admit(self) -> None:
-        self.filled = await self._manifest.admit(self.first, order=self._order)
-        database: Database | None = getattr(self.first, "database", None)
+        self.filled = await self._manifest.admit(self.first, order=self.policy.order)
+        database = database_of(self.first)
         self._ahead = 0.0 if database is None else await database.ahead()
 
     async def _open_first(self) -> None:
         """Serve from the first store; begin to deliver if anything waits for it."""
         waits = await self.replay.look()
+        self._refuse_closed()
         if self.replay.left:
             degraded(self.replay.left)
         if waits:
             self._enter("delivering")
             self._replaying.begin()
         else:
-            self._resume()
             await self.replay.tidy()
+            self._resume()
 
     def _broke_off(self, error: BaseException) -> None:
         self.down = str(error) or type(error).__name__
@@ -319,41 +329,41 @@ class FailoverState:
         _log.warning("%s could not be taken up again: %s", self.first.name, self.down)
 
     async def _replay(self) -> DeliveryReport:
-        tally = self._tally = Tally()  # what is brought in meanwhile counts, too
-
-        def report(waiting: int, reason: str) -> DeliveryReport:
-            self._delivered += tally.delivered
-            return DeliveryReport(tally.delivered, waiting, tuple(tally.aside), reason)
-
-        def progress(waiting: int) -> None:
-            if tally.delivered:  # it takes what it is given while it is there
-                self._backoff.reset()
-            self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
-
+        tally, reason = Tally(), ""
+        self._tally = tally  # what is brought in meanwhile counts, too
         try:
             await self._admit()
-            await self._deliver(tally, progress)
+            await self._deliver()
+            await self.replay.tidy()
         except HINDERED as error:
             if tally.delivered:
                 self._backoff.reset()
             self._failed(error)
-            return report((await self.replay.counts())[0], self.down)
-        await self.replay.tidy()
-        if self.replay.left:
-            _log.warning("%s: %s", self.replay.left, self.replay.tried)
-        return report((await self.replay.counts())[0] if self.replay.left else 0, self.replay.left)
+            reason = self.down
+        else:
+            if reason := self.replay.left:
+                _log.warning("%s: %s", reason, self.replay.tried)
+        waiting = (await self.replay.counts())[0] if reason else 0
+        self._delivered += tally.delivered
+        return tally.report(waiting, reason)
 
-    async def _deliver(self, tally: Tally, progress: Callable[[int], None]) -> None:
+    async def _deliver(self) -> None:
         """Deliver all that waits, and return to the normal state."""
         waits = await self.replay.look()
         while waits or self.state != "normal":
             self._enter("delivering")
             await self._keeping.ended()
             for deliverer in self.replay.reachable:
-                await self.replay.empty(deliverer, tally, progress)
+                await self.replay.empty(deliverer, self._tally, self._progress)
             waits = False
             if self.state == "delivering":  # else it was cut off meanwhile
                 self._resume()
+
+    def _progress(self, waiting: int) -> None:
+        tally = self._tally
+        if tally.delivered:  # it takes what it is given while it is there
+            self._backoff.reset()
+        self._publish(Progress(self.first.name, tally.delivered, len(tally.aside), waiting))
 
     def _failed(self, error: StorageError) -> None:
         if self.opened:
@@ -373,21 +383,17 @@ class FailoverState:
 
     async def _start_late(self, reason: str) -> None:
         self.down = reason
-        if self._strict:
+        if self.policy.strict:
             raise BackendUnavailable(
                 f"{self.first.name} is out of reach, and no other store may take its place: {reason}"
             )
         queue = await self.replay.fall_back(durable=False)
         self._enter("started late")
-        self._view = QueuedView(self._limits)
-        told = f"{self.first.name} is out of reach ({reason}): {queue.store.name} serves, and shows only what is "
-        if queue.store.capabilities.durable:
-            told += f"written from now on; it is kept until {self.first.name} is back"
-        else:
-            told += f"written by this process; it is gone when the process ends before {self.first.name} is back"
+        self._view = QueuedView(self.policy.limits)
+        if not queue.store.capabilities.durable:
             self._manifest.save(volatile=True)
         self._publish(Failover("degrade", self.first.name, queue.store.name, reason))
-        degraded(told)
+        degraded(started_late(self.first, queue.store, reason))
 
     def _wait(self) -> None:
         """Put off the next probe, longer each time."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
+from dgent.datum_id import uuid7
 from dgent.exceptions import StoreClosed
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
@@ -48,6 +49,12 @@ class MemoryBackend(ResidentBackend):
         self._on_change = on_change
         self._shared = _SharedState(StoreState(limits, clock))
 
+    @property
+    @override
+    def where(self) -> str:
+        """An id of its own: another one in memory is another store, also under the same namespace."""
+        return self._shared.id
+
     @override
     async def close(self) -> None:
         """Forget everything. May be called twice."""
@@ -56,6 +63,12 @@ class MemoryBackend(ResidentBackend):
     @override
     async def _current(self) -> StoreState:
         return self._shared.open()
+
+    def check(self, operations: Sequence[Operation]) -> None:
+        """Raise what writing them now would raise, and write nothing."""
+        state = self._shared.open()
+        with state.lock:
+            state.batch(self.namespace).apply(operations)
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
@@ -84,6 +97,7 @@ class _SharedState:
 
     def __init__(self, state: StoreState) -> None:
         self.state: StoreState | None = state
+        self.id: Final = uuid7()
         self._process: Final = os.getpid()
 
     def open(self) -> StoreState:

@@ -103,6 +103,12 @@ class JSONLBackend(ResidentBackend):
         """Where the file lies."""
         return self._shared.journal.path
 
+    @property
+    @override
+    def where(self) -> str:
+        """The real path of the file."""
+        return os.path.realpath(self.path)
+
     async def prepare(self) -> str:
         """Make the file if it is not there, and return the id of the store."""
         await self._current()

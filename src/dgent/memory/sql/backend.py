@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -87,6 +88,13 @@ class SqlBackend(SqlStore, BackendBase):
         self.on_change = on_change
         writer = partial(NamespaceWriter, limits=self.limits, clock=self.clock, ticks=clock or time.monotonic)
         self._writer = lru_cache(maxsize=4096)(writer)  # of a namespace; every view shares it
+
+    @property
+    @override
+    def where(self) -> str:
+        """What tells its database from every other one; of a file the real path."""
+        where = self.database.where
+        return os.path.realpath(where) if where.startswith("/") else where
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:

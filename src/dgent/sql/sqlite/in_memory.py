@@ -126,6 +126,11 @@ class InMemoryDatabase(Database):
         """Write one item."""
         return only(await self.write(lambda connection: work(connection, [item])))
 
+    @property
+    def where(self) -> str:
+        """The name under which this process finds it."""
+        return f"memory:{self.url.database}"
+
     def watch(self, topic: str, wake: Callable[[], None]) -> Watch:
         """Call back when something was committed, whatever the topic."""
         self._check_usable()
