@@ -211,7 +211,7 @@ END: Record = {"store": "memory", "kind": "end"}
         ([STAND, {k: v for k, v in crafted().items() if k != "parent"}], "other fields"),
         ([STAND, {**crafted(), "content": "!!"}], "record 2 is not what was exported"),
         ([STAND, {**crafted(), "digest": "00" * 16}], "digest of version 1 of 'a' is that of another"),
-        ([5], "record 1 is not what was exported: it is a int"),
+        ([5], "record 1 is not what was exported: it is an int"),
         ([{"store": "log", "kind": "entry"}], "none of agent memory"),
     ],
 )

@@ -270,7 +270,7 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"pool_timeout": 0}, "pool_timeout does not fit: use a number above 0"),
     ({"store": {"bakend": "sqlite"}}, "store has no field 'bakend': did you mean backend?"),
     ({"store": 5}, 'store does not fit: use a mapping like {"backend": "sqlite"}'),
-    ({"store": {"backend": "mysql"}}, "store names 'mysql': use sqlite, postgres"),
+    ({"store": {"backend": "mysql"}}, "store.backend names 'mysql': use sqlite, postgres"),
 ]
 
 

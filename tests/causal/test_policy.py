@@ -80,7 +80,7 @@ def test_a_wrong_variable_is_an_error_that_names_it(value: str, monkeypatch: pyt
 @pytest.mark.parametrize("name", ["KGENTS_STORE__BACKEND", "KGENTS_STORE__BAKEND"])
 def test_a_wrong_nested_variable_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(name, "mysql")
-    with pytest.raises(InvalidSettings, match=r"store\.ba"):
+    with pytest.raises(InvalidSettings, match=f"^{name} "):
         Settings.load()
 
 

@@ -222,7 +222,7 @@ async def test_a_place_that_cannot_be_written_is_a_typed_error(tmp_path: Path) -
         await migrations.upgrade(f"sqlite:///{tmp_path}/file/membrane.db")
     (tmp_path / "elsewhere.db").touch()
     (tmp_path / "link.db").symlink_to(tmp_path / "elsewhere.db")
-    with pytest.raises(ReadOnly, match="not a regular file"):
+    with pytest.raises(ReadOnly, match="is a link"):
         await migrations.upgrade(f"sqlite:///{tmp_path}/link.db")
     assert not (tmp_path / "elsewhere.db").read_bytes()
 

@@ -203,10 +203,11 @@ class _SharedOutbox:
         if queue.target in self._prepared:
             return
         runner: Runner = self._database.current() or self._database
-        await self.store.joined(runner).prepare()
-        await take_over_format_1(self.store, partial(queue_of_format_2, self.store))
-        await take_over_format_2(self.store, memory.namespace, queue)
-        await take_over_moved(self.store, memory, queue)
+        store = self.store.joined(runner)
+        await store.prepare()
+        await take_over_format_1(store, partial(queue_of_format_2, store))
+        await take_over_format_2(store, memory.namespace, queue)
+        await take_over_moved(store, memory, queue)
         runner.after_commit(partial(self._prepared.add, queue.target))
 
 

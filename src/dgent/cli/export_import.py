@@ -32,10 +32,10 @@ async def export(
     kg: Kg,
     file: Annotated[Path | None, typer.Argument(help="A file, written whole or not at all; - or none: stdout.")] = None,
 ) -> None:
-    """Write all live datums as JSON lines, in the order in which they were stored.
+    """Write all live datums as JSON lines.
 
-    The lines may be cut, sorted and put together, so none says how many there are: compare what this says with what
-    the import says.
+    They come in the order in which they were stored. The lines may be cut, sorted and put together, so none says how
+    many there are: compare what this says with what the import says.
     """
     from dgent.cli.output import counted
     from dgent.cli.progress import progress

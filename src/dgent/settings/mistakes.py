@@ -85,6 +85,8 @@ def _explained(problem: Mapping[str, Any], model: type[BaseModel], named: Callab
     if kind == "extra_forbidden":
         fields = getattr(model.model_fields[steps[0]].annotation, "model_fields", ())
         return f"{where} has no field {str(steps[1])!r}{nearest(str(steps[1]), fields)}"
+    if where in steps and isinstance(steps[-1], str):  # in a file: a variable has the field in its name
+        where = ".".join(map(str, steps))
     if kind in {"literal_error", "enum"}:
         return f"{where} names {_shown(problem['input'])}: use {_choices(context['expected'])}"
     bounds = [f"{word} {context[bound]:g}" for bound, word in _BOUNDS.items() if bound in context]
