@@ -23,6 +23,15 @@ PACKAGE = Path(dgent.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+ONE_ENTRY = re.compile(r"[\w.]+: (?!.*[.;] (?:[A-Z][a-z]+[A-Z]\w+|Corrupt|Conflict|\w+Error): ).*")
+"""A name and what it stands for, without a second exception behind it."""
+
+
+def docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> str:
+    return ast.get_docstring(node) or ""
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(PACKAGE))
 
@@ -70,6 +79,20 @@ def test_an_import_loads_no_driver_no_command_line_and_no_test_tool() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     heavy = {"asyncpg", "aiosqlite", "typer", "rich", "click", "numpy", "pytest", "hypothesis", "alembic", "pickle5"}
     assert heavy & set(json.loads(done.stdout)) == set()
+
+
+def test_docstrings_name_one_exception_and_one_field_a_line() -> None:
+    wrong = []
+    for path in MODULES:
+        nodes = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, DOCUMENTED)]
+        for section in re.findall(r"(?:Raises|Attributes):\n((?: {4}.*\n?)+)", "\n".join(map(docstring, nodes))):
+            entries = re.findall(r"^ {4}(?! ).*(?:\n {5,}.*)*", section, re.MULTILINE)
+            wrong += [f"{name(path)}: {entry}" for entry in entries if not ONE_ENTRY.fullmatch(" ".join(entry.split()))]
+    assert wrong == []
+
+
+def test_no_file_is_longer_than_400_lines() -> None:
+    assert [name(path) for path in MODULES if path.read_text("utf-8").count("\n") > 400] == []
 
 
 BANNED = {

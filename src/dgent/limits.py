@@ -47,7 +47,8 @@ class Limits:
         """Return a limit that a caller may ask for.
 
         Raises:
-            InvalidQuery: it is negative or no integer. LimitExceeded: it is above `max_page`.
+            InvalidQuery: it is negative or no integer.
+            LimitExceeded: it is above `max_page`.
         """
         if check_limit(limit) > self.max_page:
             raise LimitExceeded(

@@ -15,7 +15,8 @@ class Damaged(NamedTuple):
     """A stored version that is not what was written. What it says of itself cannot be trusted.
 
     Attributes:
-        id, version: as they are stored.
+        id: as it is stored.
+        version: as it is stored.
         reason: what is wrong with it.
         content: the bytes that are stored, for whoever wants to save what can be saved.
     """

@@ -39,7 +39,8 @@ class Query:
         schema: equals `metadata["schema"]`.
         tags: each is in `metadata["tags"]`.
         author: equals `metadata["author"]`, "system" where there is none.
-        since, until: `since <= created_at < until`; aware datetimes or Unix seconds.
+        since: `since <= created_at`, an aware datetime or Unix seconds.
+        until: `created_at < until`, the same.
         after: `created_at > after`, Unix seconds.
         where: path to JSON value, compared for equality. A path starts with `metadata.` or `content.`; without either
             it is a path into the content: `{"user.address[0].city": "Bern"}`. A name with other characters is quoted:

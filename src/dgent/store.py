@@ -132,7 +132,10 @@ class DgentProtocol(StateBackend, Protocol):
 
         Raises:
             InvalidInput: one of them is neither a Put nor a Delete.
-            VersionConflict, CausalCycle, LimitExceeded, CapabilityMissing: as for `put` and `delete`.
+            VersionConflict: as for `put` and `delete`.
+            CausalCycle: as for `put` and `delete`.
+            LimitExceeded: as for `put` and `delete`.
+            CapabilityMissing: as for `put` and `delete`.
         """
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:

@@ -43,12 +43,15 @@ class Resolver:
         """Return what the path leads to: the verb's answer, or a list of names.
 
         Without an `umwelt` it is `Umwelt.reader()`. A datum may be given as its record or as JSON text, a query too.
+        What the verb raises comes through.
 
         Raises:
-            InvalidPath: the path cannot be read. PathNotFound, TableNotFound: it leads nowhere; the message has the
-                nearest names; TableNotFound also where the umwelt itself grants what is not registered.
-                PermissionDenied: the umwelt does not grant it. CapabilityMissing: the store cannot do that.
-                InvalidQuery: an argument is unknown, missing or wrong. And what the verb raises.
+            InvalidPath: the path cannot be read.
+            PathNotFound: it leads nowhere; the message has the nearest names.
+            TableNotFound: it names no registered table, also where the umwelt grants it.
+            PermissionDenied: the umwelt does not grant it.
+            CapabilityMissing: the store cannot do that.
+            InvalidQuery: an argument is unknown, missing or wrong.
         """
         asking = self._met(Umwelt.reader() if umwelt is None else umwelt)
         match _segments(path):

@@ -51,7 +51,8 @@ class DataAgent(Generic[S]):
         attempts: how often a change is tried when other writers are first.
 
     Raises:
-        InvalidState: the initial state or the type cannot be stored. CapabilityMissing: the store compares no versions.
+        InvalidState: the initial state or the type cannot be stored.
+        CapabilityMissing: the store compares no versions.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class DataAgent(Generic[S]):
         A datum that expires does so when it would have.
 
         Raises:
-            VersionConflict: another version than `expect` (0: none) is live. InvalidState: it cannot be stored.
+            VersionConflict: another version than `expect` (0: none) is live.
+            InvalidState: it cannot be stored.
         """
         live = await self.backend.get(self.id)
         stored = await self.backend.put(self._codec.encode(state, live), expect=expect, ttl="keep")
@@ -106,7 +108,8 @@ class DataAgent(Generic[S]):
         """Return the state that was saved as `version`; 0 is the initial one.
 
         Raises:
-            DatumNotFound: there is no such version. CapabilityMissing: the store keeps no history.
+            DatumNotFound: there is no such version.
+            CapabilityMissing: the store keeps no history.
         """
         if version == 0:
             return self._state_in(None)
@@ -122,7 +125,8 @@ class DataAgent(Generic[S]):
         runs again from the new state, so what it does besides may happen more than once.
 
         Raises:
-            StateConflict: others were first each time. ReentrantInvoke: called from inside of `step`.
+            StateConflict: others were first each time.
+            ReentrantInvoke: called from inside of `step`.
             InvalidState: the new state cannot be stored; the one that was there stays.
         """
 

@@ -49,7 +49,8 @@ class Flux:
             on_error: called with an error of the agent and its event, which is skipped; without it the flow fails.
 
         Raises:
-            InvalidAgent: it is no agent. InvalidInput: the buffer is no number of events, or the handler no function.
+            InvalidAgent: it is no agent.
+            InvalidInput: the buffer is no number of events, or the handler no function.
         """
         return FluxAgent(agent, buffer=buffer, on_error=on_error)
 
@@ -87,7 +88,8 @@ class FluxAgent(Agent[A, B]):
         where the flow ends before it: it can be started again with the rest.
 
         Raises:
-            InvalidAgent: the source is not async. FluxBusy: it flows already.
+            InvalidAgent: the source is not async.
+            FluxBusy: it flows already.
         """
         if not isinstance(source, AsyncIterable):
             raise InvalidAgent(_no_source(source))
@@ -102,7 +104,8 @@ class FluxAgent(Agent[A, B]):
         """Return the output for an input, before any event of the stream that waits.
 
         Raises:
-            FluxStopped: `stop()` came first. ReentrantInvoke: called by the agent inside.
+            FluxStopped: `stop()` came first.
+            ReentrantInvoke: called by the agent inside.
         """
         if self._lock.inside():
             raise ReentrantInvoke(f"{self.name} is invoked by its own agent, which it waits for: invoke what is inside")

@@ -49,7 +49,8 @@ class StateFunctor(Generic[S]):
         attempts: how often the logic is run when other writers are first.
 
     Raises:
-        InvalidState: the initial state or the type cannot be stored. CapabilityMissing: the store compares no versions.
+        InvalidState: the initial state or the type cannot be stored.
+        CapabilityMissing: the store compares no versions.
     """
 
     def __init__(
@@ -103,7 +104,8 @@ class StateFunctor(Generic[S]):
         `id` says which row; without it the initial state does, by its primary key.
 
         Raises:
-            InvalidState: neither says so. CapabilityMissing: the table has no version column.
+            InvalidState: neither says so.
+            CapabilityMissing: the table has no version column.
         """
         if not isinstance(adapter, TableAdapter):
             raise InvalidState(f"{called(adapter)} is no typed table: pass storage.table(Model)")
@@ -134,7 +136,8 @@ class StatefulAgent(Agent[A, B], Generic[S, A, B]):
 
         Raises:
             StateConflict: other writers were first each time; it carries both versions.
-            InvalidState: the next state cannot be stored. ReentrantInvoke: called from its own logic.
+            InvalidState: the next state cannot be stored.
+            ReentrantInvoke: called from its own logic.
         """
         return await self.memory.change(lambda state: self._step(input, state))
 
@@ -167,7 +170,8 @@ class Symbiont(StatefulAgent[S, A, B]):
     """Logic and the memory that it lives with: `StateFunctor.lift_logic` under its familiar name.
 
     Raises:
-        InvalidAgent: the logic is neither a function nor an agent. InvalidState: the memory is no DataAgent.
+        InvalidAgent: the logic is neither a function nor an agent.
+        InvalidState: the memory is no DataAgent.
     """
 
     def __init__(self, logic: Logic[A, S, B], memory: DataAgent[S]) -> None:

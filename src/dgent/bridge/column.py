@@ -108,7 +108,9 @@ class Processors(NamedTuple):
     """What a column's type does to values for one driver; None where it leaves them as they are.
 
     Attributes:
-        bind: from Python to the driver. load: from the driver to Python. show: from the driver to JSON.
+        bind: from Python to the driver.
+        load: from the driver to Python.
+        show: from the driver to JSON.
     """
 
     bind: Convert | None

@@ -55,9 +55,12 @@ class TableMapping:
 
     Attributes:
         name: the table.
-        fields: what the content shows, in the order of the names. by_name: the same.
+        fields: what the content shows, in the order of the names.
+        by_name: the same, by name.
         keys: what the id is made of; `textual` if that is one text, `is_primary` if it is the primary key.
-        created, parent, tags: the fields in these roles; `ordered` is `created` if every row has one.
+        created: the field of the time; `ordered` is that if every row has one.
+        parent: the field of the cause.
+        tags: the field of the tags.
         version: the column that counts the writes.
         kept: hidden fields that have a default or a stamp.
     """

@@ -31,8 +31,8 @@ async def take_over_moved(store: SqlBackend, memory: Backend, queue: Queue) -> N
     """Note where a memory lies, and move what waits for it elsewhere; nothing, while it does not answer.
 
     Raises:
-        StorageError: the database failed; everything is where it was. VersionConflict: another program delivers from
-            the former place just now; the same.
+        StorageError: the database failed; everything is where it was.
+        VersionConflict: another program delivers from the former place just now; the same.
     """
     if not (id := await _id_of(memory)):
         return

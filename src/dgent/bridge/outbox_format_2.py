@@ -26,8 +26,8 @@ async def take_over_format_2(store: SqlBackend, namespace: str, queue: Queue) ->
     """Move what waits under the former name, in one transaction; there may be nothing.
 
     Raises:
-        StorageError: the database failed; everything is where it was. VersionConflict: a program of that time delivers
-            it just now; the same.
+        StorageError: the database failed; everything is where it was.
+        VersionConflict: a program of that time delivers it just now; the same.
     """
     former = queue_of_format_2(store, namespace)
     if not any(await former.count()):

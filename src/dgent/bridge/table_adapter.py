@@ -145,7 +145,9 @@ class TableAdapter(StoreBase):
         Raises:
             DatumNotFound: there is no such row.
             VersionConflict: a given column is not as it was read.
-            InvalidRow, CausalCycle, IntegrityViolation: as for `put`.
+            InvalidRow: as for `put`.
+            CausalCycle: as for `put`.
+            IntegrityViolation: as for `put`.
         """
         check_kind(changes, Mapping, "pass a dict of columns and their new values")
         asked = table_update.admitted(self.mapping, id, self.mapping.key_of(self._checked_id(id)), changes, given)

@@ -72,7 +72,8 @@ class _Plan:
 
     Attributes:
         nothing: no row can match.
-        exact: SQL says all. loose: something is left that no column says, so most rows may be read in vain.
+        exact: SQL says all.
+        loose: something is left that no column says, so most rows may be read in vain.
     """
 
     def __init__(self, connection: Connection, mapping: TableMapping, query: Query) -> None:

@@ -43,7 +43,8 @@ class TableRegistry:
         """Register a model, with the options of its `TableAdapter`: `hidden=("secret",)`; again, to change them.
 
         Raises:
-            CapabilityMissing, InvalidRow: as for `TableAdapter`.
+            CapabilityMissing: as for `TableAdapter`.
+            InvalidRow: as for `TableAdapter`.
             InvalidInput: another registered model has one of its names.
         """
         adapter = TableAdapter(model, self.database, **{"on_change": self._on_change, **options})

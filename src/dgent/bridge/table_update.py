@@ -60,8 +60,10 @@ def write(connection: Connection, mapping: TableMapping, asked: Update, limits: 
     Nothing is written if the row has these values already.
 
     Raises:
-        DatumNotFound: there is no such row. VersionConflict: a given column is not as it was read.
-        CausalCycle: the parent descends from this row. LimitExceeded: the row would be too large.
+        DatumNotFound: there is no such row.
+        VersionConflict: a given column is not as it was read.
+        CausalCycle: the parent descends from this row.
+        LimitExceeded: the row would be too large.
     """
     dialect = connection.dialect
     row = row_of(connection, mapping, asked.key, hold=True)

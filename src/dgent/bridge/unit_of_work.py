@@ -45,7 +45,8 @@ class UnitOfWork:
     """An open transaction.
 
     Attributes:
-        session: for the ORM. memory: agent memory, under the namespace of the storage.
+        session: for the ORM.
+        memory: agent memory, under the namespace of the storage.
     """
 
     def __init__(self, transaction: Transaction, memory: JoinableMemory, tables: TableRegistry, log: AsyncLog) -> None:
@@ -107,7 +108,8 @@ async def unit_of_work(
     undone, and whatever comes later raises StoreClosed and does nothing.
 
     Raises:
-        StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+        StorageTimeout: it stayed open longer than `transaction_timeout`.
+        NestedWrite: another task's is open here.
         CapabilityMissing: the memory lies elsewhere and does not say where.
     """
     registered = TableRegistry(database) if tables is None else tables

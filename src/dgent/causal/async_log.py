@@ -80,7 +80,9 @@ class AsyncLog(SqlStore):
         """Add entries in order, next to each other, all or none, and return them.
 
         Raises:
-            InvalidDatum, LimitExceeded, OutcomeUnknown: as for `append`.
+            InvalidDatum: as for `append`.
+            LimitExceeded: as for `append`.
+            OutcomeUnknown: as for `append`.
         """
         return await self._append(Batch(stream, writer, as_list(payloads, "payloads")))
 
@@ -154,7 +156,8 @@ class AsyncLog(SqlStore):
         an old backup of it in place, takes the checkpoint out with what was signed.
 
         Raises:
-            ChainBroken, InvalidCheckpoint: as for `checkpoint.sign`; nothing is signed.
+            ChainBroken: as for `checkpoint.sign`; nothing is signed.
+            InvalidCheckpoint: as for `checkpoint.sign`; nothing is signed.
         """
         check_signer(writer, key.fingerprint, [key.fingerprint])
         newest, older = in_order(since, against, await self.latest(stream, writer, key.fingerprint))
@@ -189,9 +192,11 @@ class AsyncLog(SqlStore):
             after: where to begin: a `Head` or a seq, if a writer is named; else by writer, and the others at 1.
 
         Raises:
-            InvalidDatum, InvalidQuery: an argument means nothing.
+            InvalidDatum: an argument means nothing.
+            InvalidQuery: an argument means nothing.
             CapabilityMissing: this is a transaction, which would have to stay open.
-            BackendUnavailable, StorageTimeout: the database did not answer the first time.
+            BackendUnavailable: the database did not answer the first time.
+            StorageTimeout: the database did not answer the first time.
             ChainBroken: an entry was taken out, or the log is not the one that was seen.
             MalformedRow: what stands there is no entry.
             StoreClosed: the database was closed meanwhile.

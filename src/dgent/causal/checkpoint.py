@@ -102,7 +102,8 @@ class Checkpoint:
         """Check that it was signed by whose public key it names, and, if one is given, that this is who is expected.
 
         Raises:
-            InvalidCheckpoint: it was not. CapabilityMissing: `cryptography` is not installed.
+            InvalidCheckpoint: it was not.
+            CapabilityMissing: `cryptography` is not installed.
         """
         if expected is not None and self.signer != expected:
             raise InvalidCheckpoint(f"{self._what} was signed by {self.signer}, not by {expected}")
@@ -285,7 +286,8 @@ def checkpoints(
     """Return the checkpoints behind a seq that are kept, in order; the signatures are not checked.
 
     Raises:
-        MalformedRow: as for `latest`. InvalidQuery: `after` or `limit` mean nothing.
+        MalformedRow: as for `latest`.
+        InvalidQuery: `after` or `limit` mean nothing.
     """
     check_limit(limit)
     behind = check_version(after, "after")

@@ -66,7 +66,8 @@ class Generation:
         """Add one and return the new value; the first is 1.
 
         Raises:
-            StoreError: it is at 2**63 - 1, the last one. MalformedRow: what is stored is no whole number.
+            StoreError: it is at 2**63 - 1, the last one.
+            MalformedRow: what is stored is no whole number.
         """
         row = _BUMP.row(connection, self.key)
         if row is None:
@@ -77,7 +78,8 @@ class Generation:
         """Move forward to a value, or stay, and return it.
 
         Raises:
-            NonMonotonicGeneration: it is beyond that value already. InvalidInput: the value is no number from 0.
+            NonMonotonicGeneration: it is beyond that value already.
+            InvalidInput: the value is no number from 0.
         """
         if type(value) is not int or not 0 <= value <= _LARGEST:
             raise InvalidInput(f"a generation is a whole number from 0 to 2**63 - 1, not {value!r:.80}")
@@ -119,6 +121,7 @@ class AsyncGeneration(SqlStore):
         """Move forward to a value, or stay, and return it.
 
         Raises:
-            NonMonotonicGeneration: it is beyond that value already. InvalidInput: the value is no number from 0.
+            NonMonotonicGeneration: it is beyond that value already.
+            InvalidInput: the value is no number from 0.
         """
         return await self._write(lambda connection: self._counter.set(connection, value))

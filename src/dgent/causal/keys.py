@@ -54,7 +54,9 @@ def generate(path: str | Path) -> SigningKey:
 
     Raises:
         InvalidKey: one of the two files is there already, or the path names none.
-        CapabilityMissing: `cryptography` is not installed. ReadOnly, DiskFull: they cannot be written.
+        CapabilityMissing: `cryptography` is not installed.
+        ReadOnly: they cannot be written.
+        DiskFull: they cannot be written.
     """
     path = Path(path)
     if not path.name:
@@ -90,7 +92,8 @@ def load_public(path: str | Path) -> Fingerprint:
     """Return whom a public key belongs to: a `.pub` file beside a key, or any ed25519 public key in PEM.
 
     Raises:
-        InvalidKey, CapabilityMissing: as for `load`.
+        InvalidKey: as for `load`.
+        CapabilityMissing: as for `load`.
     """
     path = Path(path)
     kind = _load("asymmetric.ed25519").Ed25519PublicKey

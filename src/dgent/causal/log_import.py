@@ -45,7 +45,11 @@ class LogImport:
         """Return what a record says, once it is known that it may come here.
 
         Raises:
-            InvalidFile, InvalidInput, KeyError, TypeError, ValueError: it may not.
+            InvalidFile: it may not.
+            InvalidInput: it may not.
+            KeyError: it may not.
+            TypeError: it may not.
+            ValueError: it may not.
         """
         match record:
             case {"store": "log", "kind": "entry"}:

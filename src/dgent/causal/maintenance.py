@@ -101,7 +101,8 @@ class MaintainedLog(Keeper):
         What is appended meanwhile is not in it.
 
         Raises:
-            ChainBroken, MalformedRow: something is not what was written.
+            ChainBroken: something is not what was written.
+            MalformedRow: something is not what was written.
             Conflict: a log was erased before it was read.
         """
         return sealed(self.name, self._records(owner))
@@ -125,7 +126,8 @@ class MaintainedLog(Keeper):
 
         Raises:
             InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
-            Conflict: another entry stands there already. InvalidCheckpoint: another checkpoint of the same signer does.
+            Conflict: another entry stands there already.
+            InvalidCheckpoint: another checkpoint of the same signer does.
             LimitExceeded: a payload is larger than `limits.max_content`.
             StorageTimeout: the next record did not come within `transaction_timeout`.
         """

@@ -74,7 +74,9 @@ class WriterLog:
         """Add entries in order, next to each other, and return them.
 
         Raises:
-            InvalidDatum, LimitExceeded, MalformedRow: as for `append`; nothing was written.
+            InvalidDatum: as for `append`; nothing was written.
+            LimitExceeded: as for `append`; nothing was written.
+            MalformedRow: as for `append`; nothing was written.
         """
         listed = as_list(payloads, "payloads")
         check_place(stream, writer)
@@ -182,7 +184,9 @@ class WriterLog:
         the entries that are returned are read.
 
         Raises:
-            ChainBroken, MalformedRow, InvalidQuery: as for `entries`.
+            ChainBroken: as for `entries`.
+            MalformedRow: as for `entries`.
+            InvalidQuery: as for `entries`.
         """
         check_limit(limit)
         behind = {} if after is None else {name: position(seen) for name, seen in after.items()}

@@ -24,7 +24,8 @@ def content(word: str, limit: int) -> bytes:
     At most one byte more than `limit` is read, so that the store can refuse it.
 
     Raises:
-        NotFound: there is no such file. InvalidInput: the text is no Unicode.
+        NotFound: there is no such file.
+        InvalidInput: the text is no Unicode.
     """
     if word == "-":
         return sys.stdin.buffer.read(limit + 1)
@@ -40,7 +41,8 @@ def text(word: str, limit: int) -> str:
     """Return a content that is text.
 
     Raises:
-        NotFound: there is no such file. InvalidInput: it is no UTF-8.
+        NotFound: there is no such file.
+        InvalidInput: it is no UTF-8.
     """
     try:
         return content(word, limit).decode()

@@ -100,7 +100,8 @@ class Kg:
         the first of the chain, which is to ask for it by name.
 
         Raises:
-            NotFound: nothing is where the command line says. DgentError: the first store cannot be opened.
+            NotFound: nothing is where the command line says.
+            DgentError: the first store cannot be opened.
         """
         from dgent.storage import StorageProvider
 

@@ -35,7 +35,8 @@ class BatchReport:
         """Return what the work gives, or None where it is refused: that is noted here, or raised if `strict`.
 
         Raises:
-            InvalidInput, UpgradeError: the class that the work raised; the message names the id.
+            InvalidInput: the class that the work raised; the message names the id.
+            UpgradeError: the class that the work raised; the message names the id.
         """
         try:
             return work()
@@ -53,7 +54,8 @@ async def pages(store: DgentProtocol, schema: str | None, batch: int) -> AsyncIt
     """Go through the live datums of a schema, or all, the oldest first; a rewritten one keeps its place.
 
     Raises:
-        InvalidQuery: `batch` is below 1. Corrupt: one of them is damaged: what copies or changes leaves none out.
+        InvalidQuery: `batch` is below 1.
+        Corrupt: one of them is damaged: what copies or changes leaves none out.
     """
     if check_limit(batch, "batch") < 1:
         raise InvalidQuery("batch is 0: use the number of crystals to take together, from 1")

@@ -31,8 +31,10 @@ class CopyReport(BatchReport):
     """The report of a copy.
 
     Attributes:
-        schema, table: what was copied, and where to or where from.
-        found: how many there were. written: how many this run wrote; none in a dry run.
+        schema: what was copied.
+        table: where to or where from.
+        found: how many there were.
+        written: how many this run wrote; none in a dry run.
         verified: how many were read back and are equal.
         different: how many are there already and say something else; `differing` are the ids of the first.
     """
@@ -70,7 +72,10 @@ async def backfill(
 
     Raises:
         InvalidRow: the table does not take a crystal; the message names its id, the field and the reason.
-        InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: one cannot be read; nothing was written.
+        InvalidCrystal: one cannot be read; nothing was written.
+        CrystalTooNew: one cannot be read; nothing was written.
+        UpgradeGap: one cannot be read; nothing was written.
+        UpgradeFailed: one cannot be read; nothing was written.
     """
     report = CopyReport(schema=schema.name, table=adapter.table)
 

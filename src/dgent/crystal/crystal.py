@@ -49,7 +49,8 @@ class CrystalMeta:
     """The envelope of a crystal.
 
     Attributes:
-        schema_name, schema_version: what its value follows.
+        schema_name: the schema that its value follows.
+        schema_version: the version of that.
         created_at: when its datum was made, in UTC.
         crystallized_from: the id of the datum, if that has an older version and was upgraded on its way; else None.
     """
@@ -77,7 +78,9 @@ class Crystal(Generic[T]):
 
         Raises:
             InvalidCrystal: it is of another schema, or does not fit the contract.
-            CrystalTooNew, UpgradeGap, UpgradeFailed: it cannot be upgraded.
+            CrystalTooNew: it cannot be upgraded.
+            UpgradeGap: it cannot be upgraded.
+            UpgradeFailed: it cannot be upgraded.
         """
         name, version = envelope(datum)
         if name is None:
@@ -107,7 +110,8 @@ class Crystal(Generic[T]):
 
         Raises:
             InvalidCrystal: the value does not fit the contract, or would not come back as it was; or tags or an author
-                are given that contradict it. InvalidDatum: an id, a time or metadata that no store takes.
+                are given that contradict it.
+            InvalidDatum: an id, a time or metadata that no store takes.
         """
         content = schema.encode(value)
         labels = _labels(value, schema, tags or metadata.get("tags", ()), author or metadata.get("author"))
@@ -181,7 +185,10 @@ def upgraded(datum: Datum, schema: Schema[T]) -> Crystal[T]:
     """Return the crystal of a datum rewritten as the current version of its schema has it; the rest of it stays.
 
     Raises:
-        InvalidCrystal, CrystalTooNew, UpgradeGap, UpgradeFailed: as for `Crystal.from_datum`.
+        InvalidCrystal: as for `Crystal.from_datum`.
+        CrystalTooNew: as for `Crystal.from_datum`.
+        UpgradeGap: as for `Crystal.from_datum`.
+        UpgradeFailed: as for `Crystal.from_datum`.
     """
     crystal = Crystal.from_datum(datum, schema)
     return crystal.replace(crystal.value)

@@ -28,7 +28,8 @@ class DataMixin:
         A contract with an `author` of its own keeps that.
 
         Raises:
-            SchemaNotFound: no schema is for its type. InvalidCrystal: it does not fit its contract.
+            SchemaNotFound: no schema is for its type.
+            InvalidCrystal: it does not fit its contract.
         """
         kind = type(self)
         about.setdefault("source", f"{kind.__module__}.{kind.__qualname__}")

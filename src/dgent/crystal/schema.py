@@ -114,7 +114,9 @@ class Schema(Generic[T]):
 
         Raises:
             InvalidCrystal: it does not fit the contract, or is no JSON object.
-            CrystalTooNew, UpgradeGap, UpgradeFailed: as for `upgrade`.
+            CrystalTooNew: as for `upgrade`.
+            UpgradeGap: as for `upgrade`.
+            UpgradeFailed: as for `upgrade`.
         """
         if version is None or version == self.version:
             return self._codec.decode(content)
@@ -150,7 +152,8 @@ class Schema(Generic[T]):
 
         Raises:
             InvalidCrystal: the data is no JSON object, or a version no whole number from 1.
-            CrystalTooNew: the data is newer than the code. UpgradeGap: a migration is missing on the way.
+            CrystalTooNew: the data is newer than the code.
+            UpgradeGap: a migration is missing on the way.
             UpgradeFailed: a migration raised, or made no JSON object.
         """
         target = self.version if to is None else to

@@ -112,7 +112,9 @@ class Universe:
         """Make a crystal of a value whose type is a known contract; `about` is as for `Crystal.create`.
 
         Raises:
-            SchemaNotFound: no schema is for its type. InvalidCrystal, InvalidDatum: as for `Crystal.create`.
+            SchemaNotFound: no schema is for its type.
+            InvalidCrystal: as for `Crystal.create`.
+            InvalidDatum: as for `Crystal.create`.
         """
         return Crystal.create(value, self.schema_for(type(value)), **about)
 
@@ -120,7 +122,9 @@ class Universe:
         """Store a crystal and return its id; `expect` and `ttl` are as for `DgentProtocol.put`.
 
         Raises:
-            VersionConflict, CausalCycle, StorageError: as for `DgentProtocol.put`.
+            VersionConflict: as for `DgentProtocol.put`.
+            CausalCycle: as for `DgentProtocol.put`.
+            StorageError: as for `DgentProtocol.put`.
         """
         return (await (await self.backend()).put(_datum(crystal), expect=expect, ttl=ttl)).id
 
@@ -146,7 +150,9 @@ class Universe:
 
         Raises:
             InvalidCrystal: it does not fit the contract of its schema.
-            CrystalTooNew, UpgradeGap, UpgradeFailed: it cannot be upgraded. `memory.get` still gives the datum.
+            CrystalTooNew: it cannot be upgraded. `memory.get` still gives the datum.
+            UpgradeGap: it cannot be upgraded. `memory.get` still gives the datum.
+            UpgradeFailed: it cannot be upgraded. `memory.get` still gives the datum.
         """
         datum = await (await self.backend()).get(str(id), version=version)
         try:
@@ -195,7 +201,9 @@ class Universe:
 
         Raises:
             SchemaNotFound: no schema has that name.
-            InvalidCrystal, InvalidDatum, UpgradeError: one cannot be upgraded; nothing was written.
+            InvalidCrystal: one cannot be upgraded; nothing was written.
+            InvalidDatum: one cannot be upgraded; nothing was written.
+            UpgradeError: one cannot be upgraded; nothing was written.
             InvalidQuery: `batch` is no number from 1.
         """
         known = self.schemas.named(schema) if isinstance(schema, str) else schema

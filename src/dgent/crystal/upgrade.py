@@ -23,7 +23,8 @@ class UpgradeReport(BatchReport):
     """The report of an upgrade.
 
     Attributes:
-        schema, version: what the crystals were brought to.
+        schema: that of the crystals.
+        version: what they were brought to.
         found: how many there were of each version.
         upgraded: how many were rewritten; none in a dry run.
     """

@@ -63,7 +63,8 @@ class Deliverer:
         """Deal with the next page; tell whether there was one.
 
         Raises:
-            StorageError: the target failed. QueueUnreadable: the store in which they wait did.
+            StorageError: the target failed.
+            QueueUnreadable: the store in which they wait did.
         """
         async with self._lock.current():
             waiting = await self.ask(self.queue.page())

@@ -49,7 +49,9 @@ class Progress:
 
     Attributes:
         store: the name of the store that it was for.
-        delivered, set_aside, waiting: how many writes, since the delivery began, and still.
+        delivered: how many writes got there since the delivery began.
+        set_aside: how many were set aside since then.
+        waiting: how many still wait.
     """
 
     store: str

@@ -23,7 +23,8 @@ async def move_all(former: Queue, queue: Queue) -> None:
     """Move everything, what was set aside, too; both queues are joined to one transaction.
 
     Raises:
-        VersionConflict: somebody delivers the former one just now. StorageError: the store failed.
+        VersionConflict: somebody delivers the former one just now.
+        StorageError: the store failed.
     """
     while page := await former.page():
         await former.put_damaged_aside(page.damaged)

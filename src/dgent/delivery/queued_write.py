@@ -72,11 +72,13 @@ class QueuedWrite:
     """A put, or a delete where `datum` is None, that waits or was set aside.
 
     Attributes:
-        namespace, id: of the datum in the target. Both are empty where the entry itself is damaged.
+        namespace: of the datum in the target; empty where the entry itself is damaged.
+        id: the same.
         ttl: seconds from `at`, or "keep".
         at: when it was taken, Unix seconds.
         known: what its writer knew of the target.
-        key, seq: its id and place in the queue.
+        key: its id in the queue.
+        seq: its place there.
         reason: why it was set aside; empty while it waits.
         raw: the bytes of an entry that is not what was written.
     """

@@ -49,8 +49,9 @@ async def import_conversation(
     `advance` is called after each commit with how many turns and observations were seen to.
 
     Raises:
-        SchemaOutdated: the tables are not there. Conflict: an id is taken by something else. StorageError: the session
-            that was at work was rolled back; those before it are in.
+        SchemaOutdated: the tables are not there.
+        Conflict: an id is taken by something else.
+        StorageError: the session that was at work was rolled back; those before it are in.
     """
     cited = {turn.dia_id: turn_id(conversation, session, at) for session, at, turn in conversation.spoken()}
     each = []

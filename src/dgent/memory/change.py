@@ -18,7 +18,8 @@ class Change:
     """A pointer to what changed, without the payload.
 
     Attributes:
-        version, seq: of the datum or the tombstone that was appended; both 0 for a purge, which appends nothing.
+        version: of the datum or the tombstone that was appended; 0 for a purge, which appends nothing.
+        seq: the same.
     """
 
     kind: Literal["put", "delete", "purge"]

@@ -52,7 +52,8 @@ class Failover:
     """The first store of a chain went out of reach, or came back.
 
     Attributes:
-        first, serving: names of backends; `serving` is empty while none takes its place.
+        first: the name of the first backend.
+        serving: the name of the one that takes its place; empty while none does.
         reason: for people.
     """
 

@@ -100,7 +100,10 @@ class WriteBatch(Generic[R]):
         """Plan some operations of which all are kept, or none where one raises.
 
         Raises:
-            VersionConflict, CausalCycle, LimitExceeded, InvalidDatum: see `DgentProtocol.put`.
+            VersionConflict: see `DgentProtocol.put`.
+            CausalCycle: see `DgentProtocol.put`.
+            LimitExceeded: see `DgentProtocol.put`.
+            InvalidDatum: see `DgentProtocol.put`.
             Corrupt: what is stored there cannot be gone on from.
         """
         mark = len(self.rows)

@@ -85,7 +85,8 @@ async def downgrade(target: Target = None, revision: str = "-1") -> str | None:
 
     Raises:
         DowngradeRefused: the settings do not say that this is development.
-        MigrationError, StorageError: as for `upgrade`.
+        MigrationError: as for `upgrade`.
+        StorageError: as for `upgrade`.
     """
     settings = _resolve(target)
     _allow_downgrade(settings)
@@ -105,7 +106,8 @@ async def check(target: Target = None) -> None:
     """Do nothing if the database is at the revision that this code needs.
 
     Raises:
-        SchemaOutdated, SchemaTooNew: it is older or newer; the message names both.
+        SchemaOutdated: it is older or newer; the message names both.
+        SchemaTooNew: it is older or newer; the message names both.
         StorageError: as for `current`.
     """
     found = await _in_thread(partial(_heads, _resolve(target)))
@@ -178,7 +180,9 @@ def run(settings: Settings, work: Callable[[Connection], T], scripts: ScriptDire
     a thread, or from a program without an event loop.
 
     Raises:
-        SchemaTooNew, MigrationError, StorageError: as for `upgrade`; everything was rolled back.
+        SchemaTooNew: as for `upgrade`; everything was rolled back.
+        MigrationError: as for `upgrade`; everything was rolled back.
+        StorageError: as for `upgrade`; everything was rolled back.
     """
     with _turn, _explained(settings):
         refuse_newer(

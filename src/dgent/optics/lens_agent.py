@@ -53,7 +53,9 @@ class LensAgent:
         """Return the focus: of a prism it or MISSING, of a traversal the list of all.
 
         Raises:
-            DatumNotFound: there is no such datum. FocusNotFound, InvalidFocus: its content has no such part.
+            DatumNotFound: there is no such datum.
+            FocusNotFound: its content has no such part.
+            InvalidFocus: its content has no such part.
         """
         return self._seen(self._live(await self.store.get(self.id)).data)
 
@@ -61,8 +63,11 @@ class LensAgent:
         """Write a JSON value into the focus, or into each.
 
         Raises:
-            DatumNotFound: there is no such datum. FocusNotFound, InvalidFocus: its content has no such part.
-            InvalidDatum: the value is not JSON. InvalidRow: the column does not take it.
+            DatumNotFound: there is no such datum.
+            FocusNotFound: its content has no such part.
+            InvalidFocus: its content has no such part.
+            InvalidDatum: the value is not JSON.
+            InvalidRow: the column does not take it.
             StateConflict: others were first each time.
         """
 
@@ -75,10 +80,10 @@ class LensAgent:
         """Write what a function, async or not, makes of the focus, or of each, and return what `get` gives then.
 
         After a conflict it runs again on what is there by then: let it do nothing but compute. What it raises leaves
-        all as it was.
+        all as it was. It raises what `set` does.
 
         Raises:
-            The same as `set`.
+            InvalidFocus: it is no function.
         """
         if not callable(function):
             raise InvalidFocus(f"{type(function).__name__} is no function of the focus: pass one, or use set")

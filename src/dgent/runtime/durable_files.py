@@ -78,7 +78,8 @@ def write_private(path: Path, chunks: Iterator[bytes], *, replace: Path | None =
     A file that lies at `path` is an earlier attempt and goes.
 
     Raises:
-        OutcomeUnknown: it is there, but may not be after a power loss. OSError: it is not.
+        OutcomeUnknown: it is there, but may not be after a power loss.
+        OSError: it is not.
     """
     with suppress(FileNotFoundError):
         path.unlink()

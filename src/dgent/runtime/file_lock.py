@@ -58,7 +58,8 @@ class FileLock:
         """Wait for the lock.
 
         Raises:
-            StorageTimeout: another process held it for longer than the timeout. Corrupt: its folder is gone.
+            StorageTimeout: another process held it for longer than the timeout.
+            Corrupt: its folder is gone.
         """
         if not self.try_take():
             self._wait()

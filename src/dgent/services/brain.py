@@ -96,8 +96,8 @@ class Brain:
         there already, and the same content, nothing is written and the crystal that is there comes back.
 
         Raises:
-            LimitExceeded: a content is too large. Conflict: an id belongs to other content, or to another datum.
-                Nothing was kept.
+            LimitExceeded: a content is too large.
+            Conflict: an id belongs to other content, or to another datum. Nothing was kept.
         """
         asked = list(crystals)
 
@@ -129,7 +129,8 @@ class Brain:
         """Return the whole content of a crystal.
 
         Raises:
-            NotFound: there is no such crystal. Corrupt: its datum is gone, or holds something else.
+            NotFound: there is no such crystal.
+            Corrupt: its datum is gone, or holds something else.
         """
         crystal = await self.get(id)
         if crystal is None:

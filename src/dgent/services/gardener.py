@@ -98,8 +98,8 @@ class Gardener:
         """Plant an idea as a SEED and return its row. `plot` is a name, `parent` the id of the idea it grew from.
 
         Raises:
-            InvalidInput: the content is blank, or the confidence lies outside of 0 to 1. NotFound: there is no such
-                session or parent.
+            InvalidInput: the content is blank, or the confidence lies outside of 0 to 1.
+            NotFound: there is no such session or parent.
         """
         check_text("content", content)
         if plot is not None:
@@ -136,8 +136,9 @@ class Gardener:
         change that leads beyond stops there.
 
         Raises:
-            InvalidInput: the note is blank, the change is not from -1 to 1, or the idea is compost. NotFound: there is
-                no such idea. LimitExceeded: the idea has grown too large.
+            InvalidInput: the note is blank, the change is not from -1 to 1, or the idea is compost.
+            NotFound: there is no such idea.
+            LimitExceeded: the idea has grown too large.
         """
         check_id(id)
         check_text("note", note)
@@ -162,8 +163,9 @@ class Gardener:
         exactly one moves the idea. Without it each caller moves it once.
 
         Raises:
-            InvalidInput: `to` is no stage or would skip one, or there is none after COMPOST. Conflict: the idea stands
-                at `to`, or is past it. NotFound: there is no such idea.
+            InvalidInput: `to` is no stage or would skip one, or there is none after COMPOST.
+            Conflict: the idea stands at `to`, or is past it.
+            NotFound: there is no such idea.
         """
         check_id(id)
         if to is not None and to not in LIFECYCLE:

@@ -39,8 +39,10 @@ class RepairReport:
 
     Attributes:
         checked: how many rows and datums were looked at.
-        restored: their datum came back. followed: their row now says what the datum holds.
-        adopted: datums that got a row. renamed: datums that got the schema of contents.
+        restored: their datum came back.
+        followed: their row now says what the datum holds.
+        adopted: datums that got a row.
+        renamed: datums that got the schema of contents.
         lost: their content is nowhere.
     """
 

@@ -142,8 +142,9 @@ class Town:
         not appended again; its row comes back.
 
         Raises:
-            NotFound: there is no such conversation. Conflict: an id belongs to something else that was said, or to
-                another datum. LimitExceeded: a content is too large. Nothing was appended.
+            NotFound: there is no such conversation.
+            Conflict: an id belongs to something else that was said, or to another datum.
+            LimitExceeded: a content is too large. Nothing was appended.
         """
         check_id(conversation_id)
         said = list(turns)
@@ -172,7 +173,8 @@ class Town:
         """Return up to `limit` turns of a conversation in their order, those above turn number `after`.
 
         Raises:
-            NotFound: there is no such conversation. InvalidQuery: a negative limit, or `after` is no whole number.
+            NotFound: there is no such conversation.
+            InvalidQuery: a negative limit, or `after` is no whole number.
         """
         check_id(conversation_id)
         if after is not None and (type(after) is not int or abs(after) >= 2**31):

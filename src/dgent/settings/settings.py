@@ -67,7 +67,8 @@ class Origins(NamedTuple):
     Attributes:
         named: "argument", "variable KGENTS_...", "project file" or "user file", by the name of a setting; those that
             are not here are defaults.
-        project: what the project's file says, if there is one. user: what the user's says.
+        project: what the project's file says, if there is one.
+        user: what the user's file says.
     """
 
     named: dict[str, str]

@@ -19,7 +19,8 @@ def open_database(settings: Settings) -> Database:
     """Return the database that the settings name; nothing is opened before the first use.
 
     Raises:
-        InvalidSettings: an option in the URL is unknown. CapabilityMissing: its driver is not installed.
+        InvalidSettings: an option in the URL is unknown.
+        CapabilityMissing: its driver is not installed.
     """
     if settings.in_memory:
         from dgent.sql.sqlite.in_memory import InMemoryDatabase  # noqa: PLC0415

@@ -116,7 +116,8 @@ class Database(ABC):
             InvalidInput: something is there already, if only the `-wal` of an earlier file, another backup to that name
                 is under way, or the name is too long.
             CapabilityMissing: a server copies itself: the message says how.
-            DiskFull, ReadOnly: the copy cannot be made.
+            DiskFull: the copy cannot be made.
+            ReadOnly: the copy cannot be made.
         """
 
     async def ahead(self) -> float:

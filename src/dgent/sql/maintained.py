@@ -55,7 +55,8 @@ class Damage(NamedTuple):
     Attributes:
         table: where it is.
         owner: whose it is, as it is stored: a namespace, or a writer in a stream; empty where there is none.
-        id, version: as they are stored.
+        id: as it is stored.
+        version: as it is stored.
         reason: what is wrong with it.
     """
 

@@ -108,8 +108,10 @@ class SqlStore:
 
         Raises:
             SchemaOutdated: it can only be read, and they are not there or older; or no upgrade leads on.
-            SchemaTooNew: a newer D-gent wrote them. Corrupt: their format is no number.
-            ReadOnly, AccessRefused: they are not there, and this role or this server cannot make them.
+            SchemaTooNew: a newer D-gent wrote them.
+            Corrupt: their format is no number.
+            ReadOnly: they are not there, and this role or this server cannot make them.
+            AccessRefused: they are not there, and this role or this server cannot make them.
         """
         known = self._ready.store_id
         if known is not None:

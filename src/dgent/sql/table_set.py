@@ -76,8 +76,9 @@ class TableSet:
         """Make the tables or bring them up to date, in the transaction of the connection; return the id of the store.
 
         Raises:
-            SchemaTooNew: a newer D-gent wrote them. SchemaOutdated: no upgrade leads on from their format. Corrupt: the
-                format is no number. Nothing was changed.
+            SchemaTooNew: a newer D-gent wrote them.
+            SchemaOutdated: no upgrade leads on from their format.
+            Corrupt: the format is no number. Nothing was changed.
         """
         known = formats(connection)
         for each in (self, *self.parts(known)):
@@ -111,7 +112,9 @@ class TableSet:
         """Return the id of a store that can only be read, once it is known that this code can read it.
 
         Raises:
-            SchemaOutdated: the tables are not there, or are of an older format. SchemaTooNew, Corrupt: as `prepare`.
+            SchemaOutdated: the tables are not there, or are of an older format.
+            SchemaTooNew: as `prepare`.
+            Corrupt: as `prepare`.
         """
         known = formats(connection)
         for each in (self, *self.read_parts):
@@ -124,7 +127,9 @@ class TableSet:
         """Make sure that the formats that are noted are still those that `prepare` would leave behind.
 
         Raises:
-            SchemaOutdated: `prepare` has something to do. SchemaTooNew, Corrupt: as `prepare`.
+            SchemaOutdated: `prepare` has something to do.
+            SchemaTooNew: as `prepare`.
+            Corrupt: as `prepare`.
         """
         known = formats(connection)
         for each in (self, *self.parts(known)):
@@ -135,7 +140,9 @@ class TableSet:
         """Make sure that these tables, without their parts, are there, and are of this format.
 
         Raises:
-            SchemaOutdated, SchemaTooNew, Corrupt: as `check`.
+            SchemaOutdated: as `check`.
+            SchemaTooNew: as `check`.
+            Corrupt: as `check`.
         """
         found = self._found(connection, known)
         if found != self.format:

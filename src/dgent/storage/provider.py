@@ -46,7 +46,8 @@ class StorageProvider:
         relational: plain SQL.
         tables: the typed tables that are registered, and by that readable for agents.
         bus: tells of what was put, deleted, degraded and recovered, after the fact.
-        log: chained logs, which nobody can edit unseen. doorbell: rings when one of them got an entry.
+        log: chained logs, which nobody can edit unseen.
+        doorbell: rings when one of them got an entry.
         universe: the crystals of agent memory: values under the schemas that `@schema` declared.
         maintained: what lies in the database, each with its tables, how much there is, and a check.
     """
@@ -80,7 +81,8 @@ class StorageProvider:
             NoEventLoop: asyncio does not run here.
             InvalidSettings: a setting does not fit, or both `settings` and overrides are given.
             BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
-            Corrupt, SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
+            Corrupt: the agent memory is damaged, another than was here, or newer than this code.
+            SchemaTooNew: the agent memory is damaged, another than was here, or newer than this code.
         """
         running_loop()
         if settings is not None and overrides:
@@ -127,7 +129,8 @@ class StorageProvider:
         """Bring the typed tables to the newest revision, and return it.
 
         Raises:
-            SchemaTooNew: a newer D-gent wrote the database. MigrationError: a migration failed; nothing changed.
+            SchemaTooNew: a newer D-gent wrote the database.
+            MigrationError: a migration failed; nothing changed.
         """
         revision = await migrations.upgrade(self.settings)
         await self.memory.recover()  # looks at the store anew: the manifest learns that it is not empty
@@ -149,7 +152,8 @@ class StorageProvider:
         """Open one transaction: `tx.session`, `tx.memory`, `tx.table(Model)`, `tx.log`, `tx.generation`; all or none.
 
         Raises:
-            StorageTimeout: it stayed open longer than `transaction_timeout`. NestedWrite: another task's is open here.
+            StorageTimeout: it stayed open longer than `transaction_timeout`.
+            NestedWrite: another task's is open here.
             DeliveryPending: writes that waited for the memory are on their way to it, for longer than
                 `delivery_timeout`.
         """
@@ -166,8 +170,10 @@ class StorageProvider:
         """Follow an agent path: `self.data.<verb>` or `self.data.table.<table>.<verb>`.
 
         Raises:
-            InvalidPath, PathNotFound, TableNotFound: with the nearest names. PermissionDenied: the umwelt does not
-                grant it.
+            InvalidPath: with the nearest names.
+            PathNotFound: with the nearest names.
+            TableNotFound: with the nearest names.
+            PermissionDenied: the umwelt does not grant it.
         """
         return await self._resolver.resolve(path, umwelt, **arguments)
 

@@ -57,7 +57,8 @@ class RelationalStore:
         """Run a statement that writes, and return how many rows it wrote; 0 for one that writes none, as DDL.
 
         Raises:
-            IntegrityViolation: a constraint refused it. NestedWrite: a transaction is open around it.
+            IntegrityViolation: a constraint refused it.
+            NestedWrite: a transaction is open around it.
         """
         return await self._runner.write(_prepared(query, params, lambda result: max(0, result.rowcount)))
 
@@ -65,7 +66,8 @@ class RelationalStore:
         """Run a query and return its rows, as dicts of column to value. What writes, with RETURNING, is committed.
 
         Raises:
-            IntegrityViolation, NestedWrite: as `execute`, where it writes.
+            IntegrityViolation: as `execute`, where it writes.
+            NestedWrite: as `execute`, where it writes.
         """
         return await self._fetch(query, params, lambda result: [dict(row) for row in result.mappings()])
 

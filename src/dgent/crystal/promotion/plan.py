@@ -42,8 +42,12 @@ class TablePlan:
     """A table that is to be written. Make it with `plan`, which checks it.
 
     Attributes:
-        schema, version: the contract's. summary: one line on it, in which there is nothing to escape but backslashes.
-        name, table: of the model. indexes: names of columns.
+        schema: the contract's.
+        version: that of the schema.
+        summary: one line on it, in which there is nothing to escape but backslashes.
+        name: of the model.
+        table: of the model.
+        indexes: names of columns.
     """
 
     schema: str

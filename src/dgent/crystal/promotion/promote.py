@@ -32,8 +32,11 @@ class PromotionReport:
     """What a promotion wrote, or would write.
 
     Attributes:
-        table, class_name: of the model. revision: the id of the revision that makes the table.
-        model_path, revision_path: where the texts are, `model_source` and `revision_source`.
+        table: of the model.
+        class_name: of the model.
+        revision: the id of the revision that makes the table.
+        model_path: where `model_source` is written.
+        revision_path: where `revision_source` is written.
     """
 
     table: str

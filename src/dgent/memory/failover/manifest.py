@@ -187,7 +187,10 @@ class ManifestFile:
         """Change what the file says, in turn with other processes; it is whole at every moment.
 
         Raises:
-            ReadOnly, DiskFull, StorageTimeout, BackendUnavailable: the file is as it was.
+            ReadOnly: the file is as it was.
+            DiskFull: the file is as it was.
+            StorageTimeout: the file is as it was.
+            BackendUnavailable: the file is as it was.
         """
         with os_errors(self.path):
             known = self._load()

@@ -57,7 +57,8 @@ class DgentRouter(BackendBase):
         bus: is told of puts, deletes, purges, degradation and recovery.
 
     Raises:
-        UnknownBackend: a name that no backend has. BackendUnavailable: nothing is configured for the forced name.
+        UnknownBackend: a name that no backend has.
+        BackendUnavailable: nothing is configured for the forced name.
     """
 
     def __init__(
@@ -141,7 +142,8 @@ class DgentRouter(BackendBase):
         """Return the first store, under this namespace, when nothing waits for it any more.
 
         Raises:
-            BackendUnavailable: it is out of reach. DeliveryPending: it takes longer than `delivery_timeout`.
+            BackendUnavailable: it is out of reach.
+            DeliveryPending: it takes longer than `delivery_timeout`.
         """
         if not self._failover.opened:
             await self._failover.open()
@@ -163,8 +165,9 @@ class DgentRouter(BackendBase):
         """Open the first store that answers, and begin to deliver what waits for it.
 
         Raises:
-            BackendUnavailable: none answers, or, with `strict`, not the first. Corrupt: the store is damaged, or not
-                the one that was here. SchemaTooNew: a newer version of dgent wrote it.
+            BackendUnavailable: none answers, or, with `strict`, not the first.
+            Corrupt: the store is damaged, or not the one that was here.
+            SchemaTooNew: a newer version of dgent wrote it.
         """
         await self._failover.open()
         return self

@@ -132,7 +132,8 @@ class NamespaceRouting:
         """While writes are on their way: bring in those of some ids, or wait for all; tell whether some were asked for.
 
         Raises:
-            StorageError: the first store failed. DeliveryPending: all of them take too long.
+            StorageError: the first store failed.
+            DeliveryPending: all of them take too long.
         """
         if ids is None or len(ids) > FEW:
             await self._failover.settled()

@@ -15,11 +15,10 @@
 #
 # Who holds what: `_lock`, of each loop its own, is held to open and to fall back; `close` does not wait for it: what it
 # overtakes ends with StoreClosed. One task, `_replaying`, probes and delivers; whoever wants it done awaits that task,
-# and is cancelled without cancelling it; `close` cancels it, and who awaits it then, too. `_keeping` are the writes
-# that go into a queue just now: they begin only while the state is cut off or started late, so once the state is
-# `delivering` and they have ended, this process adds nothing to the queue, and when the queue is found empty the state
-# becomes normal in the same step of the loop. A write that is cancelled there may wait all the same.
-# docs/decisions/0026-one-delivery-queue.md tells why.
+# and is cancelled without cancelling it; `close` cancels it. `_keeping` are the writes that go into a queue just now:
+# they begin only while the state is cut off or started late, so once it is `delivering` and they have ended, this
+# process adds nothing, and when the queue is found empty the state becomes normal in the same step of the loop. A write
+# that is cancelled there may wait all the same. docs/decisions/0026-one-delivery-queue.md tells why.
 
 from __future__ import annotations
 
@@ -57,8 +56,7 @@ if TYPE_CHECKING:
     from dgent.store import Backend
 
 State: TypeAlias = Literal["not opened", "normal", "cut off", "started late", "delivering", "closed"]
-SOONEST: Final = 0.5
-LATEST: Final = 30.0
+SOONEST, LATEST = 0.5, 30.0  # seconds between two probes
 _log: Final = logging.getLogger("dgent.memory")
 
 
@@ -129,7 +127,9 @@ class FailoverState:
         """Open the first store, and begin to deliver what waits for it; or start without it.
 
         Raises:
-            BackendUnavailable: it does not answer, and nothing may take its place. Corrupt, SchemaTooNew: look at it.
+            BackendUnavailable: it does not answer, and nothing may take its place.
+            Corrupt: look at it.
+            SchemaTooNew: look at it.
             StoreClosed: the router was closed, before or meanwhile.
         """
         async with self._changing():
@@ -189,7 +189,8 @@ class FailoverState:
 
         Raises:
             DeliveryPending: that takes longer than the setting `delivery_timeout`.
-            BackendUnavailable: it is out of reach. StoreClosed: the router was closed.
+            BackendUnavailable: it is out of reach.
+            StoreClosed: the router was closed.
         """
         bound = asyncio.timeout(self.policy.patience)
         try:
@@ -221,9 +222,8 @@ class FailoverState:
         self._refuse_closed()
         if self.state == "delivering" and not self.down:
             return DeliveryPending(self.first.name, self.replay.waiting)
-        return BackendUnavailable(
-            f"{self.first.name} is out of reach ({self.down}), and {what}: try again later, or call recover()"
-        )
+        away = f"{self.first.name} is out of reach ({self.down})"
+        return BackendUnavailable(f"{away}, and {what}: try again later, or call recover()")
 
     def lost(self, error: StorageError) -> None:
         """Take note that the first store did not answer."""
@@ -384,9 +384,8 @@ class FailoverState:
     async def _start_late(self, reason: str) -> None:
         self.down = reason
         if self.policy.strict:
-            raise BackendUnavailable(
-                f"{self.first.name} is out of reach, and no other store may take its place: {reason}"
-            )
+            away = f"{self.first.name} is out of reach"
+            raise BackendUnavailable(f"{away}, and no other store may take its place: {reason}")
         queue = await self.replay.fall_back(durable=False)
         self._enter("started late")
         self._view = QueuedView(self.policy.limits)

@@ -100,7 +100,12 @@ class Journal:
         """Keep other processes out for a block, which sees all that they have written.
 
         Raises:
-            StorageTimeout, Corrupt, SchemaTooNew, ReadOnly, DiskFull, BackendUnavailable
+            StorageTimeout: another process has the lock.
+            Corrupt: the file is not what it was, or no such file.
+            SchemaTooNew: a newer D-gent wrote it.
+            ReadOnly: it cannot be written.
+            DiskFull: the header has no room.
+            BackendUnavailable: the disk failed.
         """
         with os_errors(self.path):
             if not self._header.store:  # else the folder was there, and is not to be made again
@@ -117,7 +122,10 @@ class Journal:
         """Make what batches append safe, then show it; inside of `exclusive`.
 
         Raises:
-            DiskFull, ReadOnly, BackendUnavailable: the file is as it was. OutcomeUnknown: not even that is sure.
+            DiskFull: the file is as it was.
+            ReadOnly: the file is as it was.
+            BackendUnavailable: the file is as it was.
+            OutcomeUnknown: not even that is sure.
         """
         rows = [(batch.namespace, stored) for batch in batches for stored in batch.rows]
         if not rows:

@@ -71,7 +71,8 @@ class Header(NamedTuple):
         """Return the header in a record.
 
         Raises:
-            Corrupt: it is none. SchemaTooNew: a newer D-gent wrote it.
+            Corrupt: it is none.
+            SchemaTooNew: a newer D-gent wrote it.
         """
         if record is None or record.get("dgent") != "jsonl":
             raise Corrupt(

@@ -61,7 +61,10 @@ class DatumImport:
         """Return what a record says, once it is known that it may come here.
 
         Raises:
-            InvalidFile, KeyError, TypeError, ValueError: it may not.
+            InvalidFile: it may not.
+            KeyError: it may not.
+            TypeError: it may not.
+            ValueError: it may not.
         """
         match record:
             case {"store": "memory", "kind": "namespace"}:

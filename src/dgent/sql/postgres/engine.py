@@ -93,7 +93,9 @@ async def connect(engine: AsyncEngine, what: str, *, pooled: bool = False) -> Op
     """Open a connection that no pool knows. Not to be cancelled: SQLAlchemy would leak it.
 
     Raises:
-        BackendUnavailable: the server cannot be reached. AccessRefused, InvalidSettings: it refuses, or cannot be.
+        BackendUnavailable: the server cannot be reached.
+        AccessRefused: it refuses, or cannot be.
+        InvalidSettings: it refuses, or cannot be.
     """
     try:
         connection = (await engine.connect()).sync_connection

@@ -30,6 +30,7 @@ from sqlalchemy.util import await_only
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.runtime.backoff import Backoff
 from dgent.sql.errors import RETRYABLE, sqlstate, translate
+from dgent.sql.postgres.commit_status import IN_THE_FUTURE, UNKNOWN, is_committed
 from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off, load_driver
 from dgent.sql.postgres.session_settings import GRACE, begin, begin_reading
 from dgent.sql.reusable_greenlet import ReusableGreenlet
@@ -52,16 +53,9 @@ _FIRST_LOOK: Final = 0.05
 _LONGEST_PAUSE: Final = 0.2
 _IN_RECOVERY: Final = "25006"
 _STALE_PLAN: Final = "0A000"
-_IN_THE_FUTURE: Final = "22023"
-_STATUS: Final = "SELECT pg_xact_status($1::text::xid8), stats_reset::text FROM pg_stat_bgwriter"
-_UNKNOWN: Final = (
-    "the connection to {what} was lost while it committed, and what became of it cannot be known: look whether "
-    "the write is in; a put may simply be repeated"
-)
 _BUSY: Final = (
     "another task still ran a statement of the session when the block ended, so all is undone: await it within it"
 )
-_END: Final = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_xid = $1::text::xid8::xid"
 
 
 class PooledConnection:
@@ -120,7 +114,9 @@ class PooledConnection:
         """Write each of these items: in one statement that commits itself, if the work knows one, or in a transaction.
 
         Raises:
-            Conflict, BackendUnavailable, OutcomeUnknown: as `transact`.
+            Conflict: as `transact`.
+            BackendUnavailable: as `transact`.
+            OutcomeUnknown: as `transact`.
         """
         attempt = work.attempt(items) if isinstance(work, Optimistic) and not self._target.pooled else None
         done = None if attempt is None else await self._try(attempt, work, items)
@@ -281,7 +277,7 @@ class PooledConnection:
         try:
             return await self.transact(lambda connection: attempt.look(connection) or work(connection, items))
         except Exception:
-            raise OutcomeUnknown(_UNKNOWN.format(what=self._what)) from None
+            raise OutcomeUnknown(UNKNOWN.format(what=self._what)) from None
 
     async def _session_on(self, connection: Connection) -> BlockSession:
         self._block = block = Block()
@@ -373,25 +369,19 @@ class PooledConnection:
             except OutcomeUnknown:
                 raise
             except Exception as error:  # whatever it is, there may be time to ask again
-                if sqlstate(error) == _IN_THE_FUTURE:  # a crash undid it, and its id was not given out again
+                if sqlstate(error) == IN_THE_FUTURE:  # a crash undid it, and its id was not given out again
                     return False
                 self.drop()
                 known = None
             if known is not None:
                 return known
             await asyncio.sleep(backoff.pause())
-        raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
+        raise OutcomeUnknown(UNKNOWN.format(what=self._what))
 
     async def _ask(self, xid: str, life: str) -> bool | None:
         driver = (self._alive() or await self._open()).driver
         async with driver.transaction() if self._target.pooled else nullcontext():
-            status, now = await driver.fetchrow(_STATUS, xid, timeout=self._timeout)
-        if status == "in progress" and now == life:
-            await driver.execute(_END, xid, timeout=self._timeout)
-            return None
-        if status is None or (status == "committed" and now != life):  # after a crash the id may be another's
-            raise OutcomeUnknown(_UNKNOWN.format(what=self._what))
-        return bool(status == "committed")
+            return await is_committed(driver, xid, life, seconds=self._timeout, what=self._what)
 
 
 def _tidy(connection: Connection) -> None:

@@ -22,7 +22,8 @@ def create_sync_engine(settings: Settings) -> Engine:
     """Return an engine over psycopg for what the settings name: its URL, its schema, its timeouts.
 
     Raises:
-        InvalidSettings: an option in the URL is unknown. CapabilityMissing: psycopg is not installed.
+        InvalidSettings: an option in the URL is unknown.
+        CapabilityMissing: psycopg is not installed.
     """
     target = read_url(settings.url, settings)
     psycopg = _load_driver()

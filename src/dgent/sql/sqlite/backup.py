@@ -69,7 +69,8 @@ class Backup:
 
         Raises:
             InvalidInput: something is there already, or the name is too long.
-            DiskFull, ReadOnly: the copy cannot be made; nothing is left of it.
+            DiskFull: the copy cannot be made; nothing is left of it.
+            ReadOnly: the copy cannot be made; nothing is left of it.
         """
         driver: Any = connection.connection.dbapi_connection
         driver.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on, this moment is what is read

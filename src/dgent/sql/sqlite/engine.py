@@ -138,7 +138,8 @@ def prepare(
 
     Raises:
         Corrupt: the file was cut short, or its `-wal` is that of another, or gone.
-        BackendUnavailable: the disk failed at a commit, and still does. StorageTimeout: somebody reads too long.
+        BackendUnavailable: the disk failed at a commit, and still does.
+        StorageTimeout: somebody reads too long.
     """
     path = files.path
     check_belongings(files, lock)
@@ -229,7 +230,8 @@ def commit(run: Callable[[], object], files: Files) -> None:
 
     Raises:
         sqlite3.Error: which says OutcomeUnknown, through `translate`, where it may be in all the same; the connection
-            must not be used again. OutcomeUnknown: it went into files that nobody finds.
+            must not be used again.
+        OutcomeUnknown: it went into files that nobody finds.
     """
     files.begin()
     try:
@@ -291,7 +293,8 @@ class _SyncConnection(sqlite3.Connection):
 
         Raises:
             StorageTimeout: another process had the lock for longer than `busy_timeout`.
-            Corrupt: the file, its -wal or its -shm was removed or replaced. ReadOnly: the file can only be read.
+            Corrupt: the file, its -wal or its -shm was removed or replaced.
+            ReadOnly: the file can only be read.
         """
         if self._why and not reading:
             raise ReadOnly(self._why)

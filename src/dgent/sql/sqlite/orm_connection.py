@@ -62,7 +62,8 @@ class OrmConnection(AdaptedConnection):
     """What SQLAlchemy takes for a connection of a driver: synchronous, and awaiting where it must.
 
     Attributes:
-        lease: that of the transaction that uses it. direct: a `Connection` for units of work, past the engine.
+        lease: that of the transaction that uses it.
+        direct: a `Connection` for units of work, past the engine.
     """
 
     def __init__(self, path: Path, settings: Settings, lease: WriteLease, commit: Commit) -> None:
@@ -106,7 +107,8 @@ class OrmConnection(AdaptedConnection):
         """Take up the transaction that came with the lease. There is no second one.
 
         Raises:
-            RolledBack: it was undone. StorageTimeout: the lease was taken back.
+            RolledBack: it was undone.
+            StorageTimeout: the lease was taken back.
         """
         if not self._begun:
             raise self.lease.refusal or undone()

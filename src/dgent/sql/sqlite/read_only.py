@@ -105,8 +105,9 @@ class ReadOnlyFile:
         """Look whether the files are those that were opened.
 
         Raises:
-            Corrupt: the file was removed or replaced. StoreClosed: somebody writes what was opened as immutable, or
-                closed the -wal and -shm that were shared with him.
+            Corrupt: the file was removed or replaced.
+            StoreClosed: somebody writes what was opened as immutable, or closed the -wal and -shm that were shared with
+                him.
         """
         if not self._files.is_the_same:
             raise self._files.exchanged()

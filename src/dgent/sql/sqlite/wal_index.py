@@ -38,8 +38,11 @@ class Progress(NamedTuple):
     """How far checkpoints had come.
 
     Attributes:
-        log: which one, by its salts: each that begins anew has others. commits: since the index was made, modulo 2**32.
-        frames: in the log. begun: those that a checkpoint set out to put into the file. done: those that are there.
+        log: which one, by its salts: each that begins anew has others.
+        commits: since the index was made, modulo 2**32.
+        frames: in the log.
+        begun: those that a checkpoint set out to put into the file.
+        done: those that are there.
     """
 
     log: int

@@ -88,7 +88,8 @@ class WriteLease:
         """Run a task on the writer's thread, to its end even if the caller is cancelled; the last ends the lease.
 
         Raises:
-            StorageTimeout: the lease was taken back. StoreClosed: it is over.
+            StorageTimeout: the lease was taken back.
+            StoreClosed: it is over.
         """
         job = Job(task, last)
         with self._entry:

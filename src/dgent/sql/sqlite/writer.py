@@ -42,7 +42,8 @@ class GroupCommitWriter:
     """Commits units of work, each whole or not at all, to a file that is made on first use.
 
     Attributes:
-        files: what lies there. lock: the one between processes.
+        files: what lies there.
+        lock: the one between processes.
     """
 
     def __init__(self, path: Path, settings: Settings) -> None:
@@ -62,7 +63,8 @@ class GroupCommitWriter:
 
         Raises:
             Corrupt: one of the files was removed, replaced, or written by somebody else.
-            BackendUnavailable, StorageTimeout: a commit failed, and the file could not be made safe since.
+            BackendUnavailable: a commit failed, and the file could not be made safe since.
+            StorageTimeout: a commit failed, and the file could not be made safe since.
         """
         if self.files.in_doubt:
             self._drop()
