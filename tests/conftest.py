@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import threading
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_full(config):
         config.hook.pytest_deselected(items=[item for item in items if is_slow_twin(item.nodeid)])
         items[:] = [item for item in items if not is_slow_twin(item.nodeid)]
+
+
+def pytest_collection_finish() -> None:
+    """Keep the garbage collector from going through six thousand tests again and again: a tenth of the time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
