@@ -178,8 +178,8 @@ class DgentProtocol(StateBackend, Protocol):
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
 
-    async def causal_chain(self, id: str) -> Datums:
-        """Return the live datum and its live ancestors, oldest first; empty where there is none.
+    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
+        """Return the live datum and its live ancestors, oldest first unless told otherwise; empty where there is none.
 
         Raises:
             LimitExceeded: the chain is longer than the limit `max_chain`.

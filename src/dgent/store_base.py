@@ -20,6 +20,7 @@ from dgent.validation import (
     as_list,
     check_expect,
     check_id,
+    check_kind,
     check_limit,
     check_namespace,
     check_time,
@@ -144,10 +145,12 @@ class StoreBase(DgentProtocol, ABC):
         return await self._query(query)
 
     @override
-    async def causal_chain(self, id: str) -> Datums:
+    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
         self._checked_id(id)
         self.capabilities.require("causal", self._called)
-        return await self._causal_chain(id)
+        check_kind(newest_first, bool, "newest_first is True or False")
+        chain = await self._causal_chain(id)
+        return chain[::-1] if newest_first else chain
 
     @override
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:

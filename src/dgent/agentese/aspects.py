@@ -87,6 +87,13 @@ def _whole(value: Any) -> int:
     return found
 
 
+def _flag(value: Any) -> bool:
+    found = _json(value, "true or false") if isinstance(value, str) else value
+    if not isinstance(found, bool):
+        raise InvalidInput(f"it is true or false, not {type(found).__name__}")
+    return found
+
+
 def _moment(value: Any) -> Any:
     """Read a time: Unix seconds, an aware datetime, or ISO 8601 text."""
     if isinstance(value, str):
@@ -194,7 +201,7 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("count", "read", lambda s: s.count, {}, {"prefix": _text}),
         Aspect("list", "read", lambda s: s.list, {}, {**_PAGE, "after": _number, "order": _text}),
         Aspect("query", "read", lambda s: s.query, {"query": _query}),
-        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, capability="causal"),
+        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, {"newest_first": _flag}, "causal"),
         Aspect("history", "read", lambda s: s.history, {"id": _text}, {"limit": _whole, "before": _whole}, "history"),
         Aspect("as_of", "read", lambda s: s.as_of, {"time": _moment}, _PAGE, "history"),
         Aspect("purge", "purge", lambda s: s.purge, {"id": _text}),

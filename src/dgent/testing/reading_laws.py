@@ -171,6 +171,7 @@ class ReadingLaws(ContractBase):
             chain = [self.make_datum(id, 1, parent) for id, parent in zip(ids, ["nobody", *ids], strict=False)]
             put = await store.put_many([*chain, self.make_datum("side", 1, "b")])
             assert await store.causal_chain("d") == put[:4]
+            assert await store.causal_chain("d", newest_first=True) == put[3::-1]
             assert await store.causal_chain("side") == [*put[:2], put[4]]
             assert await store.causal_chain("a") == put[:1]
             assert await store.causal_chain("nobody") == []
