@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import fields
+import re
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -292,6 +293,20 @@ def test_each_field_makes_another_query_and_each_filter_refuses_the_cursor_of_th
     assert (other.fingerprint != Query().fingerprint) == (name not in {"limit", "cursor"})
     for second in ANOTHER.keys() - {name}:
         assert Query(**{second: ANOTHER[second]}) != other
+
+
+@dataclass(frozen=True, eq=False)
+class Matching(Query):
+    """A filter of somebody's own, without a default."""
+
+    pattern: object = field(kw_only=True)
+
+
+def test_a_filter_without_a_default_is_asked_and_one_that_no_cursor_can_name_is_refused() -> None:
+    assert Matching(pattern="a").asked == {"pattern"}
+    assert Matching(pattern="a") != Matching(pattern="b")
+    with pytest.raises(InvalidQuery, match="pattern is a Pattern"):
+        _ = Matching(pattern=re.compile("a")).fingerprint
 
 
 def test_true_and_1_are_two_queries() -> None:

@@ -221,11 +221,28 @@ def test_a_variable_that_sets_nothing_is_refused(monkeypatch: pytest.MonkeyPatch
     assert SECRET not in _chain_of(caught.value)
     monkeypatch.setenv("KGENTS_DATABSE_URL", "")
     monkeypatch.setenv("KGENTS_TEST_ANYTHING", "of the tests")
+    monkeypatch.setenv("KGENTS_XYZZY", "of another program")
+    for of_kubernetes in (
+        "SERVICE_HOST",
+        "SERVICE_PORT",
+        "SERVICE_PORT_HTTP",
+        "PORT",
+        "PORT_80_TCP",
+        "PORT_80_TCP_ADDR",
+    ):
+        monkeypatch.setenv(f"KGENTS_DATABASE_{of_kubernetes}", "10.0.0.1")
     monkeypatch.setenv("kgents_namespace", "in-small-letters")
     assert Settings.load().namespace == "in-small-letters"
     monkeypatch.setenv("KGENTS_POOL_SIZE__X", "5")
     with pytest.raises(InvalidSettings, match="pool_size"):
         Settings.load()
+
+
+def test_a_url_in_the_wrong_variable_does_not_show_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KGENTS_NAMESPACE", f"postgresql://u:{SECRET}@host/db")
+    with pytest.raises(InvalidSettings, match="KGENTS_NAMESPACE") as caught:
+        Settings.load()
+    assert SECRET not in _chain_of(caught.value)
 
 
 @pytest.mark.parametrize("text", ["namespcae: x\n", "pool_size: many\n", "a: [1\n"])

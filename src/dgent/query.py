@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from functools import cached_property, lru_cache
@@ -120,7 +121,8 @@ class Query:
         """16 bytes that are equal for equal filters and orders, whatever the limit and the cursor."""
         filters = {name: getattr(self, name) for name in self._defaults() if name not in _OF_A_PAGE}
         filters["where"] = sorted(orjson.dumps(condition).decode() for condition in self.conditions)
-        return blake3(orjson.dumps(filters, default=sorted), derive_key_context=CURSOR_CONTEXT).digest(16)
+        spelled = b",".join(_spelled(name, value) for name, value in filters.items())
+        return blake3(spelled, derive_key_context=CURSOR_CONTEXT).digest(16)
 
     def matches(self, datum: Datum) -> bool:
         """Tell whether a datum satisfies every condition: the meaning of a query, of which indexes are a shortcut."""
@@ -186,9 +188,24 @@ class Query:
 
 @lru_cache(maxsize=16)
 def _defaults(kind: type[Any]) -> Mapping[str, Any]:
-    """Return the fields of a query and what they are where nothing is asked; of a subclass its own, too."""
-    empty = kind()
-    return {field.name: getattr(empty, field.name) for field in fields(kind)}
+    """Return the fields of a query and what they are where nothing is asked; of a subclass its own, too.
+
+    One that has no default is asked in every query.
+    """
+    return {
+        each.name: each.default if each.default_factory is NO_DEFAULT else each.default_factory()
+        for each in fields(kind)
+    }
+
+
+def _spelled(name: str, value: Any) -> bytes:
+    try:
+        return orjson.dumps({name: value}, default=sorted)
+    except TypeError:
+        kind = type(value).__name__
+        raise InvalidQuery(
+            f"{name} is a {kind}: use text, numbers or lists of these, which a cursor can name"
+        ) from None
 
 
 def checked_query(query: Query) -> Query:

@@ -125,6 +125,16 @@ async def test_an_id_has_one_spelling_and_every_verb_names_it(database: Database
     assert await table.delete(id)
 
 
+@pytest.mark.parametrize("kind", [Float(53), Numeric(22, 4, asdecimal=False)])
+async def test_what_is_too_large_for_its_type_is_no_row(database: Database, kind: Any) -> None:
+    model = model_of(type(kind).__name__.lower(), [kind])
+    await database.write(model.metadata.create_all)
+    table, large = TableAdapter(model, database), "9" * 400
+    assert (await table.get(large), await table.exists(large), await table.delete(large)) == (None, False, False)
+    with pytest.raises(InvalidRow):
+        await table.put(Datum.create(data={}, id=large))
+
+
 async def test_a_cause_and_a_chain_are_spelled_as_an_id_is(database: Database) -> None:
     await database.write(Wide.metadata.create_all)
     table = TableAdapter(Counted, database)

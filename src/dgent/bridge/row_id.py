@@ -43,7 +43,7 @@ def key_in(table: str, fields: Sequence[ColumnMapping], id: str) -> list[Any] | 
             return None
         key = [_value(field, part) for field, part in zip(fields, parts, strict=True)]
         own = id_from([shown(field, part) for field, part in zip(fields, key, strict=True)])
-    except ValueError:
+    except (ValueError, ArithmeticError):  # a number too large for its type
         return None
     if own != id:
         names = ", ".join(field.name for field in fields)
@@ -55,10 +55,10 @@ def _value(field: ColumnMapping, part: Any) -> Any:
     """Return the value that a part of an id means, however it is spelled; in text there may be a number, or true."""
     try:
         return field.form.load(part)
-    except ValueError:
+    except (ValueError, ArithmeticError):
         if not isinstance(part, str) or is_text(field.column.type):
             raise
     for read in (orjson.loads, int, float):
-        with suppress(ValueError):
+        with suppress(ValueError, ArithmeticError):
             return field.form.load(read(part))
     raise ValueError("is no value of the column")

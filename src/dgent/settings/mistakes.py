@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "KGENTS_"
 _OF_TESTS: Final = "KGENTS_TEST_"
+_OF_KUBERNETES: Final = re.compile(r"\w+_(SERVICE_(HOST|PORT(_\w+)?)|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+"""What it puts into every container for a service whose name begins with `kgents-`: nobody wrote these."""
+_PASSWORD: Final = re.compile(r"(://[^:@/\s]*:)[^@\s]*@")
 _WORD: Final = re.compile(r"\w{1,20}")
 """What may be shown of a value that was to be a name: anything else may be a URL with its password."""
 
@@ -52,15 +56,19 @@ def no_setting(name: str, model: type[BaseModel]) -> str:
 
 
 def refuse_unknown_variables(model: type[BaseModel]) -> None:
-    """Refuse a variable that looks like one of ours and sets nothing: whoever wrote it relies on it.
+    """Refuse a variable that is spelled nearly like one of ours and sets nothing: whoever wrote it relies on it.
+
+    Others that begin with KGENTS_ may be another program's.
 
     Raises:
         InvalidSettings: there is one; the message names the nearest that is known.
     """
     for variable, value in sorted(os.environ.items()):
         name = variable.upper()
-        if value and name.startswith(PREFIX) and not name.startswith(_OF_TESTS) and not _is_known(name, model):
-            setting = name.removeprefix(PREFIX).lower()
+        setting = name.removeprefix(PREFIX).lower()
+        if not value or not name.startswith(PREFIX) or _is_others(name) or _is_known(name, model):
+            continue
+        if difflib.get_close_matches(setting, model.model_fields):
             raise InvalidSettings(f"the variable {variable} sets nothing: {no_setting(setting, model)}")
 
 
@@ -69,6 +77,10 @@ def variable_of(name: str) -> str:
     wanted = f"{PREFIX}{name}".upper()
     stated = (each.upper() for each, value in os.environ.items() if value)
     return next((each for each in stated if each == wanted or each.startswith(f"{wanted}__")), wanted)
+
+
+def _is_others(variable: str) -> bool:
+    return variable.startswith(_OF_TESTS) or _OF_KUBERNETES.fullmatch(variable) is not None
 
 
 def _is_known(variable: str, model: type[BaseModel]) -> bool:
@@ -93,7 +105,8 @@ def _explained(problem: Mapping[str, Any], model: type[BaseModel], named: Callab
     wanted = _WANTED.get(kind.partition("_")[0], "a number" if bounds else "")
     if wanted:
         return f"{where} does not fit: use {' '.join([wanted, *bounds])}"
-    return f"{where}: {problem['msg'].removeprefix('Value error, ')}"
+    message = _PASSWORD.sub(r"\1***@", problem["msg"].removeprefix("Value error, "))
+    return f"{where}: {message}"
 
 
 def _shown(value: object) -> str:
