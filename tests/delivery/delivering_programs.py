@@ -53,6 +53,10 @@ class Remote:
     def __init__(self, inner: Backend, life: Life, outage: Outage | None = None) -> None:
         self.inner, self.life, self.outage = inner, life, outage
 
+    @property
+    def __class__(self) -> type[Backend]:  # type: ignore[override]  # what `isinstance` goes by from Python 3.12 on
+        return type(self.inner)
+
     def within(self, namespace: str) -> Self:
         return type(self)(self.inner.within(namespace), self.life, self.outage)
 

@@ -38,6 +38,10 @@ class Switchable:
     def __init__(self, inner: Backend, switch: Switch | None = None) -> None:
         self.inner, self.switch = inner, switch or Switch()
 
+    @property
+    def __class__(self) -> type[Backend]:  # type: ignore[override]  # what `isinstance` goes by from Python 3.12 on
+        return type(self.inner)
+
     def within(self, namespace: str) -> Self:
         return type(self)(self.inner.within(namespace), self.switch)
 

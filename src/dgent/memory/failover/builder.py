@@ -12,7 +12,6 @@ from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.sql import open_database
-from dgent.store import Backend
 from dgent.validation import check_kind
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from dgent.memory.change import OnChange
     from dgent.settings import Settings
     from dgent.sql import Database
+    from dgent.store import Backend
 
 NAMES: Final = ("postgres", "sqlite", "jsonl", "memory")
 
@@ -104,10 +104,14 @@ def _over(database: Database, name: str, namespace: str, rest: dict[str, Any]) -
     return backend
 
 
+_NEEDED: Final = ("capabilities", "name", "within", "apply", "close")
+"""What tells a backend: `isinstance` takes none that only passes calls on, from Python 3.12 on."""
+
+
 def _check_backends(backends: Sequence[Backend]) -> None:
     check_kind(backends, list | tuple, "pass a list of backends, such as [SQLiteBackend(path), MemoryBackend()]")
     for backend in backends:
-        if isinstance(backend, type) or not isinstance(backend, Backend):
+        if isinstance(backend, type) or not all(hasattr(backend, name) for name in _NEEDED):
             raise InvalidInput(f"{called(backend)} is no backend: pass one such as SQLiteBackend(path)")
 
 

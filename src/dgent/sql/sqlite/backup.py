@@ -147,5 +147,10 @@ class Backup:
         """End the copy, or remove the file if it is the one that this gave a name to."""
         with self._turn, suppress(OSError):
             self._unwanted = True
-            if self._named is not None and os.path.samestat(self._named, self.path.lstat()):
+            if self._named is not None and _identity(self._named) == _identity(self.path.lstat()):
                 self.path.unlink()
+
+
+def _identity(file: os.stat_result) -> tuple[int, ...]:
+    """Return what tells a file from another one in its place, which may have got the same inode number."""
+    return file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns
