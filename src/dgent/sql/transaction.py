@@ -19,7 +19,7 @@
 # of the block until it is `over`. What a task of the outer block asks meanwhile waits for that, because there is one
 # connection, and what is undone with the savepoint has to be of its block alone. What is asked within it, also of the
 # outer transaction, is of it. Its end waits for the unit that runs, also where it is undone: to cut that off would lose
-# the connection, and the outer block with it.
+# the connection of PostgreSQL, and the outer block with it; so does a cancel of the task whose unit it is.
 #
 # The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
 # may not open a block: so they end in the order in which they are within each other. `session` is not shared so: it is
