@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext, suppress
+from contextvars import Context
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +14,7 @@ from tests.portable import damaged, each, exported
 
 from dgent import Datum, Query, StorageProvider
 from dgent.causal import MaintainedLog
-from dgent.exceptions import Conflict, InvalidFile, NestedWrite, StorageTimeout, VersionConflict
+from dgent.exceptions import Conflict, InvalidFile, NestedWrite, StorageTimeout, StoreClosed, VersionConflict
 from dgent.memory.sql.maintenance import PAGE, MaintainedMemory
 from dgent.sql.maintained import BATCH
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
     from pathlib import Path
 
+    from dgent.bridge import UnitOfWork
     from dgent.sql.maintained import Record
 
 
@@ -198,17 +201,21 @@ async def test_a_source_that_gives_nothing_is_not_waited_for_for_ever(tmp_path: 
             await MaintainedMemory(storage.database).import_(paused([{}], 0, asyncio.Event(), asyncio.Event()))
 
 
-async def test_an_import_may_take_longer_than_a_transaction(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+async def test_an_import_may_take_longer_than_a_transaction(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
     async with await StorageProvider.create_minimal() as source:
         records = await old_versions(source)
 
     async def slow() -> AsyncIterator[Record]:
         for number, record in enumerate(records):
-            if number in {1, BATCH + 1}:
-                await asyncio.sleep(1.2)
+            if number < 9:  # longer than the limit and what is added to it, and no statement comes before the 500th
+                await asyncio.sleep(0.35)
             yield record
 
-    async with await StorageProvider.from_config(data_dir=tmp_path, transaction_timeout=2) as storage:
+    given: Any = {"database_url": request.getfixturevalue("postgres_url")} if kind == "postgres" else {}
+    async with await StorageProvider.from_config(data_dir=tmp_path, transaction_timeout=1, **given) as storage:
         assert await MaintainedMemory(storage.database).import_(slow()) == len(records) - 2
 
 
@@ -230,6 +237,89 @@ async def test_an_import_is_part_of_the_transaction_that_it_is_joined_to(two: li
     with pytest.raises(KeyError):
         await undone()
     assert await storage.memory.namespaces() == []
+
+
+async def test_the_source_of_a_joined_import_uses_the_transaction(two: list[StorageProvider]) -> None:
+    storage, _ = two
+    keeper = MaintainedLog(storage.database)
+    await storage.log.append("audit", "ada", b"x")
+
+    async def noting(tx: UnitOfWork) -> AsyncIterator[Record]:
+        async for record in tx.join(keeper).export():
+            await tx.memory.put(Datum.create(b"", id=f"seen {record['kind']}"))
+            yield record
+
+    async with storage.transaction() as tx:
+        here = tx.join(keeper)
+        assert await here.import_(here.export()) == 0
+        assert await here.import_(noting(tx)) == 0
+        assert await tx.memory.count() == 2
+    assert {datum.id for datum in await storage.memory.list()} == {"seen entry", "seen end"}
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("context", [None, Context()])
+async def test_a_task_of_a_transaction_imports_nothing_into_it(
+    two: list[StorageProvider], context: Context | None, *, within: bool
+) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    keeper = MaintainedMemory(storage.database)
+    reached, go_on = asyncio.Event(), asyncio.Event()
+    async with storage.transaction() as tx:
+        given = paused(records, BATCH + 3, reached, go_on)
+        bringing = asyncio.create_task(tx.join(keeper).import_(given), context=context)
+        with suppress(KeyError):
+            async with storage.transaction() if within else nullcontext():
+                await asyncio.wait([bringing, asyncio.create_task(reached.wait())], return_when="FIRST_COMPLETED")
+                raise KeyError
+        go_on.set()
+        with pytest.raises(NestedWrite, match="another task"):
+            await bringing
+        await tx.memory.put(Datum.create(b"", id="own"))
+    assert [datum.id for datum in await storage.memory.list()] == ["own"]
+
+
+async def test_an_import_is_of_the_block_in_which_it_is_called(two: list[StorageProvider]) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+    keeper = MaintainedMemory(storage.database)
+    async with storage.transaction() as tx:
+        with suppress(KeyError):
+            async with storage.transaction() as inner:
+                assert await tx.join(keeper).import_(each(records)) == len(records) - 2
+                assert await inner.memory.count() == BATCH + 9
+                raise KeyError
+        with pytest.raises(StoreClosed):
+            await inner.join(keeper).import_(each(records))
+        assert await tx.memory.count() == 0
+        await tx.memory.put(Datum.create(b"", id="own"))
+    with pytest.raises(StoreClosed):
+        await tx.join(keeper).import_(each(records))
+    assert [datum.id for datum in await storage.memory.list()] == ["own"]
+
+
+@pytest.mark.parametrize("id", ["new", "i0505"])
+async def test_a_source_that_writes_to_what_is_imported_is_refused(two: list[StorageProvider], id: str) -> None:
+    storage, _ = two
+    async with await StorageProvider.create_minimal() as source:
+        records = await old_versions(source)
+
+    async def meddling() -> AsyncIterator[Record]:
+        for number, record in enumerate(records):
+            if number == BATCH + 3:
+                async with storage.transaction() as tx:
+                    await tx.memory.put(Datum.create("beside", id=id))
+            yield record
+
+    keeper = MaintainedMemory(storage.database)
+    with pytest.raises(Conflict, match="while it was imported"):
+        await keeper.import_(meddling())
+    assert await storage.memory.namespaces() == []
+    assert await keeper.import_(each(records)) == len(records) - 2
+    assert await damaged(keeper) == []
 
 
 async def test_what_is_imported_comes_behind_every_cursor(two: list[StorageProvider]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
@@ -26,6 +27,8 @@ from .conftest import opened
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sqlalchemy import Connection
 
     from dgent.sql import Database
     from dgent.store import Backend
@@ -459,6 +462,31 @@ async def test_the_first_use_may_be_within_a_transaction_of_the_database(
         async with unit_of_work(database, memory) as tx:
             await write(tx, id)
     assert await kept(database, memory) == whole("second", "third", *(["first"] if end == "kept" else []))
+    await memory.close()
+
+
+@pytest.mark.parametrize("by", ["inner", "outer"])
+async def test_a_nested_transaction_that_fails_beside_a_unit_of_its_task_is_undone_alone(
+    database: Database, memory: Backend, by: str
+) -> None:
+    begun, begin = asyncio.Event(), asyncio.get_running_loop().call_soon_threadsafe
+    count = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000000) SELECT count(*) FROM n"
+
+    def slow(connection: Connection) -> Any:
+        begin(begun.set)
+        return connection.execute(text(count)).scalar()
+
+    async with unit_of_work(database, memory) as outer:
+        await write(outer, "first")
+        with suppress(Fault):
+            async with unit_of_work(database, memory) as inner:
+                await write(inner, "inner")
+                unit = asyncio.create_task({"inner": inner, "outer": outer}[by]._transaction.write(slow))
+                await begun.wait()
+                raise Fault
+        await write(outer, "second")
+        assert await unit == 1_000_000
+    assert await kept(database, memory) == whole("first", "second")
     await memory.close()
 
 

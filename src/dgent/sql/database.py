@@ -146,24 +146,20 @@ class Database(ABC):
         Inside of one that the same task opened it is a savepoint of that.
 
         Raises:
+            NestedWrite: another task's is open here.
             StorageTimeout: it stayed open longer than so many seconds, or, without them, `transaction_timeout`.
             RolledBack: the block ended well, but something in it had rolled the transaction back.
         """
         outer = self.current()
         if outer is not None:
-            if outer.owner is not asyncio.current_task():
-                raise NestedWrite(
-                    "the transaction that is open here belongs to another task: await it there, or after it"
-                )
             async with outer.nested() as inner:
-                with self._current_is(inner):
-                    yield inner
+                yield inner
             return
         limit = self.settings.transaction_timeout if seconds is None else seconds
         with translated(self.what, only_sql=True):
             async with self._session(limit) as session:
                 inner = Transaction(self, session, self._run_in)
-                with self._current_is(inner):
+                with self.as_current(inner):
                     try:
                         async with asyncio.timeout(limit) as bound:
                             yield inner
@@ -176,7 +172,8 @@ class Database(ABC):
                     await uninterrupted(inner.commit())
 
     @contextmanager
-    def _current_is(self, transaction: Transaction) -> Iterator[None]:
+    def as_current(self, transaction: Transaction) -> Iterator[None]:
+        """Let `current` answer this transaction to the block, and to the tasks that are made in it."""
         token = _current.set((self, transaction))
         try:
             yield

@@ -14,7 +14,8 @@ which something was taken, is noticed. An import is one transaction: all of it i
 # storing     the same                                          the same, when the unit of work has ended
 # committing  see `database`                                    it is held back until the COMMIT has ended
 #
-# An export holds nothing between two pages.
+# An export holds nothing between two pages. An import that is joined to a transaction is a block within that: only the
+# task that has it open may begin one, and what its source does there is of the import, undone with it.
 
 from __future__ import annotations
 
@@ -102,11 +103,13 @@ class Portable(Maintained, Protocol):
         """Store what `export` gave, each part as it was, and return how many records were new.
 
         It is one transaction, however long it takes: nobody sees a part of it, and a kill leaves nothing. Who writes to
-        the same owner waits for its end, on SQLite everybody who writes to the file does.
+        the same owner waits for its end, on SQLite everybody who writes to the file does. Joined to a transaction it is
+        a block within that, and its records may be read there.
 
         Raises:
             InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
-            Conflict: something else is there already.
+            Conflict: something else is there already, or came while the records were given.
+            NestedWrite: another task has the transaction open.
             StorageTimeout: the next record did not come within `transaction_timeout`.
         """
 
@@ -247,7 +250,7 @@ class Keeper(SqlStore):
 
     @asynccontextmanager
     async def _in_one_transaction(self) -> AsyncIterator[Self]:
-        """Do all that the block does in one transaction, however long: that which this is joined to, or its own."""
+        """Do it all in one transaction of its own, however long, or in a block of the one that this is joined to."""
         if isinstance(self._runner, Transaction):
             async with self._runner.nested() as transaction:
                 yield self.joined(transaction)

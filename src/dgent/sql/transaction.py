@@ -5,7 +5,7 @@
 #                  holds `_turn`, those of other tasks wait
 # ending           its block has ended: who waits for `_turn` is     that it is undone, unless it commits already
 #                  refused, and who holds it is waited for; where
-#                  the block is undone he is cancelled first
+#                  all is undone he is cancelled first
 # committing       a task of its own, under `uninterrupted`          it is held back until the COMMIT and the callbacks
 #                                                                    have ended, and raised then, also where they went
 #                                                                    well
@@ -17,10 +17,13 @@
 # A block within another has a transaction of its own: the same session, the same `_turn`, and a savepoint, which begins
 # and ends while it holds `_turn`; a cancel of RELEASE undoes it, one of the undoing is held back. It is the `innermost`
 # of the block until it is `over`. What a task of the outer block asks meanwhile waits for that, because there is one
-# connection, and what is undone with the savepoint has to be of its block alone.
+# connection, and what is undone with the savepoint has to be of its block alone. What is asked within it, also of the
+# outer transaction, is of it. Its end waits for the unit that runs, also where it is undone: to cut that off would lose
+# the connection of PostgreSQL, and the outer block with it; so does a cancel of the task whose unit it is.
 #
 # The task that opened it is its owner. Another one that was made inside of the block may run units of work in it, and
-# may not open a savepoint. `session` is not shared so: it is for one task at a time, as SQLAlchemy's is everywhere.
+# may not open a block: so they end in the order in which they are within each other. `session` is not shared so: it is
+# for one task at a time, as SQLAlchemy's is everywhere.
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sqlalchemy import text
 
-from dgent.exceptions import StoreClosed
+from dgent.exceptions import NestedWrite, StoreClosed
 from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.sql.errors import translated
@@ -93,17 +96,22 @@ class Transaction:
 
     @asynccontextmanager
     async def nested(self) -> AsyncIterator[Transaction]:
-        """Open one within this: kept with it if its block ends well, undone alone if it does not.
+        """Open one within the innermost of this: kept with that if its block ends well, undone alone if it does not.
 
         Raises:
+            NestedWrite: another task has this open.
+            StoreClosed: this has ended.
             RolledBack: it ended well, but was undone before.
         """
-        inner = Transaction(self.database, self.session, self._run_in, self)
+        if self.owner is not asyncio.current_task():
+            raise NestedWrite("the transaction that is open here belongs to another task: await it there, or after it")
+        inner = Transaction(self.database, self.session, self._run_in, self._innermost)
         with translated(self._what, only_sql=True):
             savepoint = await self._savepoint()
             self._block.innermost = inner
             try:
-                yield inner
+                with self.database.as_current(inner):
+                    yield inner
                 await inner.end()
                 self._block.check()
                 await inner._leave(savepoint)
@@ -116,7 +124,7 @@ class Transaction:
         self.open = False
         if self.outer is None:
             self._innermost._over.set()  # of a generator that nobody closed
-        if undone and self._running is not None:
+        if undone and self.outer is None and self._running is not None:
             self._running.reschedule(0)
         async with self._turn:
             pass

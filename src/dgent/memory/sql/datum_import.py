@@ -2,6 +2,9 @@
 
 The records of a namespace follow each other: where it stands, then its versions by seq. A digest tells that a version
 is what was written, not that a store wrote it: whoever has the bytes can compute one. So the numbers are looked at.
+
+Causes that form a cycle are taken: a store whose clock went back may have them, and once old versions are compacted
+nobody can tell how they came to be.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidFile
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_tables import Row, datums, digest_of, is_whole
-from dgent.memory.sql.writes import ancestors, append, latest_rows, parents_among
+from dgent.memory.sql.writes import append, latest_rows
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.maintained import check_fields
 from dgent.sql.statement import Statement
@@ -107,6 +110,8 @@ class DatumImport:
     def _store(self, connection: Connection, namespace: str, items: list[Row | _Stand]) -> int:
         if isinstance(items[0], _Stand):
             self._take(connection, items[0])
+        else:
+            self._check_unmoved(connection, namespace)
         rows = [self._raised(row) for row in items if isinstance(row, Row)]
         if rows:
             self._head = self._head._replace(stored_at=max(self._head.stored_at, *(row.stored_at for row in rows)))
@@ -126,6 +131,14 @@ class DatumImport:
         self._head = NamespaceHead(head.seq + stand.seq, max(head.stored_at, stand.stored_at), head.now)
         namespace_head.move(connection, stand.namespace, self._head.seq, self._head.stored_at)
 
+    def _check_unmoved(self, connection: Connection, namespace: str) -> None:
+        """Refuse to go on where something else was written in the same transaction: it took a seq that comes later."""
+        if namespace_head.take(connection, namespace, time.time).seq != self._head.seq:
+            raise Conflict(
+                f"namespace {namespace!r} was written to while it was imported, in the same transaction: write to it "
+                "after the import"
+            )
+
     def _raised(self, row: Row) -> Row:
         if not self._raised_by:
             return row
@@ -137,11 +150,7 @@ def _append(connection: Connection, namespace: str, rows: list[Row], head: Names
     last = {row.id: row for row in rows}
     latest = latest_rows(connection, namespace, [*last])
     _check_rising(rows, latest)
-    suspects = _may_close_a_cycle(connection, namespace, rows, latest)
     append(connection, rows, last, latest, head)
-    for row in [last[id] for id in suspects]:
-        if row.parent is not None and row.id in ancestors(connection, namespace, row.parent, now=rows[-1].stored_at):
-            raise InvalidFile(f"{row.id!r:.200} in namespace {namespace!r} descends from itself")
 
 
 def _check_rising(rows: list[Row], latest: Mapping[str, Row]) -> None:
@@ -150,25 +159,6 @@ def _check_rising(rows: list[Row], latest: Mapping[str, Row]) -> None:
         if row.version <= known.get(row.id, 0):
             raise InvalidFile(f"version {row.version} of {row.id!r:.200} comes behind version {known[row.id]}")
         known[row.id] = row.version
-
-
-def _may_close_a_cycle(
-    connection: Connection, namespace: str, rows: list[Row], latest: Mapping[str, Row]
-) -> dict[str, None]:
-    """Return the ids that got another parent when something had them as its own, as `WriteBatch` looks at puts.
-
-    One that may have expired counts as if it had none before.
-    """
-    parents = parents_among(connection, namespace, {row.id for row in rows if row.parent is not None})
-    above = {id: row.parent for id, row in latest.items() if row.live and row.expires_at is None}
-    found: dict[str, None] = {}
-    for row in rows:
-        if row.parent is not None:
-            if row.id in parents and above.get(row.id) != row.parent:
-                found[row.id] = None
-            parents.add(row.parent)
-        above[row.id] = row.parent if row.expires_at is None else None
-    return found
 
 
 def _stand(record: Record) -> _Stand:

@@ -10,8 +10,9 @@
 # Within a loop a read borrows a connection in the caller's own task; the first read of a key runs at once, and those
 # that come meanwhile go together after it, also where the first is cancelled. Writes run in tasks of a `Batcher`, which
 # a cancel of a caller does not reach. A session holds one connection of the writers; its end is awaited whatever
-# cancels it. `close` waits for writes, then for reads; cancelled, it waits no more, and what is left is closed when
-# nobody uses it any longer, or with the loop.
+# cancels it, and the server ends it where it is asked nothing for longer than the limit of the block. `close` waits for
+# writes, then for reads; cancelled, it waits no more, and what is left is closed when nobody uses it any longer, or
+# with the loop.
 
 from __future__ import annotations
 
@@ -29,6 +30,7 @@ from dgent.sql.postgres.engine import ClosingConnections, create_engine, creator
 from dgent.sql.postgres.pool import Batcher, ConnectionPool
 from dgent.sql.postgres.pooled_connection import PooledConnection
 from dgent.sql.postgres.server_errors import no_grant, takes_no_writes
+from dgent.sql.postgres.session_settings import GRACE, IDLE, milliseconds
 from dgent.sql.postgres.url_options import read_url
 from dgent.sql.postgres.watch import PostgresWatches
 from dgent.sql.runner import A, Each, T, Work, only
@@ -52,10 +54,9 @@ _TAKES_WRITES: Final = text(
         has_table_privilege(to_regclass(name), 'INSERT') AND has_table_privilege(to_regclass(name), 'UPDATE')
         AND has_table_privilege(to_regclass(name), 'DELETE'))) AS refused"""
 )
-WRITE_TOGETHER: Final = 512
-
-
+_LET_IDLE: Final = text("SELECT set_config(:name, :value, true)")
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
+WRITE_TOGETHER: Final = 512
 
 
 class PostgresDatabase(Database):
@@ -174,9 +175,16 @@ class PostgresDatabase(Database):
         async with state.writers.lend() as borrowed:
             session = await borrowed.session()
             try:
+                if limit != self.settings.transaction_timeout:
+                    await self._let_idle(session, limit)
                 yield session
             finally:
                 await uninterrupted(borrowed.end(session))
+
+    async def _let_idle(self, session: BlockSession, limit: float) -> None:
+        """Let the server wait for a block as long as that may take, unless the URL says how long it waits."""
+        if IDLE not in self._target.server_settings:
+            await session.execute(_LET_IDLE, {"name": IDLE, "value": milliseconds(limit + GRACE)})
 
     async def _read(self, state: _LoopState, work: Work[T]) -> T:
         borrowed = state.readers.take_now() or await state.readers.take()

@@ -14,6 +14,10 @@ REPORT: Final = "SELECT set_config('application_name', 'dgent ' || pg_current_xa
 PREPARE: Final = f"PREPARE dgent_begin AS {REPORT}"
 """Run once in each session, unless a pooler changes it behind our back."""
 BEGIN: Final = "BEGIN; EXECUTE dgent_begin"
+IDLE: Final = "idle_in_transaction_session_timeout"
+"""The server's setting that ends a transaction in which nothing is asked."""
+_LONGEST: Final = 2**31 - 1
+"""Milliseconds that the server can wait: 24 days."""
 _MAKE_SCHEMA: Final = """DO $do$ BEGIN
     IF to_regnamespace({name}) IS NULL THEN EXECUTE {command}; END IF;
 EXCEPTION WHEN duplicate_schema OR unique_violation THEN NULL;  -- another connection was first
@@ -32,7 +36,7 @@ def session_settings(target: Target) -> dict[str, str]:
         needed["search_path"] = _identifier(settings.database_schema)
     sensible = {
         "statement_timeout": milliseconds(settings.command_timeout),
-        "idle_in_transaction_session_timeout": milliseconds(settings.transaction_timeout + GRACE),
+        IDLE: milliseconds(settings.transaction_timeout + GRACE),
         "tcp_keepalives_idle": "60",
         "jit": "off",  # its compiler costs 100 ms where a recursive query is estimated too high
     }
@@ -71,7 +75,7 @@ def make_schema(name: str) -> str:
 
 def milliseconds(seconds: float) -> str:
     """Return a time as the server takes it."""
-    return str(max(1, int(seconds * 1000)))
+    return str(int(max(1, min(seconds * 1000, _LONGEST))))
 
 
 def _identifier(name: str) -> str:
