@@ -186,3 +186,16 @@ async def test_what_another_program_delivers_is_left_to_it_and_looked_at_again(
     assert await memory.exists("y")
     await write(database, memory, "z")  # looks again
     assert await memory.exists("i0")
+
+
+async def test_what_was_written_later_is_delivered_later_under_whatever_names(url: str, tmp_path: Path) -> None:
+    path = tmp_path / "memory.jsonl"
+    async with program(url, path, "one:5432") as one, program(url, path, "two:5432") as (database, memory):
+        await leave(*one, "x", b"1")
+        memory.switch.on = False
+        for n in (2, 3):
+            await write(database, memory, "x", b"%d" % n)
+        memory.switch.on = True
+        await leave(*one, "x", b"4")
+        assert await Outbox(database, memory).reconcile() == DeliveryReport(4)
+        assert [each.datum.content for each in await memory.history("x")] == [b"1", b"2", b"3", b"4"]

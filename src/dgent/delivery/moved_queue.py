@@ -4,11 +4,16 @@ Entries get other places in the order there, so what is known of an id is carrie
 and a plan with the new place of its entry. Under the former name all of it counts as dealt with, by compare-and-swap,
 so that a program which goes on delivering that writes nothing twice. A page is moved whole or not at all, so whoever is
 interrupted begins again with the first one.
+
+What waits under the new name of the same id, and was written later, goes behind. Not so what is being delivered there,
+or was: what is moved is put over that, as over an earlier write of the same queue.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from heapq import merge
+from itertools import dropwhile
 from typing import TYPE_CHECKING
 
 from dgent.delivery.watermark import Watermark
@@ -47,14 +52,46 @@ async def _move(former: Queue, queue: Queue, entries: Sequence[QueuedWrite]) -> 
         await former.put_aside_all_of(next(one for one in entries if one.group == group), error)
     entries = [entry for entry in entries if entry.group not in broken]
     waiting = [one for one in entries if one.seq > watermarks.get(one.group, Watermark()).through]
-    taken = await queue.append([replace(one, seq=0) for one in waiting])
-    await _carry(watermarks, queue, {old.seq: new.seq for old, new in zip(waiting, taken, strict=True)})
+    merged = _merged(waiting, await _later(queue, waiting))
+    taken = await queue.append([replace(one, seq=0) for one in merged])
+    await _carry(watermarks, queue, {old.seq: new.seq for old, new in zip(merged, taken, strict=True) if old.key})
     receipts: dict[str, Watermark] = {}
     for group, last in {entry.group: entry.seq for entry in entries}.items():
         dealt_with = watermarks.get(group, Watermark())
         receipts[group] = dealt_with._replace(through=max(last, dealt_with.through), plan=None)
     await former.move_each(receipts, receipt=True)
     await former.forget(entries)
+
+
+async def _later(queue: Queue, entries: Sequence[QueuedWrite]) -> dict[str, list[QueuedWrite]]:
+    """Take off what waits under the new name of the same ids, from the first that was written later on; by group."""
+    if not entries or not await queue.is_later(min(one.at for one in entries)):
+        return {}
+    oldest = {one.group: one for one in reversed(entries)}
+    whole, broken = await queue.watermarks(oldest)
+    later: dict[str, list[QueuedWrite]] = {}
+    for group, first in oldest.items():
+        known = whole.get(group, Watermark())
+        newer = [] if known.plan or group in broken else await _behind(queue, first, known)
+        if newer:
+            await queue.move(group, known._replace(through=newer[-1].seq))
+            await queue.forget(newer)
+            later[group] = [replace(one, key="") for one in newer]
+    return later
+
+
+async def _behind(queue: Queue, first: QueuedWrite, known: Watermark) -> list[QueuedWrite]:
+    """Return what waits of an id, from what was written later than an entry on."""
+    waiting = [one async for page in queue.pages(one=(first.namespace, first.id)) for one in page.entries]
+    return [*dropwhile(lambda one: one.at <= first.at, [one for one in waiting if one.seq > known.through])]
+
+
+def _merged(waiting: Sequence[QueuedWrite], later: Mapping[str, Sequence[QueuedWrite]]) -> list[QueuedWrite]:
+    """Return both in the order in which they were written; each keeps its own."""
+    merged = [one for one in waiting if one.group not in later]
+    for group, newer in later.items():
+        merged += merge([one for one in waiting if one.group == group], newer, key=lambda one: one.at)
+    return merged
 
 
 async def _carry(watermarks: Mapping[str, Watermark], queue: Queue, places: Mapping[int, int]) -> None:

@@ -94,6 +94,10 @@ class Queue:
                 yield page
             at = page.after_seq
 
+    async def is_later(self, at: float) -> bool:
+        """Tell whether anything waits that was written after a moment, Unix seconds."""
+        return bool(await self._log.query(Query(after=at, limit=1)))
+
     async def children(self, parent: str) -> list[QueuedWrite]:
         """Return puts that wait, in any namespace, whose datum has this parent: at most as many as fit on a page."""
         found = await self._log.query(Query(where={"metadata.parent": parent}, order="seq", limit=PAGE))
