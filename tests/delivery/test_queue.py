@@ -25,7 +25,7 @@ from dgent.delivery import (
     QueueUnreadable,
     Tally,
     Version,
-    move_all,
+    move_page,
     page_delivery,
     roomy,
 )
@@ -478,8 +478,8 @@ async def test_a_program_that_delivers_a_queue_while_it_is_moved_writes_nothing_
     page = await former.page()
     delivery = PageDelivery(old, Tally(), {})
     plan = await delivery._plan(page.entries[0])
-    await move_all(former, queue)
-    await move_all(former, queue)  # there is nothing left
+    while await move_page(former, queue):
+        pass
     assert (await former.count(), await queue.count()) == ((0, 0), (3, 0))
     assert isinstance(plan, BaseVersion)
     await delivery._writer.write(page.entries[0], plan)
@@ -499,7 +499,8 @@ async def test_what_is_damaged_is_moved_among_what_was_set_aside(store: Backend)
     await former.append([entry("a", 2)])
     await former._watermarks.put(Datum(one.group, b"no record", 0.0))
     await former._log.put(Datum("x" * 32 + "-1", b"no entry", 0.0))
-    await move_all(former, queue)
+    while await move_page(former, queue):
+        pass
     assert (await former.count(), await queue.count()) == ((0, 0), (1, 3))
     aside = await queue.set_aside()
     assert [(each.id, each.raw) for each in aside] == [("", b"no entry"), ("a", None), ("a", None)]

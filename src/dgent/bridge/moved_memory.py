@@ -2,7 +2,8 @@
 
     .dgent/outbox   for each queue a datum: its name; in the metadata the id of the memory, its namespace and its place
 
-What waits under a former place is moved to where the memory lies now, unless a file is still there: that is a copy.
+What waits under another place is moved to where the memory lies now, unless a file is still there: that is a copy. The
+note of a place stays: a program that knows a server by another name may go on, and leave something there at any time.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import select
 
 from dgent.datum import Datum
-from dgent.delivery import RESERVED, Queue, move_all
+from dgent.delivery import RESERVED, Queue, move_page
+from dgent.delivery.queued_write import PAGE
 from dgent.exceptions import DgentError
 from dgent.query import Query
 from dgent.sql.advisory_locks import AdvisoryLock
@@ -27,39 +29,63 @@ if TYPE_CHECKING:
 _PLACES: Final = f"{RESERVED}/outbox"
 
 
-async def take_over_moved(store: SqlBackend, memory: Backend, queue: Queue) -> None:
-    """Note where a memory lies, and move what waits for it elsewhere; nothing, while it does not answer.
+async def other_places(store: SqlBackend, memory: Backend, queue: Queue) -> list[Queue] | None:
+    """Note where a memory lies, and return its queues of other places; None while it does not answer.
 
     Raises:
-        StorageError: the database failed; everything is where it was.
-        VersionConflict: another program delivers from the former place just now; the same.
+        StorageError: the database failed.
     """
-    if not (id := await _id_of(memory)):
-        return
-    met = Query(where={"metadata.store": id, "metadata.namespace": memory.namespace}, limit=100)
-    if [one.id for one in await store.within(_PLACES).query(met)] == [queue.segment]:
-        return
-    turn = select(transaction_lock(AdvisoryLock.OLD_OUTBOX))
-    async with store.database.transaction() as transaction:
-        await transaction.write(lambda connection: connection.execute(turn))
-        inside = store.joined(transaction)
-        places = inside.within(_PLACES)
-        for place in await places.query(met):
-            if place.id != queue.segment and not _is_there(place):
-                await move_all(Queue(inside, place.text), queue.over(inside))
-                await places.delete(place.id)
+    id = await _id_of(memory)
+    if not id:
+        return None if id is None else []
+    notes = store.within(_PLACES)
+    places = await _places(notes, {"metadata.store": id, "metadata.namespace": memory.namespace})
+    if all(place.id != queue.segment for place in places):
         known = {"store": id, "namespace": memory.namespace, "where": memory.where}
-        await places.put(Datum(queue.segment, queue.target.encode(), 0.0, None, known))
+        await notes.put(Datum(queue.segment, queue.target.encode(), 0.0, None, known))
+    return [Queue(store, place.text) for place in places if place.id != queue.segment and not _is_there(place)]
+
+
+async def move_all(store: SqlBackend, former: Queue, queue: Queue) -> None:
+    """Move all that waits in a queue under another name; there may be nothing.
+
+    Each page is a transaction, so what takes longer than one may is gone on with; where one is open here, it is part
+    of that.
+
+    Raises:
+        StorageError: the database failed; what was not moved is where it was.
+        VersionConflict: another program delivers it just now; the same.
+    """
+    turn = select(transaction_lock(AdvisoryLock.OLD_OUTBOX))
+    more = any(await former.count())
+    while more:
+        async with store.database.transaction() as transaction:
+            await transaction.write(lambda connection: connection.execute(turn))
+            inside = store.joined(transaction)
+            more = await move_page(former.over(inside), queue.over(inside))
+
+
+async def _places(notes: SqlBackend, where: dict[str, str]) -> list[Datum]:
+    """Return all notes with these metadata."""
+    page = await notes.query(Query(where=where, limit=PAGE))
+    found = [*page]
+    while page.cursor is not None:
+        page = await notes.query(Query(where=where, limit=PAGE, cursor=page.cursor))
+        found += page
+    return found
 
 
 def _is_there(place: Datum) -> bool:
     """Tell whether a file lies at a place; of a server nobody can tell, and its former name stands for the same one."""
-    return Path(str(place.metadata["where"])).is_file()
+    try:
+        return Path(str(place.metadata["where"])).is_file()
+    except OSError:  # it may be: who cannot look leaves it alone
+        return True
 
 
-async def _id_of(memory: Backend) -> str:
-    """Return the id that a memory keeps in itself; empty where it has none, or does not answer."""
+async def _id_of(memory: Backend) -> str | None:
+    """Return the id that a memory keeps in itself; empty where it has none, None while it does not answer."""
     try:
         return await memory.prepare() if isinstance(memory, Prepared) else ""
     except DgentError:  # whoever writes to it hears of that
-        return ""
+        return None

@@ -13,9 +13,9 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from dgent.bridge.moved_memory import take_over_moved
+from dgent.bridge.moved_memory import move_all, other_places
 from dgent.bridge.outbox_format_1 import take_over_format_1
-from dgent.bridge.outbox_format_2 import queue_of_format_2, take_over_format_2
+from dgent.bridge.outbox_format_2 import queue_of_format_2
 from dgent.delivery import (
     Deliverer,
     DeliveryReport,
@@ -29,7 +29,7 @@ from dgent.delivery import (
     roomy,
 )
 from dgent.error_messages import called
-from dgent.exceptions import CapabilityMissing, StorageError
+from dgent.exceptions import CapabilityMissing, StorageError, VersionConflict
 from dgent.memory.sql.backend import SqlBackend
 
 if TYPE_CHECKING:
@@ -59,10 +59,11 @@ class Outbox:
     async def prepare(self) -> None:
         """Make the tables if they are not there, and take over what earlier formats, or places, left for this memory.
 
-        It takes part in a transaction that is open here.
+        It takes part in a transaction that is open here. It is done once, as soon as the memory answers and nobody else
+        delivers that; what is left there later, `reconcile` finds.
 
         Raises:
-            VersionConflict: another program delivers that just now.
+            StorageError: the database failed.
         """
         await self._shared.prepare(self._deliverer.queue, self.memory)
 
@@ -120,8 +121,12 @@ class Outbox:
         return tally.report(waiting, reason)
 
     async def reconcile(self) -> DeliveryReport:
-        """Deliver what a crash or an outage left behind, and tell how things stand."""
-        await self.prepare()
+        """Deliver what a crash or an outage left behind, also under another name or place, and tell how things stand.
+
+        Raises:
+            StorageError: the database failed.
+        """
+        await self._shared.take_over(self._deliverer.queue, self.memory)
         report = await self.deliver()
         await self._sweep()
         return report
@@ -200,15 +205,33 @@ class _SharedOutbox:
         return known if known.target is memory else known.to(memory)
 
     async def prepare(self, queue: Queue, memory: Backend) -> None:
-        if queue.target in self._prepared:
-            return
+        if queue.target not in self._prepared:
+            await self.take_over(queue, memory)
+
+    async def take_over(self, queue: Queue, memory: Backend) -> None:
+        """Make the tables, and move what lies under other names of a queue into it; it is prepared once all of it is.
+
+        Raises:
+            StorageError: the database failed.
+        """
         runner: Runner = self._database.current() or self._database
         store = self.store.joined(runner)
         await store.prepare()
         await take_over_format_1(store, partial(queue_of_format_2, store))
-        await take_over_format_2(store, memory.namespace, queue)
-        await take_over_moved(store, memory, queue)
-        runner.after_commit(partial(self._prepared.add, queue.target))
+        places = await other_places(store, memory, queue)
+        formers = [queue_of_format_2(store, memory.namespace), *(places or [])]
+        if all([await _moved(store, former, queue) for former in formers]) and places is not None:
+            runner.after_commit(partial(self._prepared.add, queue.target))
+
+
+async def _moved(store: SqlBackend, former: Queue, queue: Queue) -> bool:
+    """Move what waits in a queue under another name; tell whether nobody delivers it, so that it was."""
+    try:
+        await move_all(store, former, queue)
+    except VersionConflict as error:
+        _log.warning("another program delivers what waits under %r, so that is left to it: %s", former.target, error)
+        return False
+    return True
 
 
 def _queue_name(memory: Backend) -> str:

@@ -125,7 +125,8 @@ async def unit_of_work(
     if outermost:
         await box.prepare()
     async with database.transaction() as transaction:
-        await box.prepare()
+        if not outermost:
+            await box.prepare()
         yield UnitOfWork(transaction, OutboxMemory(box), registered, logs)
     if outermost:
         await _deliver(box)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dgent.delivery.deliverer import Deliverer
 from dgent.delivery.delivery_report import DeliveryReport, Progress, Tally
-from dgent.delivery.moved_queue import move_all
+from dgent.delivery.moved_queue import move_page
 from dgent.delivery.queue import Queue, QueueUnreadable
 from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, roomy
 
@@ -21,6 +21,6 @@ __all__ = [
     "Version",
     "digest_of",
     "entry_key",
-    "move_all",
+    "move_page",
     "roomy",
 ]

@@ -20,10 +20,11 @@ from dgent.delivery.queue_format_1 import take_over_format_1
 from dgent.delivery.queued_write import EVERYTHING, PAGE, RESERVED, QueuedWrite, damaged, decoded, encoded, group_of
 from dgent.delivery.watermark import RECEIPT, Watermark, record_of, watermark_in
 from dgent.exceptions import Corrupt, StorageError
+from dgent.operations import Put
 from dgent.query import Query
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 
     from dgent.page import Page
     from dgent.store import Backend
@@ -93,6 +94,10 @@ class Queue:
                 yield page
             at = page.after_seq
 
+    async def is_later(self, at: float) -> bool:
+        """Tell whether anything waits that was written after a moment, Unix seconds."""
+        return bool(await self._log.query(Query(after=at, limit=1)))
+
     async def children(self, parent: str) -> list[QueuedWrite]:
         """Return puts that wait, in any namespace, whose datum has this parent: at most as many as fit on a page."""
         found = await self._log.query(Query(where={"metadata.parent": parent}, order="seq", limit=PAGE))
@@ -150,6 +155,15 @@ class Queue:
         ttl = RECEIPT if receipt else None
         stored = await self._watermarks.put(record_of(group, watermark), expect=watermark.row, ttl=ttl)
         return watermark._replace(row=stored.version)
+
+    async def move_each(self, watermarks: Mapping[str, Watermark], *, receipt: bool = False) -> None:
+        """Write down how far several ids have come, all or none, by their groups: see `move`.
+
+        Raises:
+            VersionConflict: somebody else was first with one of them.
+        """
+        ttl = RECEIPT if receipt else None
+        await self._watermarks.apply([Put(record_of(group, one), one.row, ttl) for group, one in watermarks.items()])
 
     async def put_aside(self, entries: Sequence[QueuedWrite]) -> None:
         """Keep entries that the target must not take, with their reasons, until somebody decides."""
