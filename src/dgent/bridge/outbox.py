@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from dgent.bridge.moved_memory import move_all, other_places
 from dgent.bridge.outbox_format_1 import take_over_format_1
-from dgent.bridge.outbox_format_2 import queue_of_format_2
 from dgent.delivery import (
     Deliverer,
     DeliveryReport,
@@ -217,9 +216,9 @@ class _SharedOutbox:
         runner: Runner = self._database.current() or self._database
         store = self.store.joined(runner)
         await store.prepare()
-        await take_over_format_1(store, partial(queue_of_format_2, store))
+        await take_over_format_1(store, partial(_former_queue, store))
         places = await other_places(store, memory, queue)
-        formers = [queue_of_format_2(store, memory.namespace), *(places or [])]
+        formers = [_former_queue(store, memory.namespace), *(places or [])]
         if all([await _moved(store, former, queue) for former in formers]) and places is not None:
             runner.after_commit(partial(self._prepared.add, queue.target))
 
@@ -232,6 +231,11 @@ async def _moved(store: SqlBackend, former: Queue, queue: Queue) -> bool:
         _log.warning("another program delivers what waits under %r, so that is left to it: %s", former.target, error)
         return False
     return True
+
+
+def _former_queue(store: SqlBackend, namespace: str) -> Queue:
+    """Return the queue that all memories of a namespace once shared: the first to be used gets what waits there."""
+    return Queue(store, f"outbox:{namespace}")
 
 
 def _queue_name(memory: Backend) -> str:

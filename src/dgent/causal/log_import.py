@@ -46,10 +46,10 @@ class LogImport:
 
         Raises:
             InvalidFile: it may not.
-            InvalidInput: it may not.
-            KeyError: it may not.
-            TypeError: it may not.
-            ValueError: it may not.
+            InvalidInput: a name or a value is none that a store takes.
+            KeyError: a field is missing.
+            TypeError: a field is of another type.
+            ValueError: a field has a value that it cannot have.
         """
         match record:
             case {"store": "log", "kind": "entry"}:

@@ -34,12 +34,13 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sqlalchemy import text
 
-from dgent.exceptions import NestedWrite, StoreClosed
+from dgent.exceptions import NestedWrite
 from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.sql.errors import translated
 from dgent.sql.runner import A, Each, T, Work, only
 from dgent.sql.statement import Statement
+from dgent.sql.transaction_block import ended
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Hashable
@@ -187,7 +188,7 @@ class Transaction:
 
     def _check(self) -> None:
         if not self.open:
-            raise _ended()
+            raise ended()
         self._block.check()
 
     async def _run(self, work: Work[T], *, short: bool = False) -> T:
@@ -201,15 +202,11 @@ class Transaction:
                     return await self._run_in(self.session, work, short=short)
         except TimeoutError:
             if running.expired():  # by `end`
-                raise _ended() from None
+                raise ended() from None
             raise
         finally:
             self._running = None
             self._turn.release()
-
-
-def _ended() -> StoreClosed:
-    return StoreClosed("this transaction has ended: open another with storage.transaction()")
 
 
 def _raise(error: BaseException) -> None:

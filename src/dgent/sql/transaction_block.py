@@ -29,7 +29,7 @@ from sqlalchemy import event
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from dgent.exceptions import InvalidQuery, RolledBack
+from dgent.exceptions import InvalidQuery, RolledBack, StoreClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -118,6 +118,11 @@ class Block:
 def undone() -> RolledBack:
     """Return the error that says that a block was rolled back."""
     return RolledBack(_UNDONE)
+
+
+def ended() -> StoreClosed:
+    """Return the error for what is asked of a block that is over."""
+    return StoreClosed("this transaction has ended: open another with storage.transaction()")
 
 
 def follow_savepoints(target: Engine | Connection, block_of: Callable[[Connection], Block | None]) -> None:

@@ -65,9 +65,9 @@ class DatumImport:
 
         Raises:
             InvalidFile: it may not.
-            KeyError: it may not.
-            TypeError: it may not.
-            ValueError: it may not.
+            KeyError: a field is missing.
+            TypeError: a field is of another type.
+            ValueError: a field has a value that it cannot have.
         """
         match record:
             case {"store": "memory", "kind": "namespace"}:

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from dgent.exceptions import DgentError, StoreClosed
 from dgent.runtime.batch_worker import Job, complete
 from dgent.runtime.event_loop import running_loop, uninterrupted
-from dgent.sql.transaction_block import Block
+from dgent.sql.transaction_block import Block, ended
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -146,16 +146,12 @@ class WriteLease:
     def end(self, why: DgentError | None = None) -> None:
         """Refuse what was asked and not done, and what will be."""
         with self._entry:
-            self._over = refusal = self._over or why or _ended()
+            self._over = refusal = self._over or why or ended()
             while not self._asked.empty():
                 job = self._asked.get()
                 if job is not None:
                     job.error = refusal
                     complete([job])
-
-
-def _ended() -> StoreClosed:
-    return StoreClosed("this transaction has ended: open another with storage.transaction()")
 
 
 class WriteLock:
