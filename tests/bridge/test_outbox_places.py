@@ -12,7 +12,7 @@ from tests.memory.switchable_backend import Switchable
 from dgent.bridge import Outbox, unit_of_work
 from dgent.bridge import outbox as outbox_module
 from dgent.datum import Datum
-from dgent.delivery import DeliveryReport, KnownTarget, Queue, QueuedWrite
+from dgent.delivery import DeliveryReport, KnownTarget, Queue, QueuedWrite, page_delivery
 from dgent.exceptions import BackendUnavailable, VersionConflict
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
@@ -66,7 +66,10 @@ async def test_programs_that_know_a_memory_by_two_names_find_what_the_other_one_
         assert {datum.id for datum in await later[1].list()} == {"x", "y", "running beside", "killed"}
 
 
-async def test_what_one_name_has_delivered_is_no_strangers_write_under_the_other(url: str, tmp_path: Path) -> None:
+async def test_what_one_name_has_delivered_is_no_strangers_write_under_the_other(
+    url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page_delivery, "LEASE", 0.2)  # which is waited for: one of them leaves a plan behind
     path = tmp_path / "memory.jsonl"
     async with program(url, path, "one:5432") as one, program(url, path, "two:5432") as two:
         await write(*two, "x", b"0")  # a receipt under this name, of version 1

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dgent.exceptions import CausalCycle, VersionConflict
+from dgent.limits import Limits
 from dgent.store import Backend, DgentProtocol
 from dgent.testing.contract_base import ContractBase, examples
 from dgent.testing.manual_clock import ManualClock
@@ -168,7 +169,7 @@ class ClockLaws(ContractBase):
     async def test_l_t1_a_cycle_that_a_clock_brings_to_life_ends(self, place: Any) -> None:
         """Who is absent closes no cycle; when the clock goes back there is one, in which nobody walks twice."""
         clock = ManualClock()
-        async with self.opened(place, clock=clock) as store:
+        async with self.opened(place, clock=clock, limits=Limits(max_chain=100)) as store:
             await store.put_many([self.make_datum("a", 1, "b")], ttl=3)
             clock.advance(TEN_DAYS)
             await store.put(self.make_datum("b", 1, "a"))

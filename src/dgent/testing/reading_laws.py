@@ -250,7 +250,7 @@ class ReadingLaws(ContractBase):
                     await store.count(prefix=bad)
             assert await store.count() == 0
 
-    @examples()
+    @examples(2)
     @given(data=st.data())
     @pytest.mark.requires("schema_free")
     async def test_l_c3_a_query_answers_as_its_matches(self, place: Any, data: st.DataObject) -> None:
@@ -258,7 +258,7 @@ class ReadingLaws(ContractBase):
         datums = [data.draw(any_datum(f"i{n}")) for n in range(many)]
         async with self.opened(place) as store:
             stored = await store.put_many(datums)
-            for _ in range(4):
+            for _ in range(8):
                 await self._queried(store, stored, data)
 
     async def _queried(self, store: DgentProtocol, stored: list[Datum], data: st.DataObject) -> None:

@@ -54,15 +54,15 @@ def parts() -> st.SearchStrategy[tuple[Any, Any, bytes]]:
 class ValueLaws(ContractBase):
     """What is stored is what was put."""
 
-    @examples()
+    @examples(3)
     @given(data=st.data())
     @pytest.mark.requires("schema_free", "history", "causal")
     async def test_a_value_comes_back_as_it_was_put_or_is_refused(self, place: Any, data: st.DataObject) -> None:
         namespace, made = fresh(), list[Datum]()
-        for at in range(data.draw(st.integers(1, 4))):
+        for at in range(data.draw(st.integers(1, 12))):
             created, metadata, content = data.draw(parts())
             try:
-                made.append(Datum(f"v{at}", content, created, f"v{at - 1}" if at else None, metadata))
+                made.append(Datum(f"v{at:02}", content, created, f"v{at - 1:02}" if at else None, metadata))
             except InvalidInput:
                 continue
         async with self.opened(place, namespace) as store:
@@ -88,10 +88,13 @@ class ValueLaws(ContractBase):
         assert [spelled(datum) for datum in found] == [wanted[id] for id in newest]
 
     @pytest.mark.requires("ttl")
-    @pytest.mark.parametrize("ttl", [5e-324, 1e-9, 0.1, 1, 1e9, 9.99e11])
     @pytest.mark.parametrize("now", [0.0, -0.0, START, 1])
-    async def test_any_moment_of_expiry_is_kept(self, place: Any, now: float, ttl: float) -> None:
-        clock = ManualClock(now)
+    async def test_any_moment_of_expiry_is_kept(self, place: Any, now: float) -> None:
+        for ttl in (5e-324, 1e-9, 0.1, 1, 1e9, 9.99e11):
+            await self._expires(place, ManualClock(now), ttl)
+
+    async def _expires(self, place: Any, clock: ManualClock, ttl: float) -> None:
+        now = clock()
         async with self.opened(place, clock=clock) as store:
             datum = await store.put(self.make_datum("a", 1), ttl=ttl)
             lives = now + ttl > now
