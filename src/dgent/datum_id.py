@@ -51,12 +51,12 @@ class IncreasingTime:
             return self._last
 
     def unlock(self) -> None:
-        """Forget, in the child of a fork, the thread that held the lock: it goes on from the last moment all the same."""
+        """Forget the thread that held the lock, which a child of a fork has not; the last moment stays."""
         self._lock = Lock()
 
 
 _moments = IncreasingTime()
-os.register_at_fork(after_in_child=lambda: _moments.unlock())
+os.register_at_fork(after_in_child=_moments.unlock)
 
 
 def uuid7() -> str:
