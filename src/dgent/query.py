@@ -51,7 +51,8 @@ class Query:
         prefix: the id starts with it, byte for byte.
         causal_parent: it is the id that the datum names as its cause: what came of that one.
         order: "newest" or "oldest" by (created_at, id); "id" by the id, byte for byte; "seq" in the order of the
-            commits; "-id" and "-seq" the other way round. A table goes by its key, where that is not one text.
+            commits; "-id" and "-seq" the other way round. Those of ids and seqs pass what was deleted or superseded on
+            their way, until it is purged or compacted. A table goes by its key, where that is not one text.
         after_seq: `seq > after_seq`, for "what is new since I last looked"; use it with the order "seq".
         before_seq: `seq < before_seq`, for what was there before that; use it with the order "-seq".
         limit: datums on a page; 0 is an empty page.

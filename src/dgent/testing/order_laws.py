@@ -172,6 +172,7 @@ class OrderLaws(ContractBase):
             assert await store.segments("a/") == ["a/", "a/1", "a/b", "a/b!", "a/b/", "a/c/"]
             assert await store.segments("a/", depth=2) == ["a/", "a/1", "a/b", "a/b!", "a/b/2", "a/b/3", "a/c/4/"]
             assert await store.segments("a/c/") == ["a/c/4/"]
+            assert await store.segments("a/", depth=2**62) == sorted(ids[:-1])
             assert await store.segments("nothing") == []
             empty = await store.segments(limit=0)
             assert (list(empty), empty.cursor) == ([], None)
