@@ -22,7 +22,12 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     if size > LARGEST:
         return
     few, many = await _filled(folder / "few.db", FEW, size), await _filled(folder / "many.db", MANY, size)
-    for name, pages in (("list newest 100", _newest), ("list by narrow prefix", _narrow)):
+    for name, pages in (
+        ("list newest 100", _newest),
+        ("list by narrow prefix", _narrow),
+        ("last below a prefix", _last),
+        ("20 segments", _segments),
+    ):
         yield Case(f"{name} of {MANY:,}, {size} B", f"of {FEW:,}", 0.77, pages(many, MANY), pages(few, FEW))
     await few.close()
     await many.close()
@@ -46,9 +51,33 @@ def _newest(store: SQLiteBackend, count: int) -> Callable[[], Awaitable[int]]:
     return run
 
 
-def _narrow(store: SQLiteBackend, count: int) -> Callable[[], Awaitable[int]]:
+def _last(store: SQLiteBackend, count: int) -> Callable[[], Awaitable[int]]:
+    prefixes = _prefixes(count)
+
+    async def run() -> int:
+        for prefix in prefixes:
+            assert len(await store.list(prefix, order="-id", limit=1)) == 1
+        return len(prefixes)
+
+    return run
+
+
+def _segments(store: SQLiteBackend, count: int) -> Callable[[], Awaitable[int]]:
+    async def run() -> int:
+        for _ in range(PAGES):
+            assert len(await store.segments(limit=20)) == 20
+        return PAGES
+
+    return run
+
+
+def _prefixes(count: int) -> list[str]:
     groups = count // GROUP
-    prefixes = [f"{group:06}/" for group in range(0, groups, groups // PAGES)]
+    return [f"{group:06}/" for group in range(0, groups, groups // PAGES)]
+
+
+def _narrow(store: SQLiteBackend, count: int) -> Callable[[], Awaitable[int]]:
+    prefixes = _prefixes(count)
 
     async def run() -> int:
         for prefix in prefixes:

@@ -17,6 +17,7 @@ from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
 from dgent.testing.contract_base import START, ContractBase, fresh, pages
 from dgent.testing.manual_clock import ManualClock
+from dgent.testing.order_laws import key_pages, orders_of
 from dgent.testing.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def _operations(
 def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     can, id = contract.capabilities, st.sampled_from(contract.few_ids())
     prefix = st.sampled_from(["", *contract.few_ids()])
-    order = st.sampled_from(["newest", "oldest", "seq"] if can.history else ["newest", "oldest"])
+    order = st.sampled_from(orders_of(contract))
     limit = st.integers(1, 4)
     after = st.sampled_from([START - 1, START, START + 2])
     always = [
@@ -90,6 +91,9 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("exists", id),
         _step("count", prefix=prefix),
         _step("list", limit, prefix=prefix, order=order, after=after),
+        _step("list", limit, order=order, offset=st.integers(0, 3), **({"causal_parent": id} if can.causal else {})),
+        _step("keys", limit, prefix=prefix, order=order),
+        _step("segments", prefix, st.integers(1, 2)),
         _step("causal_chain", id),
     ]
     with_history = [
@@ -149,7 +153,11 @@ class VerbMachine:
         try:
             match step.verb:
                 case "list":
-                    return await pages(lambda at: store.list(limit=step.args[0], cursor=at, **named))
+                    return await pages(lambda at: store.query(Query(limit=step.args[0], cursor=at, **named)))
+                case "keys":
+                    return await key_pages(lambda at: store.keys(limit=step.args[0], cursor=at, **named))
+                case "segments":
+                    return await store.segments(step.args[0], depth=step.args[1])
                 case "as_of":
                     limit, time = step.args[0], self._ago(step.args[1])
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
@@ -171,7 +179,11 @@ class VerbMachine:
         try:
             match step.verb:
                 case "list":
-                    return model.query(Query(**named))
+                    return model.query(Query(**named))[named.get("offset", 0) :]
+                case "keys":
+                    return model.keys(Query(**{"order": "id", **named}))
+                case "segments":
+                    return model.segments(*args)
                 case "as_of":
                     return model.as_of(self._ago(args[1]), **named)
                 case "put" | "delete" if "expect" in named:
