@@ -61,7 +61,7 @@
         │   ├── MalformedRow                a stored value has a form that it cannot have
         │   └── NonMonotonicGeneration      a generation was asked to move back
         ├── StoreClosed                     used after close(), or in a forked child
-        ├── NestedWrite (RuntimeError)      a write beside the transaction that is open around it
+        ├── NestedWrite (RuntimeError)      a call beside the transaction that is open around it
         ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
@@ -384,7 +384,7 @@ class StoreClosed(StorageError):
 
 
 class NestedWrite(StorageError, RuntimeError):
-    """A write beside the transaction that is open around it; it would wait for itself."""
+    """A call beside the transaction that is open around it, which would wait for it, or not see what it wrote."""
 
 
 class RolledBack(StorageError, RuntimeError):

@@ -44,10 +44,12 @@ class Put(NamedTuple):
     n: int
     parent: str | None = None
     stale: bool = False  # expects a version that is not live
+    joined: bool = True  # through the transaction, or by the store, which takes part in it
 
 
 class Delete(NamedTuple):
     id: str
+    joined: bool = True
 
 
 class Row(NamedTuple):
@@ -85,8 +87,8 @@ Step: TypeAlias = Block | Outside | Reach
 
 _id, _n = st.sampled_from(IDS), st.integers(0, 3)
 _write = st.one_of(
-    st.builds(Put, _id, _n, st.none() | _id, st.sampled_from([False, False, False, True])),
-    st.builds(Delete, _id),
+    st.builds(Put, _id, _n, st.none() | _id, st.sampled_from([False, False, False, True]), st.booleans()),
+    st.builds(Delete, _id, st.booleans()),
     st.builds(Row, _id, _n, st.sampled_from([False, False, True])),
 )
 _actions = st.lists(_write | st.builds(Savepoint, st.lists(_write, max_size=3), st.booleans()), max_size=5)
@@ -221,11 +223,13 @@ class Machine:
 
     async def _write(self, tx: UnitOfWork, action: Put | Delete) -> None:
         """Write to the memory inside of the transaction, where it answers as the model does, and at once."""
-        expects = isinstance(self.memory, SqlBackend)
-        given, wanted = await answer(tx.memory, action, expects), await answer(self.state.memory, action, expects)
+        here = isinstance(self.memory, SqlBackend)
+        memory = tx.memory if action.joined or not here else self.memory
+        given, wanted = await answer(memory, action, here), await answer(self.state.memory, action, here)
         assert given == wanted, f"{action}: {given} is not {wanted}"
-        assert await tx.memory.get(action.id) == self.state.memory.get(action.id)
-        assert await tx.memory.count() == len(self.state.memory.live)
+        for one in [tx.memory, self.memory] if here else [tx.memory]:
+            assert await one.get(action.id) == self.state.memory.get(action.id)
+            assert await one.count() == len(self.state.memory.live)
 
 
 def crystal(row: Row) -> Crystal:

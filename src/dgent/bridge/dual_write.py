@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from dgent.bridge.unit_of_work import UnitOfWork
     from dgent.datum import Datum
     from dgent.models import Base
-    from dgent.sql import Database, Runner
+    from dgent.sql import Database
     from dgent.store import DgentProtocol
 
 T = TypeVar("T")
@@ -85,11 +85,6 @@ async def _once(storage: BothTracks, work: Callable[[UnitOfWork], Awaitable[T]])
         return result
 
 
-def runner(storage: BothTracks) -> Runner:
-    """Return the transaction that is open around the caller, else the database."""
-    return storage.database.current() or storage.database
-
-
 async def select_rows(storage: BothTracks, statement: Select[M], *, short: bool = True) -> list[M]:
     """Return the rows of a query, detached: their columns can be read, their relationships not."""
 
@@ -97,7 +92,7 @@ async def select_rows(storage: BothTracks, statement: Select[M], *, short: bool 
         with Session(connection, expire_on_commit=False) as session:
             return list(session.scalars(statement))
 
-    return await runner(storage).read(work, short=short)
+    return await storage.database.runner().read(work, short=short)
 
 
 async def get_datum(storage: BothTracks, id: str) -> Datum | None:

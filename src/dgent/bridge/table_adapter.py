@@ -102,8 +102,8 @@ class TableAdapter(StoreBase):
             versioned=self.mapping.version is not None,
             indexed=self.mapping.tag_table is not None,
         )
-        self._runner: Runner = SessionRunner(runner) if callable(runner) else runner
-        if not hasattr(self._runner, "write_each"):
+        self._given: Runner = SessionRunner(runner) if callable(runner) else runner
+        if not hasattr(self._given, "write_each"):
             raise InvalidInput(
                 f"{called(runner)} runs no SQL: pass a Database, an async_sessionmaker, or use storage.table(Model)"
             )
@@ -116,8 +116,13 @@ class TableAdapter(StoreBase):
     def joined(self, runner: Runner) -> Self:
         """Return the same table as part of an open transaction."""
         other = copy.copy(self)
-        other._runner = runner  # a copy of this class
+        other._given = runner  # a copy of this class
         return other
+
+    @property
+    def _runner(self) -> Runner:
+        """What runs its SQL: of a database the transaction that this task has open, if there is one."""
+        return self._given.runner() if isinstance(self._given, Database) else self._given
 
     @override
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:

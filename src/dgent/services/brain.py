@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import select, update
 
-from dgent.bridge.dual_write import Taken, get_datum, in_both, missing, refuse_live, runner, select_rows
+from dgent.bridge.dual_write import Taken, get_datum, in_both, missing, refuse_live, select_rows
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt, InvalidQuery
@@ -190,7 +190,7 @@ class Brain:
         def work(connection: Connection) -> int | None:
             return connection.execute(statement).scalar()
 
-        count = await runner(self._storage).write(work)
+        count = await self._storage.database.runner().write(work)
         if count is None:
             raise missing(Crystal, id)
         return count

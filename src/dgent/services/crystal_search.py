@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sqlalchemy import literal, select, tuple_
 
-from dgent.bridge.dual_write import get_datums, runner, select_rows
+from dgent.bridge.dual_write import get_datums, select_rows
 from dgent.cursor import seal_cursor
 from dgent.exceptions import Corrupt, InvalidCursor
 from dgent.models import Crystal, CrystalTag, Text, UTCDateTime
@@ -89,7 +89,7 @@ async def _with_text(storage: StorageProvider, statement: Select[Crystal], asked
     start, contents, size = asked.start(), 0, 0
     while True:
         look = partial(_look, statement=_after(statement, start).limit(_ROWS), wanted=wanted)
-        seen = await runner(storage).read(look)
+        seen = await storage.database.runner().read(look)
         for at in range(0, len(seen), _DATUMS):
             some = seen[at : at + _DATUMS]
             asked_for = [row.datum_id for row in some if row.holds is None and row.datum_id]

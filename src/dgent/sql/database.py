@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
     from sqlalchemy.ext.asyncio import AsyncSession
 
+    from dgent.sql.runner import Runner
     from dgent.sql.transaction_block import BlockSession
     from dgent.sql.watch import Watch
 
@@ -188,6 +189,22 @@ class Database(ABC):
         while transaction is not None and not transaction.open:
             transaction = transaction.outer
         return transaction
+
+    def runner(self) -> Runner:
+        """Return what a verb of this task runs in: the transaction that it has open here, else the database.
+
+        Raises:
+            NestedWrite: another task has one open around the caller.
+        """
+        if _current.get() is None:  # the ordinary case, asked by every verb
+            return self
+        transaction = self.current()
+        if transaction is not None and transaction.owner is not asyncio.current_task():
+            raise NestedWrite(
+                "the transaction that is open here belongs to the task that made this one: pass what takes part in it "
+                "from any task (tx.memory, tx.table(Model), tx.log), or await this in that task, or after the block"
+            )
+        return transaction or self
 
     def _check_closable(self) -> None:
         if self.current() is not None:

@@ -87,19 +87,24 @@ class SqlStore:
         self.database = database
         self.table_set = table_set
         self._may_be_absent = may_be_absent
-        self._runner: Runner = database
+        self._joined_to: Runner | None = None
         self._ready = _readiness(database, table_set)
 
     def joined(self, transaction: Runner) -> Self:
         """Return the same store as part of an open transaction."""
         other = copy.copy(self)
-        other._runner = transaction  # a copy of this class
+        other._joined_to = transaction  # a copy of this class
         return other
 
     @property
     def is_joined(self) -> bool:
         """Whether this is part of a transaction."""
         return self._runner is not self.database
+
+    @property
+    def _runner(self) -> Runner:
+        """What runs its SQL: the transaction that it is joined to, or that this task has open, else the database."""
+        return self._joined_to or self.database.runner()
 
     async def prepare(self) -> str:
         """Make the tables if they are not there, or bring them up to date, and return the id of the store.

@@ -14,7 +14,7 @@ from dgent.sql.transaction_block import control_in, refused
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dgent.sql import Runner
+    from dgent.sql import Database
     from dgent.sql.runner import T
 
 Params = Mapping[str, Any]
@@ -45,29 +45,30 @@ class IRelationalStore(Protocol):
 class RelationalStore:
     """Runs SQL that the application wrote; values go in as parameters, `:name`, never as text.
 
-    Each call is a transaction of its own. It is for the program, not for agents: no agent path leads here.
+    Each call is a transaction of its own, or part of the one that its task has open. It is for the program, not for
+    agents: no agent path leads here.
 
     Every call raises InvalidQuery for SQL that the database does not take, with the table or the column that it misses.
     """
 
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     async def execute(self, query: str, params: Params | None = None) -> int:
         """Run a statement that writes, and return how many rows it wrote; 0 for one that writes none, as DDL.
 
         Raises:
             IntegrityViolation: a constraint refused it.
-            NestedWrite: a transaction is open around it.
+            NestedWrite: another task has a transaction open around it.
         """
-        return await self._runner.write(_prepared(query, params, lambda result: max(0, result.rowcount)))
+        return await self._database.runner().write(_prepared(query, params, lambda result: max(0, result.rowcount)))
 
     async def fetch_all(self, query: str, params: Params | None = None) -> list[dict[str, Any]]:
         """Run a query and return its rows, as dicts of column to value. What writes, with RETURNING, is committed.
 
         Raises:
             IntegrityViolation: as `execute`, where it writes.
-            NestedWrite: as `execute`, where it writes.
+            NestedWrite: as `execute`.
         """
         return await self._fetch(query, params, lambda result: [dict(row) for row in result.mappings()])
 
@@ -80,7 +81,8 @@ class RelationalStore:
 
     async def _fetch(self, query: str, params: Params | None, take: Callable[[CursorResult[Any]], T]) -> T:
         work = _prepared(query, params, take)
-        return await (self._runner.read(work) if _only_reads(query) else self._runner.write(work))
+        runner = self._database.runner()
+        return await (runner.read(work) if _only_reads(query) else runner.write(work))
 
 
 def _first(result: CursorResult[Any]) -> list[dict[str, Any]]:

@@ -47,6 +47,9 @@ class DgentRouter(BackendBase):
     While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
     wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
 
+    In the task of an open transaction of `database` the verbs take part in it, where the first store lies in that, and
+    are refused with NestedWrite where it does not.
+
     Args:
         settings: where things lie, and the defaults of the other arguments.
         database: the open database that the settings name, so that both tracks share it.
@@ -83,6 +86,7 @@ class DgentRouter(BackendBase):
             patience=loaded.delivery_timeout,
             limits=loaded.limits,
         )
+        self._database = database
         observed, tell = ObservedVersions(), None if bus is None else bus.publish
         builder = ChainBuilder(loaded, database, observed.noting(tell) if policy.spill else tell)
         chain, manifest = builder.chain(backends, force_backend), ManifestFile(loaded.manifest_path)
@@ -96,7 +100,7 @@ class DgentRouter(BackendBase):
         super()._enter(namespace)
         if namespace.partition("/")[0] == RESERVED:
             raise InvalidNamespace(f"namespace {namespace!r} is reserved for what the router keeps: choose another")
-        self._routing = NamespaceRouting(self._failover, namespace, self.limits)
+        self._routing = NamespaceRouting(self._failover, namespace, self.limits, self._database)
 
     @property
     @override

@@ -8,6 +8,9 @@
 # write    asks the first   waits in a queue; refused, if it needs the live datum   the same, then asks the first
 # erase    asks the first   refused                                                 waits for all, then asks the first
 #
+# In the task of an open transaction all three ask the first, as part of that, whatever the state: what may be undone
+# waits in no queue, and is not remembered as acknowledged.
+#
 # Whoever looks at the state again has suspended since (`sleep`): no verb spins, whatever the state.
 #
 # What a cancel does: of a write to the first, it may be in; `_doubt` remembers that it is nobody else's. Of a write
@@ -24,12 +27,14 @@ from dgent.datum import stamped
 from dgent.exceptions import (
     BackendUnavailable,
     DeliveryPending,
+    NestedWrite,
     OutcomeUnknown,
     StorageError,
     StorageTimeout,
 )
 from dgent.memory.write_batch import check_acyclic_within
 from dgent.operations import Outcome
+from dgent.sql import database_of
 from dgent.store import HasHead
 from dgent.validation import check_id
 
@@ -40,6 +45,7 @@ if TYPE_CHECKING:
     from dgent.limits import Limits
     from dgent.memory.failover.state import FailoverState
     from dgent.operations import Operation
+    from dgent.sql import Database
     from dgent.store import Backend, Outcomes
 
 T = TypeVar("T")
@@ -54,8 +60,9 @@ class NamespaceRouting:
         first: the first store of the chain, under this namespace.
     """
 
-    def __init__(self, failover: FailoverState, namespace: str, limits: Limits) -> None:
+    def __init__(self, failover: FailoverState, namespace: str, limits: Limits, database: Database | None) -> None:
         self.first = failover.first.within(namespace)
+        self._database = database or database_of(self.first)
         self._failover, self._namespace, self._limits = failover, namespace, limits
         self._observed = failover.observed.of(namespace)
 
@@ -65,6 +72,10 @@ class NamespaceRouting:
         Raises:
             StorageError: as `DgentRouter` says.
         """
+        joined = self._joined()
+        return await (self._write(operations) if joined is None else joined.apply(operations))
+
+    async def _write(self, operations: Sequence[Operation]) -> Outcomes:
         # By the time of a delivery the live datum may have changed, or expired.
         chain, needs_live = self._failover, any(one.needs_live for one in operations)
         while True:
@@ -93,6 +104,8 @@ class NamespaceRouting:
 
     async def read(self, ids: Sequence[str] | None, ask: Callable[[Backend], Awaitable[T]]) -> T:
         """Ask a store for what concerns some ids, or None for more than that: the first, or what stands for it."""
+        if (joined := self._joined()) is not None:
+            return await ask(joined)
         chain = self._failover
         while not chain.normal:
             if not chain.opened:
@@ -120,6 +133,21 @@ class NamespaceRouting:
         if self._failover.observed.unknown:
             for datum in datums:
                 self._failover.observed.settle(self._namespace, datum.id)
+
+    def _joined(self) -> Backend | None:
+        """Return the first store, where it is part of a transaction that the calling task has open.
+
+        Raises:
+            NestedWrite: another task has it open, or the store lies elsewhere.
+        """
+        if self._database is None or self._database.runner() is self._database:
+            return None
+        if database_of(self.first) is not self._database:
+            raise NestedWrite(
+                f"a transaction of {self._database.what} is open here, and this memory lies elsewhere: use tx.memory, "
+                "whose writes are delivered after the commit, or await this after the block"
+            )
+        return self.first
 
     async def refuse_while_away(self, verb: str) -> None:
         """Refuse to erase what is elsewhere."""
