@@ -18,7 +18,7 @@ from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidQuery
 from dgent.jsonvalue import MISSING, comparable, follow, parse_path, stored_comparable
 from dgent.page import Page
-from dgent.validation import check_limit, check_query_text
+from dgent.validation import check_limit, check_query_text, check_seq
 
 if TYPE_CHECKING:
     from dgent.datum import Datum
@@ -81,8 +81,8 @@ class Query:
             check_query_text(name, getattr(self, name))
         if self.order not in get_args(Order):
             raise InvalidQuery(f"order is {self.order!r}: use one of {', '.join(get_args(Order))}")
-        if self.after_seq is not None and not (type(self.after_seq) is int and abs(self.after_seq) < 2**63):
-            raise InvalidQuery("after_seq is an integer of 64 bits")
+        if self.after_seq is not None:
+            check_seq(self.after_seq, "after_seq")
         check_limit(self.limit)
         _ = self.conditions
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage
     from dgent.page import Page
 
 
@@ -197,6 +198,26 @@ class DgentProtocol(StateBackend, Protocol):
         also expired in that time was live at no moment that history has.
         """
 
+    async def head(self) -> int:
+        """Return the seq of the last write, also where that was purged; 0 where nothing was ever put.
+
+        Raises:
+            CapabilityMissing: the store counts no commits: it has no history.
+        """
+
+    async def seq_at(self, time: float) -> int:
+        """Return the seq of the last version stored at or before a moment (Unix seconds), 0 before everything.
+
+        Both only grow within a namespace, so a reader of `seq > await seq_at(t)` sees what was stored after t.
+        """
+
+    async def changes(self, after_seq: int, *, until: int | None = None, limit: int = DEFAULT_LIMIT) -> ChangePage:
+        """Return a page of the versions of all ids with `after_seq < seq <= until`, in the order of the commits.
+
+        Deletions are among them; what was purged or compacted away is not. Go on with `changes(page.seq)`: a commit
+        that comes later never has a smaller seq, so nothing that stays is missed.
+        """
+
     async def purge(self, id: str) -> int:
         """Erase every version of an id for good and return how many there were."""
 
@@ -249,14 +270,6 @@ class Prepared(Protocol):
 
     async def prepare(self) -> str:
         """Make it if it is not there, and return the id of the store."""
-
-
-@runtime_checkable
-class HasHead(Protocol):
-    """A store that tells cheaply where a namespace stands."""
-
-    async def head(self) -> int:
-        """Return the highest seq of the namespace; 0 where nothing was ever put."""
 
 
 @runtime_checkable

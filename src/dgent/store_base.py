@@ -23,6 +23,7 @@ from dgent.validation import (
     check_kind,
     check_limit,
     check_namespace,
+    check_seq,
     check_time,
     check_ttl,
     check_version,
@@ -31,6 +32,7 @@ from dgent.validation import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.limits import Limits
     from dgent.page import Page
@@ -75,6 +77,18 @@ class StoreBase(DgentProtocol, ABC):
 
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         """Return a page of what was live; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _head(self) -> int:
+        """Return the seq of the last write; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _seq_at(self, time: float) -> int:
+        """Return the seq of the last version at or before a time; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        """Return a page of changes; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
 
     @abstractmethod
@@ -165,6 +179,22 @@ class StoreBase(DgentProtocol, ABC):
         self.capabilities.require("history", self._called)
         moment, checked = check_time(time, "time"), Query(prefix=prefix).prefix
         return await self._as_of(moment, checked, self.limits.page(limit), cursor)
+
+    @override
+    async def head(self) -> int:
+        self.capabilities.require("history", self._called)
+        return await self._head()
+
+    @override
+    async def seq_at(self, time: float) -> int:
+        self.capabilities.require("history", self._called)
+        return await self._seq_at(check_time(time, "time"))
+
+    @override
+    async def changes(self, after_seq: int, *, until: int | None = None, limit: int = DEFAULT_LIMIT) -> ChangePage:
+        self.capabilities.require("history", self._called)
+        start, end = check_seq(after_seq, "after_seq"), None if until is None else check_seq(until, "until")
+        return await self._changes(start, end, self.limits.page(limit))
 
     @override
     async def purge(self, id: str) -> int:

@@ -223,6 +223,9 @@ async def test_what_a_table_cannot_do_it_says(database: Database) -> None:
         await table.history(datum.id)
     with pytest.raises(CapabilityMissing):
         await table.as_of(1.0)
+    for refused in (table.head(), table.seq_at(1.0), table.changes(0)):
+        with pytest.raises(CapabilityMissing, match="keeps one version of each row"):
+            await refused
     with pytest.raises(CapabilityMissing):
         await table.causal_chain(datum.id)
     with pytest.raises(CapabilityMissing):

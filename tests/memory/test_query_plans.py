@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import erasure, namespace_head, queries, reads, writes
+from dgent.memory.sql import changes, erasure, namespace_head, queries, reads, writes
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (erasure, namespace_head, queries, reads, writes)
+    for module in (changes, erasure, namespace_head, queries, reads, writes)
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }

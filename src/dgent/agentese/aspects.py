@@ -185,6 +185,7 @@ def _json(text: str | bytes, what: str) -> Any:
 
 
 _PAGE: Final[Mapping[str, Convert]] = {"prefix": _text, "limit": _whole, "cursor": _text}
+_CHANGES: Final[Mapping[str, Convert]] = {"until": _whole, "limit": _whole}
 
 # Dispatch goes through this table alone: no text of a path ever becomes the name of an attribute.
 ASPECTS: Final[Mapping[str, Aspect]] = {
@@ -204,6 +205,9 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, {"newest_first": _flag}, "causal"),
         Aspect("history", "read", lambda s: s.history, {"id": _text}, {"limit": _whole, "before": _whole}, "history"),
         Aspect("as_of", "read", lambda s: s.as_of, {"time": _moment}, _PAGE, "history"),
+        Aspect("head", "read", lambda s: s.head, capability="history"),
+        Aspect("seq_at", "read", lambda s: s.seq_at, {"time": _moment}, capability="history"),
+        Aspect("changes", "read", lambda s: s.changes, {"after_seq": _whole}, _CHANGES, "history"),
         Aspect("purge", "purge", lambda s: s.purge, {"id": _text}),
     )
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage
     from dgent.operations import TTL, Operation
     from dgent.query import Query
     from dgent.sql import Runner
@@ -193,6 +194,18 @@ class OutboxMemory(StoreBase):
     @override
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
+
+    @override
+    async def _head(self) -> int:
+        return await self._memory.head()
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        return await self._memory.seq_at(time)
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        return await self._memory.changes(after_seq, until=until, limit=limit)
 
     @override
     async def _purge(self, id: str) -> int:

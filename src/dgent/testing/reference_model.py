@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dgent.change_page import ChangeRecord
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
 from dgent.operations import Operation, Outcome, Put
@@ -124,6 +125,19 @@ class ReferenceModel:
         """Return what was live at a time, in the order of the ids: all pages joined."""
         then = self.at(time)
         return [then[id] for id in sorted(then) if id.startswith(prefix)]
+
+    def head(self) -> int:
+        """Return the seq of the last write."""
+        return self.seq
+
+    def seq_at(self, time: float) -> int:
+        """Return the seq of the last version stored at or before a time."""
+        return max((entry.seq for entry in self.log if entry.stored_at <= time), default=0)
+
+    def changes(self, after_seq: int, *, until: int | None = None) -> list[ChangeRecord]:
+        """Return the versions of all ids with `after_seq < seq <= until`: all pages joined."""
+        wanted = [entry for entry in self.log if after_seq < entry.seq <= (self.seq if until is None else until)]
+        return [ChangeRecord(entry.id, entry.version, entry.seq, entry.stored_at, entry.datum) for entry in wanted]
 
     def stats(self) -> StoreStats:
         """Return how much there is."""

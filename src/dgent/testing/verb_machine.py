@@ -15,7 +15,7 @@ from dgent.exceptions import DgentError
 from dgent.operations import Delete, Operation, Outcome, Put
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
-from dgent.testing.contract_base import START, ContractBase, fresh, pages
+from dgent.testing.contract_base import START, ContractBase, all_changes, fresh, pages
 from dgent.testing.manual_clock import ManualClock
 from dgent.testing.reference_model import ReferenceModel
 
@@ -97,7 +97,12 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("history", id, limit=st.integers(0, 4), before=st.integers(0, 5)),
         _step("as_of", limit, st.sampled_from([0.0, 0.5, 1.0, 3.0]), prefix=prefix),
     ]
-    return st.one_of(*always, *(with_history if can.history else []))
+    ordered = [
+        _step("head"),
+        _step("seq_at", st.sampled_from([0.0, 0.5, 1.0, 3.0, 1e9])),
+        _step("changes", limit, st.integers(0, 9), until=st.integers(0, 12)),
+    ]
+    return st.one_of(*always, *([*with_history, *ordered] if can.history else []))
 
 
 def _rare(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
@@ -153,6 +158,11 @@ class VerbMachine:
                 case "as_of":
                     limit, time = step.args[0], self._ago(step.args[1])
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
+                case "seq_at":
+                    return await store.seq_at(self._ago(step.args[0]))
+                case "changes":
+                    limit, start = step.args
+                    return await all_changes(lambda at: store.changes(at, limit=limit, **named), start)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(await store.get(_id(step.args[0])), named["expect"])
                 case "apply":
@@ -174,6 +184,10 @@ class VerbMachine:
                     return model.query(Query(**named))
                 case "as_of":
                     return model.as_of(self._ago(args[1]), **named)
+                case "seq_at":
+                    return model.seq_at(self._ago(args[0]))
+                case "changes":
+                    return model.changes(args[1], **named)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(model.get(_id(args[0])), named["expect"])
                 case "apply":

@@ -30,7 +30,6 @@ from dgent.exceptions import (
 )
 from dgent.memory.write_batch import check_acyclic_within
 from dgent.operations import Outcome
-from dgent.store import HasHead
 from dgent.validation import check_id
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class NamespaceRouting:
                 self._failover.observed.settle(self._namespace, datum.id)
 
     async def refuse_while_away(self, verb: str) -> None:
-        """Refuse to erase what is elsewhere."""
+        """Refuse to erase what is elsewhere, or to tell its seqs: those of what stands for it are others."""
         if not self._failover.opened:
             await self._failover.open()
         if self._failover.away:
@@ -193,7 +192,7 @@ class NamespaceRouting:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""
         seen = self._observed
         seen.is_new = False
-        if self._failover.policy.spill and isinstance(self.first, HasHead):
+        if self._failover.policy.spill and self.first.capabilities.history:
             try:
                 seen.note(await self.first.head())
             except BaseException as error:

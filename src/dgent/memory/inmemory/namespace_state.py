@@ -14,6 +14,7 @@ from blake3 import blake3
 
 from dgent.cursor import Position, open_cursor, seal_cursor
 from dgent.exceptions import LimitExceeded
+from dgent.memory.inmemory.commit_log import CommitLog
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.store import Revision, StoreStats
@@ -106,6 +107,7 @@ class NamespaceState:
     Attributes:
         seq: the last one that was given out; it stays when its version is purged.
         stored_at: the time of the last write, Unix seconds; never moves back.
+        log: all versions in the order of the commits.
     """
 
     def __init__(self, limits: Limits, seq: int = 0, stored_at: float = 0.0) -> None:
@@ -116,6 +118,7 @@ class NamespaceState:
         self._ids: SortedKeys[str] = SortedKeys()
         self._by_time: SortedKeys[tuple[float, str]] = SortedKeys()
         self._by_seq: SortedKeys[tuple[int, str]] = SortedKeys()
+        self.log = CommitLog()
         self._children: Counter[str] = Counter()
         self._expiring: list[tuple[float, str, int]] = []
         self._expired: dict[str, StoredVersion] = {}
@@ -131,6 +134,7 @@ class NamespaceState:
             versions.append(stored)
             self._retire(stored.id)
         self._show(stored)
+        self.log.append(stored)
         self.seq = max(self.seq, stored.seq)
         self.stored_at = max(self.stored_at, stored.stored_at)
 
@@ -141,6 +145,7 @@ class NamespaceState:
             ids.setdefault(stored.id, set()).add(stored.version)
         for id, gone in ids.items():
             kept = [stored for stored in self._versions[id] if stored.version not in gone]
+            self.log.erase(stored.seq for stored in self._versions[id] if stored.version in gone)
             if self._versions[id][-1].version in gone:
                 self._retire(id)
             if kept:
@@ -252,8 +257,7 @@ class NamespaceState:
 
     def __iter__(self) -> Iterator[StoredVersion]:
         """Go through every version, in the order of seq."""
-        held = [stored for versions in self._versions.values() for stored in versions]
-        return iter(sorted(held, key=lambda stored: stored.seq))
+        return iter(self.log.versions)
 
     def __bool__(self) -> bool:
         return bool(self._versions)

@@ -13,6 +13,7 @@ from dgent.validation import check_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
     from dgent.memory.inmemory.store_state import StoreState
@@ -88,9 +89,17 @@ class ResidentBackend(BackendBase):
         with state.lock:
             return state.namespaces(prefix, limit)
 
-    async def head(self) -> int:
-        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+    @override
+    async def _head(self) -> int:
         return await self._read(lambda namespace_state: namespace_state.seq)
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        return await self._read(lambda namespace_state: namespace_state.log.seq_at(time))
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        return await self._read(lambda namespace_state: namespace_state.log.changes(after_seq, until, limit))
 
     @override
     async def stats(self) -> StoreStats:
