@@ -179,11 +179,25 @@ class DgentProtocol(StateBackend, Protocol):
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
 
-    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
+    async def causal_chain(
+        self,
+        id: str,
+        *,
+        version: int | None = None,
+        as_of: float | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Datums:
         """Return the live datum and its live ancestors, oldest first unless told otherwise; empty where there is none.
 
+        With `as_of` (Unix seconds) it is the chain as it was live at that moment. With `version` it says why that
+        version was so: each ancestor is the one that was live when the one below it was stored, which its seq tells.
+        `limit` asks for that many, those nearest to the datum.
+
         Raises:
-            LimitExceeded: the chain is longer than the limit `max_chain`.
+            LimitExceeded: the chain is longer than the limit `max_chain`, and so is what was asked for.
+            InvalidQuery: both a version and a time were given.
+            CapabilityMissing: one of them was, of a store without a history.
         """
 
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
-from dgent.exceptions import StorageError
+from dgent.exceptions import InvalidQuery, StorageError
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
 from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
 from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
@@ -68,8 +68,11 @@ class StoreBase(DgentProtocol, ABC):
         """Return a page."""
 
     @abstractmethod
-    async def _causal_chain(self, id: str) -> Datums:
-        """Return the chain, oldest first; LimitExceeded if it is longer than the limit."""
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        """Return the nearest `limit` of the chain, oldest first; LimitExceeded if more than `max_chain` are asked for.
+
+        A store without a history is asked for neither a version nor a time, and nobody for both.
+        """
 
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         """Return the last versions, oldest first; a store without a history leaves this refusal."""
@@ -159,11 +162,26 @@ class StoreBase(DgentProtocol, ABC):
         return await self._query(query)
 
     @override
-    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
+    async def causal_chain(
+        self,
+        id: str,
+        *,
+        version: int | None = None,
+        as_of: float | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Datums:
         self._checked_id(id)
         self.capabilities.require("causal", self._called)
         check_kind(newest_first, bool, "newest_first is True or False")
-        chain = await self._causal_chain(id)
+        if version is not None or as_of is not None:
+            self.capabilities.require("history", self._called)
+        if version is not None and as_of is not None:
+            raise InvalidQuery("a chain is that of a version or that of a time: pass version= or as_of=, not both")
+        number, moment = check_version(version), None if as_of is None else check_time(as_of, "as_of")
+        if limit is not None and check_limit(limit) == 0:
+            return []
+        chain = await self._causal_chain(id, number, moment, limit)
         return chain[::-1] if newest_first else chain
 
     @override

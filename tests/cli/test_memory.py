@@ -86,6 +86,21 @@ def test_changes_are_what_was_put_and_deleted(kg: Runner) -> None:
     assert "deleted" in kg("data", "self.data.changes", "after_seq=2").text
 
 
+def test_a_chain_is_that_of_now_of_a_version_or_of_a_time(kg: Runner) -> None:
+    for id, parent in (("a", None), ("b", "a"), ("c", "b"), ("b", None)):
+        kg("memory", "put", f"{id} {parent}", "--id", id, *(["--parent", parent] if parent else []))
+
+    def ids(*words: object) -> list[str]:
+        return [each["id"] for each in kg.json("memory", "chain", "c", *words)]
+
+    assert (ids(), ids("--version", 1)) == (["b", "c"], ["a", "b", "c"])
+    assert (ids("--version", 1, "--limit", 1), ids("--as-of", "2100-01-01")) == (["c"], ["b", "c"])
+    kg("memory", "chain", "c", "--as-of", "2000-01-01", code=3)
+    kg("memory", "chain", "c", "--version", 7, code=3)
+    kg("memory", "chain", "c", "--version", 1, "--as-of", "2100-01-01", code=2)
+    assert [each["id"] for each in kg.json("data", "self.data.causal_chain", "id=c", "version=1")] == ["a", "b", "c"]
+
+
 def test_purge_asks_before_it_erases(kg: Runner) -> None:
     kg("memory", "put", "one", "--id", "a")
     assert "say --yes" in kg("memory", "purge", "a", code=2).err

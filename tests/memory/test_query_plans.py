@@ -8,17 +8,20 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import changes, erasure, namespace_head, queries, reads, writes
+from dgent.memory.sql import causal_reads, changes, erasure, namespace_head, queries, reads, writes
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (changes, erasure, namespace_head, queries, reads, writes)
+    for module in (causal_reads, changes, erasure, namespace_head, queries, reads, writes)
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }
-BY_ID = ("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_CHAIN", "_ANCESTORS", "_PURGE", "_SUPERSEDE")
+BY_ID = (
+    *("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_ANCESTORS", "_PURGE", "_SUPERSEDE"),
+    *("_CHAIN", "_CHAIN_AT_TIME", "_CHAIN_OF_VERSION"),
+)
 
 
 @pytest.fixture

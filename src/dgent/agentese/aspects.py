@@ -186,6 +186,12 @@ def _json(text: str | bytes, what: str) -> Any:
 
 _PAGE: Final[Mapping[str, Convert]] = {"prefix": _text, "limit": _whole, "cursor": _text}
 _CHANGES: Final[Mapping[str, Convert]] = {"until": _whole, "limit": _whole}
+_CHAIN: Final[Mapping[str, Convert]] = {
+    "version": _whole,
+    "as_of": _moment,
+    "limit": _whole,
+    "newest_first": _flag,
+}
 
 # Dispatch goes through this table alone: no text of a path ever becomes the name of an attribute.
 ASPECTS: Final[Mapping[str, Aspect]] = {
@@ -202,7 +208,7 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("count", "read", lambda s: s.count, {}, {"prefix": _text}),
         Aspect("list", "read", lambda s: s.list, {}, {**_PAGE, "after": _number, "order": _text}),
         Aspect("query", "read", lambda s: s.query, {"query": _query}),
-        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, {"newest_first": _flag}, "causal"),
+        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, _CHAIN, "causal"),
         Aspect("history", "read", lambda s: s.history, {"id": _text}, {"limit": _whole, "before": _whole}, "history"),
         Aspect("as_of", "read", lambda s: s.as_of, {"time": _moment}, _PAGE, "history"),
         Aspect("head", "read", lambda s: s.head, capability="history"),

@@ -172,12 +172,12 @@ class OutboxMemory(StoreBase):
         return tuple(one for one in damaged if one not in later)
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        if await self._box.is_empty(self._runner):
-            return await self._memory.causal_chain(id)
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        if version is not None or as_of is not None or await self._box.is_empty(self._runner):
+            return await self._memory.causal_chain(id, version=version, as_of=as_of, limit=limit)
         chain: dict[str, Datum] = {}
         at: str | None = id
-        while at is not None and at not in chain:
+        while at is not None and at not in chain and len(chain) != limit:
             datum = await self._get(at, None)
             if datum is None:
                 break

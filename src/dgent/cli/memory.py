@@ -162,16 +162,24 @@ async def changes(
 
 @app.command()
 @command
-async def chain(kg: Kg, id: Id) -> None:
+async def chain(
+    kg: Kg,
+    id: Id,
+    version: Annotated[int | None, typer.Option(help="Why this version was so, as it was then.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="As it was at this time.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the nearest so many.")] = None,
+) -> None:
     """Show what led to a datum, oldest first."""
-    from dgent.cli import output
+    from dgent.cli import arguments, output
     from dgent.exceptions import DatumNotFound
 
+    moment = arguments.moment(as_of)
     async with kg.storage() as storage:
-        found = await storage.memory.causal_chain(id)
+        found = await storage.memory.causal_chain(id, version=version, as_of=moment, limit=limit)
         where = storage.memory.namespace
-    if not found:
-        raise DatumNotFound(f"no live datum {id!r} in {where!r}")
+    if not found and limit != 0:
+        kind = "live" if version is None else f"version {version} of"
+        raise DatumNotFound(f"no {kind} datum {id!r} in {where!r}{f' at {as_of}' if as_of else ''}")
     kg.answer(found, output.chain(found))
 
 

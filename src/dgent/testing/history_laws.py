@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent.exceptions import InvalidCursor, InvalidInput, LimitExceeded
+from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
 from dgent.limits import Limits
 from dgent.query import Query
 from dgent.testing.contract_base import ContractBase, all_changes, fresh
@@ -152,6 +152,51 @@ class HistoryLaws(ContractBase):
                     named += [each.id for each in page.damaged]
                     seq, more = page.seq, page.more
                 assert (found, named) == (list("abde"), ["c"])
+
+    @pytest.mark.requires("history", "causal")
+    async def test_a_chain_of_a_version_is_why_that_version_was_so(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            chain = [self.make_datum("a", 1), self.make_datum("b", 1, "a"), self.make_datum("c", 1, "b")]
+            a1, b1, c1 = await store.put_many(chain)
+            await store.put(self.make_datum("a", 2))
+            b2 = await store.put(self.make_datum("b", 2))
+            await store.delete("a")
+            c2 = await store.put(self.make_datum("c", 2, "b"))
+            assert await store.causal_chain("c") == [b2, c2] == await store.causal_chain("c", version=2)
+            assert await store.causal_chain("c", version=1) == [a1, b1, c1]
+            assert await store.causal_chain("c", version=1, limit=2) == [b1, c1]
+            assert await store.causal_chain("c", version=1, newest_first=True) == [c1, b1, a1]
+            assert await store.causal_chain("b", version=2) == [b2]
+            assert await store.causal_chain("a", version=3) == await store.causal_chain("a", version=4) == []
+            again = await store.put(self.make_datum("a", 3, "c"))  # c does not descend from it any more, but did
+            assert await store.causal_chain("a", version=4) == [b2, c2, again]
+            await store.put(self.make_datum("late", 1, "later"))
+            late = (await store.put_many([self.make_datum("late", 2, "later"), self.make_datum("later", 1)]))[0]
+            assert await store.causal_chain("late", version=2) == [late]  # its parent came after it
+            with pytest.raises(InvalidQuery):
+                await store.causal_chain("c", version=1, as_of=1.0)
+
+    @pytest.mark.requires("history", "causal", "ttl")
+    async def test_a_chain_of_a_time_is_what_was_live_then(self, place: Any) -> None:
+        clock = ManualClock()
+        start = clock.now
+        async with self.opened(place, clock=clock) as store:
+            a1, b1 = await store.put_many([self.make_datum("a", 1), self.make_datum("b", 1, "a")])
+            clock.advance(10)
+            a2 = await store.put(self.make_datum("a", 2), ttl=5)
+            clock.advance(10)
+            b2 = await store.put(self.make_datum("b", 2, "a"))
+            clock.advance(10)
+            await store.delete("b")
+            then = {ago: await store.causal_chain("b", as_of=start + ago) for ago in (-1, 0, 9, 10, 15, 20, 30)}
+            assert then == {-1: [], 0: [a1, b1], 9: [a1, b1], 10: [a2, b1], 15: [b1], 20: [b2], 30: []}
+            assert await store.causal_chain("b", as_of=start, limit=1) == [b1]
+            assert await store.causal_chain("b", version=2) == [b2]  # its parent had expired
+            assert await store.causal_chain("b", version=1) == [a1, b1]
+            bad: Any
+            for bad in (float("nan"), "now", True):
+                with pytest.raises(InvalidInput):
+                    await store.causal_chain("b", as_of=bad)
 
     @pytest.mark.requires("history")
     async def test_as_of_sees_the_past(self, place: Any) -> None:

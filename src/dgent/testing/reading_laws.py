@@ -171,6 +171,12 @@ class ReadingLaws(ContractBase):
             put = await store.put_many([*chain, self.make_datum("side", 1, "b")])
             assert await store.causal_chain("d") == put[:4]
             assert await store.causal_chain("d", newest_first=True) == put[3::-1]
+            assert [await store.causal_chain("d", limit=n) for n in (0, 1, 3, 9)] == [[], put[3:4], put[1:4], put[:4]]
+            assert await store.causal_chain("d", limit=2, newest_first=True) == put[3:1:-1]
+            bad: Any
+            for bad in (-1, 1.0, "2", True):
+                with pytest.raises(InvalidQuery):
+                    await store.causal_chain("d", limit=bad)
             assert await store.causal_chain("side") == [*put[:2], put[4]]
             assert await store.causal_chain("a") == put[:1]
             assert await store.causal_chain("nobody") == []
@@ -193,8 +199,10 @@ class ReadingLaws(ContractBase):
         async with self.opened(place, limits=Limits(max_chain=3)) as store:
             await store.put_many([self.make_datum(f"n{n}", 1, f"n{n - 1}" if n else None) for n in range(4)])
             assert len(await store.causal_chain("n2")) == 3
-            with pytest.raises(LimitExceeded):
-                await store.causal_chain("n3")
+            assert [datum.id for datum in await store.causal_chain("n3", limit=3)] == ["n1", "n2", "n3"]
+            for limit in (None, 4):
+                with pytest.raises(LimitExceeded):
+                    await store.causal_chain("n3", limit=limit)
 
     async def test_one_damaged_datum_hides_no_other(self, place: Any) -> None:
         """Pages give the rest and name it, with one warning; what reads it alone, or copies all, says so."""

@@ -148,13 +148,23 @@ class ReferenceModel:
         found = sorted(filter(query.matches, self.live.values()), key=query.position)
         return found[::-1] if query.order == "newest" else found
 
-    def causal_chain(self, id: str) -> list[Datum]:
-        """Return the datum and its live ancestors, oldest first."""
-        live, chain, above = self.live, list[Datum](), id
-        while above in live and live[above] not in chain:
-            chain.insert(0, live[above])
-            above = chain[0].causal_parent or ""
+    def causal_chain(
+        self, id: str, *, version: int | None = None, as_of: float | None = None, limit: int | None = None
+    ) -> list[Datum]:
+        """Return the nearest of the datum and its ancestors, oldest first: live now, at a time, or below a version."""
+        live = self.live if as_of is None else self.at(as_of)
+        chain, found = list[Datum](), live.get(id) if version is None else self.get(id, version=version)
+        while found is not None and found not in chain and len(chain) != limit:
+            chain.insert(0, found)
+            above = found.causal_parent or ""
+            found = live.get(above) if version is None else self._before(above, found.seq)
         return chain
+
+    def _before(self, id: str, seq: int) -> Datum | None:
+        """Return what was live when the version with this seq was stored."""
+        stored_at = next(entry.stored_at for entry in self.log if entry.seq == seq)
+        earlier = [entry for entry in self.versions(id) if entry.seq < seq]
+        return earlier[-1].datum if earlier and earlier[-1].live_at(stored_at) else None
 
     def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> list[Revision]:
         """Return the last versions below `before`, oldest first."""

@@ -90,7 +90,7 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("exists", id),
         _step("count", prefix=prefix),
         _step("list", limit, prefix=prefix, order=order, after=after),
-        _step("causal_chain", id),
+        _step("causal_chain", id, limit=st.integers(0, 3)),
     ]
     with_history = [
         _step("get", id, version=st.integers(0, 4)),
@@ -99,6 +99,8 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     ]
     ordered = [
         _step("head"),
+        _step("causal_chain", id, version=st.integers(0, 4), limit=st.integers(1, 3)),
+        _step("causal_chain", id, as_of=st.sampled_from([0.0, 0.5, 1.0, 3.0]), limit=st.integers(1, 3)),
         _step("seq_at", st.sampled_from([0.0, 0.5, 1.0, 3.0, 1e9])),
         _step("changes", limit, st.integers(0, 9), until=st.integers(0, 12)),
     ]
@@ -150,7 +152,7 @@ class VerbMachine:
             assert given == wanted, f"{step.verb}{step.args}{step.named}: {given} is not {wanted}"
 
     async def _of_store(self, step: VerbStep) -> Any:
-        store, named = self.store, dict(step.named)
+        store, named = self.store, self._timed(step.named)
         try:
             match step.verb:
                 case "list":
@@ -170,14 +172,12 @@ class VerbMachine:
                     return await store.apply(_expecting(step.args[0], live))
                 case "lease":
                     return await store.put(step.args[0], expect=0, ttl=LEASE)
-                case "compact" if "older_than" in named:
-                    named["older_than"] = self._ago(named["older_than"])
             return await getattr(store, step.verb)(*step.args, **named)
         except DgentError as error:
             return type(error)
 
     def _of_model(self, step: VerbStep) -> Any:
-        model, args, named = self.model, step.args, dict(step.named)
+        model, args, named = self.model, step.args, self._timed(step.named)
         try:
             match step.verb:
                 case "list":
@@ -194,11 +194,13 @@ class VerbMachine:
                     return model.apply(_expecting(self._normal(args[0]), model.live))
                 case "lease":
                     return model.put(self._normal(args[0]), expect=0, ttl=LEASE)
-                case "compact" if "older_than" in named:
-                    named["older_than"] = self._ago(named["older_than"])
             return getattr(model, step.verb)(*map(self._normal, args), **named)
         except DgentError as error:
             return type(error)
+
+    def _timed(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments in which what is drawn as a time ago is a time."""
+        return {name: self._ago(value) if name in {"older_than", "as_of"} else value for name, value in named.items()}
 
     def _ago(self, seconds: float) -> float:
         return self.clock.now - seconds

@@ -226,8 +226,10 @@ class DgentRouter(BackendBase):
         return page
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._routing.read(None, lambda store: store.causal_chain(id))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        return await self._routing.read(
+            None, lambda store: store.causal_chain(id, version=version, as_of=as_of, limit=limit)
+        )
 
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:

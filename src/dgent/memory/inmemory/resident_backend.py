@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
+from dgent.memory.inmemory.causal_reads import causal_chain
 from dgent.store_base import BackendBase
 from dgent.validation import check_id
 
@@ -59,8 +60,9 @@ class ResidentBackend(BackendBase):
         return await self._read(lambda namespace_state: namespace_state.query(query))
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(lambda namespace_state: namespace_state.causal_chain(id))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        most = self.limits.max_chain
+        return await self._read(lambda namespace_state: causal_chain(namespace_state, id, version, as_of, limit, most))
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""

@@ -16,7 +16,7 @@ from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
-from dgent.memory.sql import changes, erasure, queries, reads
+from dgent.memory.sql import causal_reads, changes, erasure, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
 from dgent.operations import Put
@@ -143,8 +143,10 @@ class SqlBackend(SqlStore, BackendBase):
         return await self._run(lambda runner: runner.read(work))
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(self._here(reads.causal_chain, id, self.clock(), self.limits.max_chain))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        now, most = self.clock(), self.limits.max_chain
+        work = self._here(causal_reads.causal_chain, id, now, most, version=version, as_of=as_of, limit=limit)
+        return await self._read(work, short=limit is not None and limit <= SHORT)
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
