@@ -16,12 +16,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agents, bridge, causal, crystals, growth, peers, postgres_memory, sqlite_memory, start
+from benchmarks import agents, bridge, causal, crystals, growth, listing, peers, postgres_memory, sqlite_memory, start
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
 SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "sqlite": sqlite_memory.cases,
     "growth": growth.cases,
+    "listing": listing.cases,
     "peers": peers.cases,
     "agents": agents.cases,
     "causal": causal.cases,

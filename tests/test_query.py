@@ -127,7 +127,7 @@ metadatas = st.fixed_dictionaries(
 contents = st.binary(max_size=3) | small.map(orjson.dumps)
 datums = st.builds(
     lambda datum, seq: stamped(datum, 1, seq),
-    st.builds(Datum, names.filter(bool), contents, moments, metadata=metadatas),
+    st.builds(Datum, names.filter(bool), contents, moments, st.none() | names.filter(bool), metadatas),
     st.integers(0, 4),
 )
 paths = st.sampled_from(
@@ -143,6 +143,8 @@ filters = st.fixed_dictionaries(
         "until": moments,
         "after": moments,
         "after_seq": st.integers(-1, 4),
+        "before_seq": st.integers(-1, 5),
+        "causal_parent": names,
         "prefix": names,
         "where": st.dictionaries(paths, small, max_size=2),
     },
@@ -173,6 +175,8 @@ def naive(filters: dict[str, Any], datum: Datum) -> bool:
         "until": lambda wanted: datum.created_at < wanted,
         "after": lambda wanted: wanted < datum.created_at,
         "after_seq": lambda wanted: wanted < datum.seq,
+        "before_seq": lambda wanted: datum.seq < wanted,
+        "causal_parent": lambda wanted: datum.causal_parent == wanted,
         "prefix": lambda wanted: datum.id[: len(wanted)] == wanted,
         "where": lambda wanted: all(naive_where(path, value, datum) for path, value in wanted.items()),
     }
@@ -239,7 +243,9 @@ REFUSED: list[dict[str, Any]] = [
     {"limit": -1}, {"limit": -(10**5000)}, {"limit": True}, {"limit": 1.0}, {"limit": None}, {"limit": "5"},
     {"limit": 2**63}, {"since": NAIVE}, {"until": NAIVE}, {"since": "2026"}, {"since": float("nan")},
     {"until": float("inf")}, {"after": True}, {"after": 10**400}, {"after": -(10**5000)}, {"after": "0"},
-    {"after_seq": 1.0}, {"after_seq": True}, {"after_seq": 2**63}, {"order": "sideways"}, {"order": None},
+    {"after_seq": 1.0}, {"after_seq": True}, {"after_seq": 2**63}, {"before_seq": "1"}, {"before_seq": -(2**63)},
+    {"offset": -1}, {"offset": 1.0}, {"offset": None}, {"causal_parent": 5}, {"causal_parent": "a\0"},
+    {"order": "sideways"}, {"order": None},
     {"order": ["newest"]},
     {"prefix": 5}, {"prefix": "a\0"}, {"prefix": "\ud800"}, {"schema": b"x"}, {"author": ["x"]}, {"cursor": 5},
     {"tags": 5}, {"tags": [5]}, {"tags": [["x"]]}, {"tags": [None]}, {"tags": ["a\0"]}, {"tags": None},
@@ -279,9 +285,12 @@ ANOTHER: dict[str, Any] = {
     "where": {"a": 1},
     "prefix": "a",
     "order": "oldest",
+    "causal_parent": "a",
     "after_seq": 1,
+    "before_seq": 1,
     "limit": 1,
     "cursor": "a",
+    "offset": 1,
 }
 
 
@@ -290,7 +299,7 @@ def test_each_field_makes_another_query_and_each_filter_refuses_the_cursor_of_th
     other = Query(**{name: ANOTHER[name]})
     assert other != Query()
     assert other.asked == {name}
-    assert (other.fingerprint != Query().fingerprint) == (name not in {"limit", "cursor"})
+    assert (other.fingerprint != Query().fingerprint) == (name not in {"limit", "cursor", "offset"})
     for second in ANOTHER.keys() - {name}:
         assert Query(**{second: ANOTHER[second]}) != other
 

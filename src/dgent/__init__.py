@@ -15,7 +15,7 @@ from dgent.datum import Datum
 from dgent.exceptions import DgentError
 from dgent.limits import Limits
 from dgent.operations import Delete, Outcome, Put
-from dgent.page import Page
+from dgent.page import KeyPage, Page
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StateBackend
 
@@ -70,6 +70,7 @@ __all__ = [
     "Generation",
     "Id",
     "JSONLBackend",
+    "KeyPage",
     "Lens",
     "LensAgent",
     "Limits",

@@ -13,7 +13,7 @@ from dgent.exceptions import InvalidCursor
 from dgent.validation import check_id
 
 Position: TypeAlias = "tuple[float | int, str]"
-"""Where a page ended: (created_at, id), or (seq, "") in the order "seq"."""
+"""Where a page ended: (created_at, id); (0, id) in the order of ids; (seq, "") in that of seqs."""
 
 CURSOR_CONTEXT: Final = "dgent 2026-11 cursor v1"
 

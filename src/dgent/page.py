@@ -1,4 +1,4 @@
-"""What a query answers: a page of datums that knows how to go on, and what is damaged on it."""
+"""What a query answers: a page of datums, or of names, that knows how to go on, and what is damaged on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dgent.datum import Datum
 from dgent.exceptions import Corrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 
 class Damaged(NamedTuple):
@@ -64,3 +64,21 @@ def check_whole(damaged: tuple[Damaged, ...]) -> None:
             f"version {version} of {id!r:.200} is not what was written ({reason}), and {len(damaged) - 1:,} "
             "more are not: restore them from a backup, or purge them"
         )
+
+
+class KeyPage(list[str]):
+    """A list of ids, segments or namespaces that knows how to go on.
+
+    Attributes:
+        cursor: pass it to the same call for the next page; None means the end.
+    """
+
+    __slots__ = ("cursor",)
+
+    def __init__(
+        self,
+        names: Iterable[str] = (),
+        cursor: str | None = None,
+    ) -> None:
+        super().__init__(names)
+        self.cursor = cursor

@@ -23,13 +23,14 @@ from dgent.validation import check_limit, check_query_text, check_seq
 if TYPE_CHECKING:
     from dgent.datum import Datum
 
-Order: TypeAlias = Literal["newest", "oldest", "seq"]
+Order: TypeAlias = Literal["newest", "oldest", "id", "-id", "seq", "-seq"]
 
 DEFAULT_LIMIT: Final = 100
 MAX_SECONDS: Final = 1e15  # beyond every created_at, with room for callers who mean "forever"
 
-_OF_A_PAGE: Final = frozenset({"limit", "cursor"})
-_OUTSIDE: Final = frozenset({"prefix", "since", "until", "after", "after_seq", "order"}) | _OF_A_PAGE
+_OF_A_PAGE: Final = frozenset({"limit", "cursor", "offset"})
+_BOUNDS: Final = frozenset({"since", "until", "after", "after_seq", "before_seq"})
+_OUTSIDE: Final = _OF_A_PAGE | _BOUNDS | {"prefix", "causal_parent", "order"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,10 +49,15 @@ class Query:
             `metadata["a.b"]`. Metadata paths to text, numbers and booleans are indexed, content paths are not. In a
             table a content path begins with a column; another is InvalidQuery there.
         prefix: the id starts with it, byte for byte.
-        order: "newest" or "oldest" by (created_at, id), or "seq": in the order of the commits.
+        causal_parent: it is the id that the datum names as its cause: what came of that one.
+        order: "newest" or "oldest" by (created_at, id); "id" by the id, byte for byte; "seq" in the order of the
+            commits; "-id" and "-seq" the other way round. A table goes by its key, where that is not one text.
         after_seq: `seq > after_seq`, for "what is new since I last looked"; use it with the order "seq".
+        before_seq: `seq < before_seq`, for what was there before that; use it with the order "-seq".
         limit: datums on a page; 0 is an empty page.
         cursor: where the previous page of the same query ended.
+        offset: how many to leave out first, unless a cursor says where to begin. It costs as much as reading what it
+            leaves out, and writes in between move what is left out: follow the cursors wherever you can.
 
     Raises:
         InvalidQuery: a filter of the wrong type, a negative limit, an unreadable path.
@@ -65,10 +71,13 @@ class Query:
     after: float | None = None
     where: Mapping[str, Any] = field(default_factory=dict)
     prefix: str | None = None
+    causal_parent: str | None = None
     order: Order = "newest"
     after_seq: int | None = None
+    before_seq: int | None = None
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
+    offset: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", _tag_set(self.tags))
@@ -77,13 +86,15 @@ class Query:
         object.__setattr__(self, "where", MappingProxyType(dict(self.where)))
         for name in ("since", "until", "after"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
-        for name in ("schema", "author", "prefix", "cursor"):
+        for name in ("schema", "author", "prefix", "causal_parent", "cursor"):
             check_query_text(name, getattr(self, name))
         if self.order not in get_args(Order):
             raise InvalidQuery(f"order is {self.order!r}: use one of {', '.join(get_args(Order))}")
-        if self.after_seq is not None:
-            check_seq(self.after_seq, "after_seq")
+        for name in ("after_seq", "before_seq"):
+            if getattr(self, name) is not None:
+                check_seq(getattr(self, name), name)
         check_limit(self.limit)
+        check_limit(self.offset, "offset")
         _ = self.conditions
 
     def __eq__(self, other: object) -> bool:
@@ -92,8 +103,8 @@ class Query:
     def __hash__(self) -> int:
         return hash(self._value())
 
-    def _value(self) -> tuple[bytes, int, str | None]:
-        return self.fingerprint, self.limit, self.cursor
+    def _value(self) -> tuple[bytes, int, str | None, int]:
+        return self.fingerprint, self.limit, self.cursor, self.offset
 
     @cached_property
     def conditions(self) -> tuple[tuple[Literal["metadata", "content"], tuple[str | int, ...], str], ...]:
@@ -133,12 +144,14 @@ class Query:
             and (self.until is None or created < self.until)  # type: ignore[operator]
             and (self.after is None or created > self.after)
             and (self.after_seq is None or datum.seq > self.after_seq)
+            and (self.before_seq is None or datum.seq < self.before_seq)
+            and (self.causal_parent is None or datum.causal_parent == self.causal_parent)
             and (not self.looks_inside or self._looks_right(datum))
         )
 
     @cached_property
     def looks_inside(self) -> bool:
-        """Whether some condition is on more than the id, the time and the seq, which every store knows of a datum."""
+        """Whether some condition is on more than id, time, seq and parent, which every store knows of a datum."""
         return not self.asked <= _OUTSIDE
 
     def _looks_right(self, datum: Datum) -> bool:
@@ -174,16 +187,50 @@ class Query:
         """
         return None if self.cursor is None else open_cursor(self.cursor, self.fingerprint)
 
+    @property
+    def ordered_by(self) -> Literal["time", "id", "seq"]:
+        """What its order goes by."""
+        return ORDERS[self.order][0]
+
+    @property
+    def descending(self) -> bool:
+        """Whether its order goes from the greatest position to the smallest."""
+        return ORDERS[self.order][1]
+
     def position(self, datum: Datum) -> Position:
         """Return the position of a datum in this query's order."""
-        return (datum.seq, "") if self.order == "seq" else (datum.created_at, datum.id)
+        return self.position_of(datum.id, datum.created_at, datum.seq)
+
+    def position_of(self, id: str, created_at: float, seq: int) -> Position:
+        """Return the position of what has this id, time and seq."""
+        by = self.ordered_by
+        return (created_at, id) if by == "time" else (0, id) if by == "id" else (seq, "")
+
+    def is_behind(self, position: Position, other: Position) -> bool:
+        """Tell whether a position comes later than another one in this query's order."""
+        return position < other if self.descending else position > other
+
+    def cursor_at(self, position: Position) -> str:
+        """Return the cursor of what comes behind a position."""
+        return seal_cursor(position, self.fingerprint)
 
     def page(self, datums: list[Datum]) -> Page:
         """Make a page of up to `limit` of these datums; one more than that means that there is a next page."""
         if self.limit and len(datums) > self.limit:
             kept = datums[: self.limit]
-            return Page(kept, seal_cursor(self.position(kept[-1]), self.fingerprint))
+            return Page(kept, self.cursor_at(self.position(kept[-1])))
         return Page(datums[: self.limit])
+
+
+ORDERS: Final[Mapping[Order, tuple[Literal["time", "id", "seq"], bool]]] = {
+    "newest": ("time", True),
+    "oldest": ("time", False),
+    "id": ("id", False),
+    "-id": ("id", True),
+    "seq": ("seq", False),
+    "-seq": ("seq", True),
+}
+"""What each order goes by, and whether it descends."""
 
 
 @lru_cache(maxsize=16)

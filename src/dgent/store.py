@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
-    from dgent.page import Page
+    from dgent.page import KeyPage, Page
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,8 @@ class DgentProtocol(StateBackend, Protocol):
       sets it.
     * Causality: `causal_chain(x)` unfolds the parents of x, oldest first; an absent parent ends it; a put that would
       close a cycle is refused; deleting a parent changes no child.
-    * Pages: joined under any sequence of limits they give each live id once, equal times included.
+    * Pages: joined under any sequence of limits they give each live id once, equal times included, in the order asked
+      for, whatever is written in between. `keys` and `segments` show of the ids what `query` would.
     * Prefix: `list(prefix=p)` is exactly the ids that start with p, byte for byte.
     * Isolation: namespaces never see each other.
     * Durability: an answer is given after the commit, and the store answers the same after it is reopened.
@@ -173,8 +174,46 @@ class DgentProtocol(StateBackend, Protocol):
         *,
         cursor: str | None = None,
         order: Order = "newest",
+        after_seq: int | None = None,
+        before_seq: int | None = None,
     ) -> Page:
-        """Return a page of live datums, the newest first: `query` with the most common filters."""
+        """Return a page of live datums, the newest first unless told otherwise: `query` with the most common filters.
+
+        The last one below a prefix is `list(prefix, order="-id", limit=1)`, and costs about as much as a `get`.
+        """
+
+    async def keys(
+        self,
+        prefix: str | None = None,
+        *,
+        order: Order = "id",
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> KeyPage:
+        """Return a page of the ids of live datums, without reading their contents.
+
+        Its cursors are those of `list` with the same prefix and order. What is damaged and looks live is in it: only
+        the content would tell.
+        """
+
+    async def segments(
+        self,
+        prefix: str | None = None,
+        *,
+        delimiter: str = "/",
+        depth: int = 1,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> KeyPage:
+        """Return a page of the distinct beginnings of live ids below a prefix, in their order, as a folder is listed.
+
+        Each is an id up to the `depth`th delimiter behind the prefix, with that delimiter; an id that has fewer stands
+        there whole. Of `a/1`, `a/b/2`, `a/b/3` and `a/c/4/5`, `segments("a/")` gives `a/1`, `a/b/` and `a/c/`. It
+        jumps over what it has seen: one step in an index for each segment, however many ids share it.
+
+        Raises:
+            InvalidQuery: the delimiter is empty, or `depth` is below 1.
+        """
 
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
@@ -255,8 +294,10 @@ class Backend(DgentProtocol, Protocol):
     def within(self, namespace: str) -> Backend:
         """Return the same store under another namespace; closing either closes both."""
 
-    async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
-        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
+    async def namespaces(
+        self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> KeyPage:
+        """Return a page of the namespaces that hold something, sorted: all, or `prefix` and those below it."""
 
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         """Erase expired datums and old versions, and return how many versions went.

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final, Self
 
 from typing_extensions import override
 
 from dgent.exceptions import InvalidQuery, StorageError
+from dgent.name_listing import NamespaceListing, SegmentListing
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
+from dgent.page import KeyPage, Page
 from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
 from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
 from dgent.validation import (
@@ -23,6 +26,7 @@ from dgent.validation import (
     check_kind,
     check_limit,
     check_namespace,
+    check_query_text,
     check_seq,
     check_time,
     check_ttl,
@@ -35,7 +39,10 @@ if TYPE_CHECKING:
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.limits import Limits
-    from dgent.page import Page
+
+
+_SKIPPED: Final = 500
+"""Datums that are left out at a time: they need not fit into memory together."""
 
 
 class StoreBase(DgentProtocol, ABC):
@@ -65,7 +72,24 @@ class StoreBase(DgentProtocol, ABC):
 
     @abstractmethod
     async def _query(self, query: Query) -> Page:
-        """Return a page."""
+        """Return a page; what `offset` says has been left out already."""
+
+    async def _keys(self, query: Query) -> KeyPage:
+        """Return a page of ids, of a query for nothing but a prefix; without contents, where a store can do better."""
+        page = await self._query(query)
+        return KeyPage([datum.id for datum in page], page.cursor)
+
+    async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        """Return a page of segments: a key of each, behind the last that the one before can have."""
+        found: Names = []
+        last, first = listing.after(cursor), Query(prefix=listing.prefix, order="id", limit=1)
+        while len(found) <= limit:
+            behind = None if last is None else first.cursor_at((0, listing.last_of(last)))
+            key = await self._keys(replace(first, cursor=behind))
+            if not key:
+                break
+            found.append(last := listing.segment_of(key[0]))
+        return listing.page(found, limit)
 
     @abstractmethod
     async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
@@ -159,7 +183,49 @@ class StoreBase(DgentProtocol, ABC):
     @override
     async def query(self, query: Query) -> Page:
         self.limits.page(checked_query(query).limit)
+        if query.causal_parent is not None:
+            self.capabilities.require("causal", self._called)
+        if query.offset and query.cursor is None:
+            return await self._query_behind_offset(query)
         return await self._query(query)
+
+    async def _query_behind_offset(self, query: Query) -> Page:
+        """Return the page behind what `offset` leaves out, which is read to know where it ends."""
+        left, at = query.offset, None
+        while left:
+            most = min(left, self.limits.max_page, _SKIPPED)
+            page = await self._query(replace(query, offset=0, cursor=at, limit=most))
+            left, at = left - len(page), page.cursor
+            if at is None:
+                return Page()
+        return await self._query(replace(query, offset=0, cursor=at))
+
+    @override
+    async def keys(
+        self,
+        prefix: str | None = None,
+        *,
+        order: Order = "id",
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> KeyPage:
+        query = Query(prefix=prefix, order=order, limit=limit, cursor=cursor)
+        self.limits.page(limit)
+        return await self._keys(query)
+
+    @override
+    async def segments(
+        self,
+        prefix: str | None = None,
+        *,
+        delimiter: str = "/",
+        depth: int = 1,
+        limit: int = DEFAULT_LIMIT,
+        cursor: str | None = None,
+    ) -> KeyPage:
+        listing = SegmentListing("" if prefix is None else prefix, delimiter, depth)
+        check_query_text("cursor", cursor)
+        return await self._segments(listing, self.limits.page(limit), cursor)
 
     @override
     async def causal_chain(
@@ -228,8 +294,19 @@ class StoreBase(DgentProtocol, ABC):
         *,
         cursor: str | None = None,
         order: Order = "newest",
+        after_seq: int | None = None,
+        before_seq: int | None = None,
     ) -> Page:
-        return await self.query(Query(prefix=prefix, after=after, limit=limit, cursor=cursor, order=order))
+        found = Query(
+            prefix=prefix,
+            after=after,
+            limit=limit,
+            cursor=cursor,
+            order=order,
+            after_seq=after_seq,
+            before_seq=before_seq,
+        )
+        return await self.query(found)
 
 
 class BackendBase(StoreBase, Backend):
@@ -243,8 +320,8 @@ class BackendBase(StoreBase, Backend):
         return ""
 
     @abstractmethod
-    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
-        """Return the namespaces that hold something, sorted."""
+    async def _namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
+        """Return a page of the namespaces that hold something, sorted."""
 
     @abstractmethod
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
@@ -261,9 +338,11 @@ class BackendBase(StoreBase, Backend):
         self.namespace = check_namespace(namespace)
 
     @override
-    async def namespaces(self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT) -> Names:
-        wanted = None if prefix is None else check_namespace(prefix)
-        return await self._namespaces(wanted, self.limits.page(limit))
+    async def namespaces(
+        self, prefix: str | None = None, *, limit: int = DEFAULT_LIMIT, cursor: str | None = None
+    ) -> KeyPage:
+        check_query_text("cursor", cursor)
+        return await self._namespaces(NamespaceListing(prefix), self.limits.page(limit), cursor)
 
     @override
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:

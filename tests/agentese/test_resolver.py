@@ -44,6 +44,8 @@ PROPER: dict[str, dict[str, Any]] = {
     "exists": {"id": "c1"},
     "count": {},
     "list": {"limit": 5},
+    "keys": {"limit": 5, "order": "-id"},
+    "segments": {"delimiter": "/", "depth": 1},
     "query": {"query": {"limit": 5}},
     "causal_chain": {"id": "c1"},
     "history": {"id": "d1"},
@@ -324,6 +326,7 @@ def test_a_datum_may_be_given_as_a_record(house: House, datum: Any) -> None:
 def test_arguments_may_come_as_text(house: House) -> None:
     assert list(house.resolve("self.data.get_many", ids='["d1", "d2"]')) == ["d1"]
     assert len(house.resolve("self.data.list", limit="1", after="0.5")) == 1
+    assert list(house.resolve("self.data.keys", prefix="d")) == list(house.resolve("self.data.segments", prefix="d"))
     assert len(house.resolve("self.data.query", query='{"tags": ["t"], "since": "1970-01-01T00:00:00Z"}')) == 1
     assert len(house.resolve("self.data.query", query={"until": "1970-01-01T00:00:01Z"})) == 0
     assert house.resolve("self.data.as_of", time="1971-01-01T00:00:00Z") == []
@@ -345,6 +348,9 @@ def test_arguments_may_come_as_text(house: House) -> None:
         ("list", {"limit": []}, "limit"),
         ("list", {"limit": -1}, "limit"),
         ("list", {"order": "random"}, "order"),
+        ("list", {"before_seq": "1.5"}, "before_seq"),
+        ("segments", {"depth": "deep"}, "depth"),
+        ("segments", {"delimiter": ""}, "delimiter"),
         ("query", {"query": "not json"}, "query"),
         ("query", {"query": {"order_by": "1; DROP TABLE x"}}, "order_by"),
         ("query", {"query": {"since": "yesterday"}}, "query"),

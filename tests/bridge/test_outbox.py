@@ -560,7 +560,7 @@ async def test_a_put_that_waits_always_says_that_it_changed_something(database: 
 
 
 @pytest.mark.filterwarnings("ignore::dgent.warnings.DamagedWarning")
-@pytest.mark.parametrize("order", ["newest", "oldest"])
+@pytest.mark.parametrize("order", ["newest", "oldest", "id", "-id"])
 @pytest.mark.parametrize("limit", [1, 2, 3, 5])
 async def test_pages_name_each_damaged_version_once(
     database: Database, tmp_path: Path, order: Order, limit: int
@@ -589,13 +589,18 @@ async def test_pages_name_each_damaged_version_once(
 
 
 steps = st.lists(
-    st.tuples(st.sampled_from(["put", "delete"]), st.sampled_from("abcd"), st.integers(0, 3), st.none() | st.just("t")),
+    st.tuples(
+        st.sampled_from(["put", "delete"]),
+        st.sampled_from(["a", "b", "c/1/x", "c/2"]),
+        st.integers(0, 3),
+        st.none() | st.just("t"),
+    ),
     max_size=8,
 )
 
 
 def made(id: str, n: int, tag: str | None) -> Datum:
-    return Datum.create(b"%d" % n, id=id, created_at=float(n), tags=[tag] if tag else [])
+    return Datum.create(b"%d" % n, id=id, created_at=float(n), causal_parent="top", tags=[tag] if tag else [])
 
 
 @examples(2)
@@ -609,8 +614,8 @@ async def test_a_transaction_reads_what_it_wrote(database: Database, before: Any
     async with unit_of_work(database, memory) as tx:
         for verb, id, n, tag in inside:
             await (tx.memory.put(made(id, n, tag)) if verb == "put" else tx.memory.delete(id))
-        for order in ("newest", "oldest"):
-            for named in ({}, {"tags": "t"}, {"prefix": "b"}, {"after": 1.0}):
+        for order in ("newest", "oldest", "id", "-id"):
+            for named in ({}, {"tags": "t"}, {"prefix": "b"}, {"after": 1.0}, {"causal_parent": "top"}):
                 query = Query(**named, order=order)  # type: ignore[arg-type]
                 wanted = await model.query(query)
                 assert await tx.memory.query(query) == wanted
@@ -618,7 +623,12 @@ async def test_a_transaction_reads_what_it_wrote(database: Database, before: Any
                     lambda at, n=named, o=order: tx.memory.query(Query(**n, order=o, cursor=at, limit=limit))  # type: ignore[misc]
                 )
                 assert found == wanted
-        assert await tx.memory.get_many([*"dcba"]) == await model.get_many([*"dcba"])
+            assert await tx.memory.keys(order=order) == await model.keys(order=order)  # type: ignore[arg-type]
+        for depth in (1, 2):
+            assert await tx.memory.segments(depth=depth) == await model.segments(depth=depth)
+        two = await tx.memory.segments(limit=2)
+        assert [*two, *(await tx.memory.segments(cursor=two.cursor) if two.cursor else [])] == await model.segments()
+        assert await tx.memory.get_many(["c/2", "b", "a"]) == await model.get_many(["c/2", "b", "a"])
         assert await tx.memory.count() == await model.count()
         assert await tx.memory.count(prefix="a") == await model.count(prefix="a")
     assert await memory.list() == await model.list()

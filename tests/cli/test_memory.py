@@ -51,6 +51,25 @@ def test_expect_decides_who_wins(kg: Runner) -> None:
     assert "--expect is for one id" in kg("memory", "delete", "a", "b", "--expect", 1, code=2).err
 
 
+def test_ids_and_segments_are_listed_in_any_order(kg: Runner) -> None:
+    for id in ("a/1", "a/b/2", "a/b/3", "b"):
+        kg("memory", "put", "x", "--id", id, *(["--parent", "a/1"] if id > "a/1" else []))
+    assert kg.json("memory", "keys", "a/", "--order", "-id", "--limit", 2) == {
+        "keys": ["a/b/3", "a/b/2"],
+        "cursor": kg.json("memory", "list", "a/", "--order", "-id", "--limit", 2)["cursor"],
+    }
+    assert kg.json("memory", "segments", "a/") == {"segments": ["a/1", "a/b/"], "cursor": None}
+    first = kg.json("memory", "segments", "--limit", 1)
+    assert first["segments"] == ["a/"]
+    assert kg.json("memory", "segments", "--cursor", first["cursor"])["segments"] == ["b"]
+    assert kg("memory", "segments", "--depth", 2).text == "a/1\na/b/\nb\n"
+    assert kg("memory", "keys", "none").text == "nothing\n"
+    shown = kg.json("memory", "list", "--parent", "a/1", "--order", "-seq", "--after-seq", 1, "--before-seq", 4)
+    assert [each["id"] for each in shown["datums"]] == ["a/b/3", "a/b/2"]
+    assert "order is 'sideways'" in kg("memory", "keys", "--order", "sideways", code=2).err
+    assert "delimiter is empty" in kg("memory", "segments", "--delimiter", "", code=2).err
+
+
 def test_history_shows_what_was_superseded_and_deleted(kg: Runner) -> None:
     kg("memory", "put", "one", "--id", "a")
     kg("memory", "put", "two", "--id", "a")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import asyncpg
 import orjson
@@ -21,7 +21,7 @@ from tests.crystal.stores import KINDS, SHARED, opened
 from dgent.crystal import Crystal, Schema, Schemas, Universe
 from dgent.datum import Datum
 from dgent.exceptions import InvalidQuery
-from dgent.query import Query
+from dgent.query import Order, Query
 from dgent.sql.statement import Statement
 from dgent.store import Backend
 from dgent.testing.contract_base import fresh
@@ -145,7 +145,7 @@ filters = st.fixed_dictionaries(
         "after": moments,
         "prefix": st.sampled_from(["a", "b", "", "'", "%"]),
         "where": st.dictionaries(paths, scalars, max_size=2),
-        "order": st.sampled_from(["newest", "oldest", "seq"]),
+        "order": st.sampled_from(get_args(Order)),
         "limit": st.integers(1, 4),
     },
 )
@@ -167,9 +167,13 @@ async def joined(universe: Universe, asked: dict[str, Any]) -> list[Any]:
 def scanned(stored: list[Datum], query: Query) -> list[Datum]:
     """Return what a query means: every datum looked at, in the order asked for."""
     found = [datum for datum in stored if query.matches(datum)]
-    if query.order == "seq":
-        return sorted(found, key=lambda datum: datum.seq)
-    return sorted(found, key=lambda datum: (datum.created_at, datum.id), reverse=query.order == "newest")
+    keys: dict[str, Callable[[Datum], Any]] = {
+        "id": lambda datum: datum.id,
+        "seq": lambda datum: datum.seq,
+        "oldest": lambda datum: (datum.created_at, datum.id),
+    }
+    key = keys[{"newest": "oldest"}.get(query.order, query.order).removeprefix("-")]
+    return sorted(found, key=key, reverse=query.order in {"newest", "-id", "-seq"})
 
 
 @laws

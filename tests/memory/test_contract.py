@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from dgent.exceptions import CausalCycle, DgentError
 from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import TTL
-from dgent.page import Page
+from dgent.page import KeyPage, Page
 from dgent.query import Query
 from dgent.testing import DgentContract
 from dgent.testing.contract_base import _running as running
@@ -117,6 +118,43 @@ class PagesOverlap(MemoryBackend):
         return page
 
 
+class ShowsNewestFirst(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        return await super().query(replace(query, order="newest") if query.order == "-id" else query)
+
+
+class CountsWhereAPageEnded(MemoryBackend):
+    """Its cursor is a number, so that a delete between two pages leads past what moved up."""
+
+    async def query(self, query: Query) -> Page:
+        at = int(query.cursor or 0)
+        found = await super().query(replace(query, cursor=None, limit=10_000))
+        more = len(found) > at + query.limit
+        return Page(found[at : at + query.limit], str(at + query.limit) if more else None)
+
+
+class ListsKeysOfTheExpired(MemoryBackend):
+    async def keys(self, prefix: str | None = None, **named: Any) -> KeyPage:
+        gone = [id for id in ("a/2", "b/1") if await self.history(id)]
+        return KeyPage(sorted({*await super().keys(prefix, **named), *gone}))
+
+
+class CutsAtTheFirstDelimiter(MemoryBackend):
+    async def segments(self, prefix: str | None = None, **named: Any) -> KeyPage:
+        return await super().segments(prefix, **{**named, "depth": 1})
+
+
+class FindsNoChildren(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        return Page() if query.causal_parent else await super().query(query)
+
+
+class LeavesOutOfEachPage(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        page = await super().query(query)
+        return Page(page[query.offset :], page.cursor) if query.cursor else page
+
+
 WRONG: list[tuple[type[MemoryBackend], str]] = [
     (PutsTwice, "test_l_d11_a_put_of_an_equal_datum_changes_nothing"),
     (SwapsWithoutComparing, "test_l_d11_compare_and_swap_succeeds_for_exactly_one"),
@@ -129,6 +167,12 @@ WRONG: list[tuple[type[MemoryBackend], str]] = [
     (KeepsNoTimeToLive, "test_ttl_keep_moves_no_moment_of_expiry"),
     (KeepsWhatWasDeleted, "test_ttl_keep_of_what_is_not_live_stays"),
     (SharesNamespaces, "test_l_d9_namespaces_never_see_each_other"),
+    (ShowsNewestFirst, "test_l_q2_the_first_of_each_order"),
+    (CountsWhereAPageEnded, "test_l_q2_a_page_goes_on_behind_its_last_whatever_was_deleted"),
+    (ListsKeysOfTheExpired, "test_l_q2_what_has_expired_shows_nowhere"),
+    (CutsAtTheFirstDelimiter, "test_l_q2_segments_of_a_folder"),
+    (FindsNoChildren, "test_l_q2_what_came_of_a_datum"),
+    (LeavesOutOfEachPage, "test_l_q2_an_offset_leaves_out_the_first"),
     (PagesOverlap, "test_l_d7_narrow_and_wide_prefixes_have_pages"),
 ]
 

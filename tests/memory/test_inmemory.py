@@ -16,6 +16,7 @@ from dgent.exceptions import VersionConflict
 from dgent.limits import Limits
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.inmemory.namespace_state import SortedKeys
+from dgent.query import Query
 from dgent.testing import DgentContract
 
 if TYPE_CHECKING:
@@ -49,6 +50,14 @@ def test_sorted_keys_are_the_sorted_set(changes: list[tuple[str, bool]]) -> None
         if read:
             assert keys.keys == sorted(wanted)
     assert keys.keys == sorted(wanted)
+
+
+async def test_an_offset_is_read_page_by_page() -> None:
+    store = MemoryBackend(limits=Limits(max_page=2))
+    await store.put_many([Datum(f"k{n}", b"", float(n)) for n in range(7)])
+    found = await store.query(Query(order="id", offset=5, limit=2))
+    assert ([datum.id for datum in found], found.cursor) == (["k5", "k6"], None)
+    assert await store.query(Query(order="id", offset=7, limit=2)) == []
 
 
 async def test_changes_are_told_once_each_and_a_failing_listener_harms_nobody() -> None:

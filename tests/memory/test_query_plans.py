@@ -8,16 +8,17 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import causal_reads, changes, erasure, namespace_head, queries, reads, writes
+from dgent.memory.sql import causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (causal_reads, changes, erasure, namespace_head, queries, reads, writes)
+    for module in (causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes)
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }
+IN_RANGE = frozenset(["first", "end"])
 BY_ID = (
     *("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_ANCESTORS", "_PURGE", "_SUPERSEDE"),
     *("_CHAIN", "_CHAIN_AT_TIME", "_CHAIN_OF_VERSION"),
@@ -58,16 +59,38 @@ def test_an_id_is_looked_up_by_its_key(connection: Connection, name: str) -> Non
 @pytest.mark.parametrize(
     ("shape", "index"),
     [
-        (_QueryShape("newest", "order", 0, False, frozenset(), False), "ix_dgent_datums_time"),
-        (_QueryShape("oldest", "order", 0, True, frozenset(["after"]), True), "ix_dgent_datums_time"),
-        (_QueryShape("seq", "order", 0, False, frozenset(["after_seq"]), True), "ix_dgent_datums_seq"),
-        (_QueryShape("newest", "id", 0, True, frozenset(), True), "(namespace=? AND id>? AND id<?)"),
-        (_QueryShape("seq", "id", 0, True, frozenset(), False), "(namespace=? AND id>? AND id<?)"),
-        (_QueryShape("newest", "term", 2, True, frozenset(["since"]), True), "PRIMARY KEY (namespace=? AND term=?"),
-        (_QueryShape("seq", "term", 1, False, frozenset(), False), "PRIMARY KEY (namespace=? AND term=?"),
+        (_QueryShape("newest", "order", 0, frozenset(), False), "ix_dgent_datums_time"),
+        (_QueryShape("oldest", "order", 0, IN_RANGE | {"after"}, True), "ix_dgent_datums_time"),
+        (_QueryShape("seq", "order", 0, frozenset(["after_seq"]), False), "ix_dgent_datums_seq"),
+        (_QueryShape("newest", "id", 0, IN_RANGE, True), "(namespace=? AND id>? AND id<?)"),
+        (_QueryShape("seq", "id", 0, IN_RANGE, False), "(namespace=? AND id>? AND id<?)"),
+        (_QueryShape("newest", "term", 2, IN_RANGE | {"since"}, True), "PRIMARY KEY (namespace=? AND term=?"),
+        (
+            _QueryShape("id", "order", 0, frozenset(["since"]), False),
+            "sqlite_autoindex_dgent_datums_1 (namespace=?)",
+        ),
+        (
+            _QueryShape("-id", "order", 0, IN_RANGE | {"before_seq"}, False, True),
+            "(namespace=? AND id>? AND id<?)",
+        ),
+        (_QueryShape("id", "order", 0, IN_RANGE, False), "(namespace=? AND id>? AND id<?)"),
+        (_QueryShape("-seq", "order", 0, IN_RANGE | {"before_seq"}, False), "ix_dgent_datums_seq"),
+        (_QueryShape("id", "term", 1, IN_RANGE, False), "PRIMARY KEY (namespace=? AND term=?"),
+        (_QueryShape("newest", "parent", 0, IN_RANGE | {"since"}, True), "ix_dgent_datums_parent"),
+        (_QueryShape("-id", "parent", 0, IN_RANGE, False), "ix_dgent_datums_parent"),
+        (_QueryShape("seq", "parent", 0, frozenset(["after_seq"]), False), "ix_dgent_datums_parent"),
+        (_QueryShape("seq", "term", 1, frozenset(), False), "PRIMARY KEY (namespace=? AND term=?"),
     ],
 )
 def test_a_listing_walks_what_was_chosen_for_it(connection: Connection, shape: _QueryShape, index: str) -> None:
-    first = plan(connection, _listing(shape))[0]
-    assert first.startswith("SEARCH dgent_")
-    assert index in first
+    steps = plan(connection, _listing(shape))
+    assert steps[0].startswith("SEARCH dgent_")
+    assert index in steps[0]
+    if shape.by == "order":
+        assert len(steps) == 1, f"it sorts, rather than walk an order that is there: {steps}"
+
+
+def test_segments_are_found_by_one_step_in_the_index_of_ids_for_each(connection: Connection) -> None:
+    steps = [step for step in plan(connection, key_listing._SEGMENTS) if "dgent_datums" in step]
+    assert steps
+    assert all("(namespace=? AND id>? AND id<?)" in step for step in steps), steps

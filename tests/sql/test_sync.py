@@ -28,10 +28,11 @@ from dgent.exceptions import (
 )
 from dgent.limits import Limits
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import causal_reads, erasure, queries, reads, writes
+from dgent.memory.sql import causal_reads, erasure, key_listing, queries, reads, writes
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
+from dgent.name_listing import NamespaceListing
 from dgent.operations import Delete, Put
 from dgent.query import Query
 from dgent.runtime.file_lock import FileLock
@@ -243,7 +244,7 @@ def answers(connection: Connection, ids: list[str]) -> list[Any]:
         causal_reads.causal_chain(connection, "sync", "d9", now, 100),
         reads.history(connection, "sync", "d0", 100, None),
         list(reads.as_of(connection, "sync", now, None, 100, None)),
-        reads.namespaces(connection, None, 10),
+        key_listing.namespaces(connection, NamespaceListing(), 10),
         reads.stats(connection, "sync", now),
     ]
 
@@ -328,7 +329,7 @@ def test_no_namespace_is_written_that_not_every_store_can_keep(engine: Engine, n
     with engine.begin() as connection:
         with pytest.raises(InvalidNamespace):
             writes.apply_each(connection, namespace, [[Put(Datum("a", b"", 1.0))]], time.time)
-        assert reads.namespaces(connection, None, 10) == []
+        assert key_listing.namespaces(connection, NamespaceListing(), 10) == []
 
 
 @pytest.mark.parametrize("ttl", [0, -1, -1e-9, math.nan, math.inf, "1", True, 1e13])

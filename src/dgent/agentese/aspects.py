@@ -193,6 +193,8 @@ _CHAIN: Final[Mapping[str, Convert]] = {
     "newest_first": _flag,
 }
 
+_SEQS: Final[Mapping[str, Convert]] = {"after_seq": _whole, "before_seq": _whole}
+
 # Dispatch goes through this table alone: no text of a path ever becomes the name of an attribute.
 ASPECTS: Final[Mapping[str, Aspect]] = {
     aspect.name: aspect
@@ -206,7 +208,9 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("delete_many", "write", lambda s: s.delete_many, {"ids": _ids}),
         Aspect("exists", "read", lambda s: s.exists, {"id": _text}),
         Aspect("count", "read", lambda s: s.count, {}, {"prefix": _text}),
-        Aspect("list", "read", lambda s: s.list, {}, {**_PAGE, "after": _number, "order": _text}),
+        Aspect("list", "read", lambda s: s.list, {}, {**_PAGE, "after": _number, "order": _text, **_SEQS}),
+        Aspect("keys", "read", lambda s: s.keys, {}, {**_PAGE, "order": _text}),
+        Aspect("segments", "read", lambda s: s.segments, {}, {**_PAGE, "delimiter": _text, "depth": _whole}),
         Aspect("query", "read", lambda s: s.query, {"query": _query}),
         Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, _CHAIN, "causal"),
         Aspect("history", "read", lambda s: s.history, {"id": _text}, {"limit": _whole, "before": _whole}, "history"),

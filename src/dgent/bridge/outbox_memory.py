@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
@@ -134,7 +134,7 @@ class OutboxMemory(StoreBase):
     @override
     async def _query(self, query: Query) -> Page:
         waiting = await self._waiting(None)
-        if not waiting or query.order == "seq" or query.after_seq is not None:
+        if not waiting or query.ordered_by == "seq" or {"after_seq", "before_seq"} & query.asked:
             return await self._memory.query(query)
         if not query.limit:
             return Page()
@@ -166,7 +166,8 @@ class OutboxMemory(StoreBase):
             return damaged
 
         def is_read(behind: Page) -> bool:
-            return read.cursor is not None and bool(behind) and not _is_behind(query, read[-1], behind[-1])
+            at = query.position
+            return read.cursor is not None and bool(behind) and not query.is_behind(at(read[-1]), at(behind[-1]))
 
         later = (await self._read_on(replace(query, cursor=end), is_read)).damaged
         return tuple(one for one in damaged if one not in later)
@@ -263,15 +264,6 @@ _Ids = list[str] | None
 
 def _in_order(query: Query, datums: Datums) -> Datums:
     """Return what a query found in its order, from where its page begins."""
-    newest = query.order == "newest"
-    found = sorted(datums, key=query.position, reverse=newest)
-    start: Any = query.start()
-    if start is None:
-        return found
-    return [datum for datum in found if (query.position(datum) < start if newest else query.position(datum) > start)]
-
-
-def _is_behind(query: Query, datum: Datum, other: Datum) -> bool:
-    """Tell whether a datum comes later than another one in the order of a query."""
-    here, there = query.position(datum), query.position(other)
-    return here < there if query.order == "newest" else here > there
+    found = sorted(datums, key=query.position, reverse=query.descending)
+    start = query.start()
+    return found if start is None else [datum for datum in found if query.is_behind(query.position(datum), start)]

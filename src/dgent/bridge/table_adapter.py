@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from sqlalchemy.orm.util import identity_key
 from typing_extensions import override
 
-from dgent.bridge import table_query, table_sql, table_update, table_write
+from dgent.bridge import table_keys, table_query, table_sql, table_update, table_write
 from dgent.bridge.from_datum import given_by
 from dgent.bridge.mapping import TableMapping, check_mapped, mapping_of
 from dgent.bridge.table_write import RowDelete, RowPut
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.datum import Datum
+    from dgent.name_listing import SegmentListing
     from dgent.operations import Operation
-    from dgent.page import Page
+    from dgent.page import KeyPage, Page
     from dgent.query import Query
     from dgent.sql.runner import Each, Work
     from dgent.store import Datums, Outcomes
@@ -181,10 +182,15 @@ class TableAdapter(StoreBase):
     @override
     async def _query(self, query: Query) -> Page:
         """Return a page of the rows that match; "newest" goes by the key where the table has no `created_at`."""
-        if query.order == "seq" or query.after_seq is not None:
-            raise CapabilityMissing(f"{self.mapping.name} keeps no seq: order by newest or oldest")
+        if query.ordered_by == "seq" or {"after_seq", "before_seq"} & query.asked:
+            raise CapabilityMissing(f"{self.mapping.name} keeps no seq: order by newest, oldest or id")
         short = query.limit <= SHORT and not (query.conditions or query.tags)
         return await self._read(short, table_query.query, query)
+
+    @override
+    async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        """Return a page of segments; those of a key that is not one text are found by reading all keys."""
+        return await self._read(False, table_keys.segments, listing, limit, cursor)
 
     @override
     async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:

@@ -1,4 +1,4 @@
-"""How rows are listed and searched: keyset pages over (created_at, id).
+"""How rows are listed and searched: keyset pages over (created_at, id), or the id alone.
 
 What a column or an index can say is said in SQL; the rest is looked into, in batches.
 """
@@ -26,9 +26,9 @@ from sqlalchemy import (
 from dgent.bridge.column_codec import is_text, unwrapped
 from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_zone
 from dgent.bridge.table_sql import bound_key
-from dgent.cursor import open_cursor, seal_cursor
 from dgent.error_messages import nearest
 from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery, InvalidRow
+from dgent.name_listing import BEHIND
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.sql.constructs import bytewise, unindexed
@@ -50,7 +50,10 @@ _Pair: TypeAlias = "tuple[Datum, Sequence[Any]]"
 _SLACK: Final = timedelta(milliseconds=1)
 _one = literal_column("1", Integer)
 _PLANNED: Final = frozenset(
-    {"schema", "author", "prefix", "since", "until", "after", "tags", "where", "order", "limit", "cursor"}
+    {
+        *("schema", "author", "prefix", "causal_parent", "since", "until", "after", "tags", "where"),
+        *("order", "limit", "cursor", "offset"),
+    }
 )
 """The fields of a query that a plan looks at. One that it does not know is looked into, row by row, never ignored."""
 
@@ -58,9 +61,11 @@ _PLANNED: Final = frozenset(
 class _ListingShape(NamedTuple):
     """What a statement that lists rows looks like, apart from its values."""
 
-    newest: bool
-    narrow: bool = False  # few rows are found by id or tag, then sorted; else the order is walked
+    descending: bool
+    by_id: bool = False  # the order of the keys, else of the times
+    narrow: bool = False  # few rows are found by id, parent or tag, then sorted; else the order is walked
     prefix: bool = False
+    parent: bool = False
     bounds: tuple[str, ...] = ()  # of since, until, after
     tags: int = 0
     equal: tuple[tuple[str, bool], ...] = ()  # (field, whether it must be null)
@@ -78,11 +83,13 @@ class _Plan:
 
     def __init__(self, connection: Connection, mapping: TableMapping, query: Query) -> None:
         self.connection, self.mapping = connection, mapping
-        self.shape = _ListingShape(query.order == "newest")
+        self.shape = _ListingShape(query.descending, query.ordered_by == "id")
+        self.ordered = None if self.shape.by_id else mapping.ordered
         self.values: list[Any] = []
         self.nothing = query.schema is not None or query.author not in {None, "system"}
         self.loose = not query.asked <= _PLANNED
         self._add_prefix(query.prefix)
+        self._add_parent(query.causal_parent)
         self._add_bounds(query)
         self._add_tags(sorted(query.tags))
         for root, path, expected in query.conditions:
@@ -91,8 +98,13 @@ class _Plan:
 
     def rows(self, at: list[Any] | None, most: int) -> list[Any]:
         """Return the rows behind a position."""
+        values = self.values
+        if at is not None and self.shape.by_id and self.shape.prefix:
+            (here,), (first, end, *rest) = at, values  # it narrows the range: of two bounds SQLite may start at either
+            first, end = (first, min(end, here)) if self.shape.descending else (max(first, here + BEHIND), end)
+            values, at = [first, end, *rest], None
         listing = _listing(self.mapping, self.shape._replace(resumed=at is not None))
-        return listing.rows(self.connection, *self.values, *(at or ()), most)
+        return listing.rows(self.connection, *values, *(at or ()), most)
 
     def _add_prefix(self, prefix: str | None) -> None:
         if not prefix:
@@ -101,9 +113,22 @@ class _Plan:
         if end is None or not self.mapping.textual:
             self.loose = True
             return
-        narrow = _width_of_range(self.mapping).rows(self.connection, prefix, end)[0][0] < NARROW
+        narrow = (
+            not self.shape.by_id and _width_of_range(self.mapping).rows(self.connection, prefix, end)[0][0] < NARROW
+        )
         self.shape = self.shape._replace(prefix=True, narrow=narrow)
         self.values += [prefix, end]
+
+    def _add_parent(self, parent: str | None) -> None:
+        field = self.mapping.parent
+        if parent is None or field is None:  # a table that keeps none was refused
+            return
+        cause = self.mapping.cause_of(parent)
+        if cause is None:
+            self.nothing = True
+            return
+        self.shape = self.shape._replace(parent=True, narrow=True)
+        self.values += self.mapping.bind([field], [cause], self.connection.dialect)
 
     def _add_bounds(self, query: Query) -> None:
         bounds = {name: getattr(query, name) for name in ("since", "until", "after")}
@@ -159,8 +184,8 @@ def query(connection: Connection, mapping: TableMapping, query: Query) -> Page:
     Raises:
         InvalidQuery: a path of `where` begins with no column that the content shows.
     """
-    at = _start(connection, mapping, query)
     plan = _Plan(connection, mapping, query)
+    at = _start(plan, query)
     if plan.nothing or not query.limit:
         return Page()
     try:
@@ -173,7 +198,7 @@ def query(connection: Connection, mapping: TableMapping, query: Query) -> Page:
         return plan.exact or query.matches(pair[0])
 
     part = page_of(connection, _source(plan), at, query.limit, wanted, f"table {mapping.name}")
-    cursor = None if part.last is None else _cursor(connection, mapping, query, *part.last)
+    cursor = None if part.last is None else _cursor(plan, query, *part.last)
     return Page([datum for datum, _ in part.found], cursor, part.damaged)
 
 
@@ -183,7 +208,7 @@ def damaged(
     """Return what is damaged among the next rows, the oldest first, and where the ones behind them begin."""
     plan = _Plan(connection, mapping, Query(order="oldest"))
     part = part_of(connection, _source(plan), at, limit, lambda _: True, f"table {mapping.name}")
-    return part.damaged, None if part.last is None else _position(mapping, part.last[1])
+    return part.damaged, None if part.last is None else _position(plan, part.last[1])
 
 
 def _source(plan: _Plan) -> Source[_Pair, list[Any]]:
@@ -191,7 +216,7 @@ def _source(plan: _Plan) -> Source[_Pair, list[Any]]:
     return Source(
         plan.rows,
         lambda rows: mapping.each_of(rows, plan.connection.dialect),
-        lambda pair: _position(mapping, pair[1]),
+        lambda pair: _position(plan, pair[1]),
     )
 
 
@@ -203,7 +228,7 @@ def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
         return [*zip(mapping.datums_of(rows, connection.dialect), rows, strict=True)]
 
     def place(pair: _Pair) -> list[Any]:
-        return _position(mapping, pair[1])
+        return _position(plan, pair[1])
 
     def matches(pair: _Pair) -> bool:
         return query.matches(pair[0])
@@ -211,36 +236,38 @@ def _whole_page(plan: _Plan, query: Query, at: list[Any] | None) -> Page:
     batch = max(query.limit + 1, BATCH) if plan.loose else query.limit + 1
     found = first_of(read, place, None if plan.exact else matches, at, query.limit, batch)
     kept = found[: query.limit]
-    cursor = _cursor(connection, mapping, query, *kept[-1]) if len(found) > query.limit else None
+    cursor = _cursor(plan, query, *kept[-1]) if len(found) > query.limit else None
     return Page([datum for datum, _ in kept], cursor)
 
 
-def _cursor(connection: Connection, mapping: TableMapping, query: Query, datum: Datum, row: Any) -> str:
+def _cursor(plan: _Plan, query: Query, datum: Datum, row: Any) -> str:
     created = 0
-    if mapping.ordered is not None:
-        moment = mapping.values_of(row, connection.dialect)[mapping.ordered.name]
+    if plan.ordered is not None:
+        moment = plan.mapping.values_of(row, plan.connection.dialect)[plan.ordered.name]
         created = (as_utc(moment) - EPOCH) // MICROSECOND
-    return seal_cursor((created, datum.id), query.fingerprint)
+    return query.cursor_at((created, datum.id))
 
 
-def _start(connection: Connection, mapping: TableMapping, query: Query) -> list[Any] | None:
+def _start(plan: _Plan, query: Query) -> list[Any] | None:
     """Return the driver's values of the position in the cursor."""
-    if query.cursor is None:
+    position, connection, mapping = query.start(), plan.connection, plan.mapping
+    if position is None:
         return None
-    at, id = open_cursor(query.cursor, query.fingerprint)
+    at, id = position
     try:
         key, moment = mapping.key_of(id), EPOCH + int(at) * MICROSECOND
     except (OverflowError, InvalidRow):
         key = None
     if key is None:
         raise InvalidCursor("the cursor is no place in this table: start again without it")
-    first = [] if mapping.ordered is None else [_bound_moment(connection, mapping, moment)]
+    first = [] if plan.ordered is None else [_bound_moment(connection, mapping, moment)]
     return first + bound_key(connection, mapping, key)
 
 
-def _position(mapping: TableMapping, row: Any) -> list[Any]:
+def _position(plan: _Plan, row: Any) -> list[Any]:
     """Return the driver's values of where a row stands in the order."""
-    fields = [mapping.ordered, *mapping.keys] if mapping.ordered is not None else mapping.keys
+    mapping = plan.mapping
+    fields = [plan.ordered, *mapping.keys] if plan.ordered is not None else mapping.keys
     return [row[mapping.fields.index(field)] for field in fields]
 
 
@@ -284,13 +311,17 @@ def _listing(mapping: TableMapping, shape: _ListingShape) -> Statement:
     where: list[ColumnElement[bool]] = []
     keys: list[Any] = [bytewise(key.column) if is_text(key.column.type) else key.column for key in mapping.keys]
     if shape.prefix:
-        ranged = keys[0] if shape.narrow or mapping.ordered is None else unindexed(keys[0])
+        ranged = keys[0] if shape.narrow or shape.by_id or mapping.ordered is None else unindexed(keys[0])
         where += [ranged >= bindparam("first"), ranged < bindparam("end")]
         names += ["first", "end"]
+    if shape.parent and mapping.parent is not None:
+        where.append(mapping.parent.column == bindparam("parent"))
+        names.append("parent")
     order = list(keys)
     if mapping.ordered is not None:
-        created = unindexed(mapping.ordered.column) if shape.narrow else mapping.ordered.column
-        order.insert(0, created)
+        created = unindexed(mapping.ordered.column) if shape.narrow or shape.by_id else mapping.ordered.column
+        if not shape.by_id:
+            order.insert(0, created)
         tests = {
             "since": created >= bindparam("since"),
             "until": created < bindparam("until"),
@@ -306,9 +337,9 @@ def _listing(mapping: TableMapping, shape: _ListingShape) -> Statement:
         names += [] if null else [f"equal{at}"]
     if shape.resumed:
         here = [f"at{at}" for at in range(len(order))]
-        where.append(behind(order, here, descending=shape.newest))
+        where.append(behind(order, here, descending=shape.descending))
         names += here
-    listed = select(*mapping.columns).where(*where).order_by(*in_order(order, descending=shape.newest))
+    listed = select(*mapping.columns).where(*where).order_by(*in_order(order, descending=shape.descending))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join([*names, "most"]))
 
 

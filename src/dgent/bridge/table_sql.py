@@ -63,6 +63,8 @@ class Statements:
             held = many.order_by(key).with_for_update(key_share=True)  # in one order, whoever holds several
             self.hold_many = Statement(held, "ids", lists="ids")
             within = and_(bytewise(key) >= bindparam("first"), bytewise(key) < bindparam("end"))
+            first = select(key).where(within).order_by(bytewise(key)).limit(_one)
+            self.first_key = Statement(first, "first end")
             self.count_range = Statement(select(func.count()).select_from(mapping.table).where(within), "first end")
         if mapping.parent is not None:
             # Two causes that are written at once could close a cycle that neither writer sees.

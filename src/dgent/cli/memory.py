@@ -12,6 +12,7 @@ app = typer.Typer(help="Agent memory: datums, their causes and their history.", 
 Id = Annotated[str, typer.Argument(help="The id of a datum.")]
 Limit = Annotated[int, typer.Option(help="How many at most.")]
 Cursor = Annotated[str | None, typer.Option(help="Where the page before ended.")]
+Order = Annotated[str, typer.Option(help="newest or oldest, id or -id, seq or -seq.")]
 Expect = Annotated[int | None, typer.Option(help="The version that must be live; 0 for none.")]
 
 
@@ -86,11 +87,14 @@ async def list_(
     ] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
-    order: Annotated[str, typer.Option(help="newest, oldest or seq.")] = "newest",
+    parent: Annotated[str | None, typer.Option(help="Only what names this id as its cause.")] = None,
+    after_seq: Annotated[int | None, typer.Option(help="Only what came after this seq.")] = None,
+    before_seq: Annotated[int | None, typer.Option(help="Only what came before this seq.")] = None,
+    order: Order = "newest",
     limit: Limit = 20,
     cursor: Cursor = None,
 ) -> None:
-    """List live datums, the newest first. Exit 7 and name those that are not what was written."""
+    """List live datums, the newest first unless told otherwise. Exit 7 and name those that are not what was written."""
     from dgent.cli import arguments, output
     from dgent.query import Query
 
@@ -102,6 +106,9 @@ async def list_(
         where=arguments.assignments(where or (), typed=True),
         since=arguments.moment(since),
         until=arguments.moment(until),
+        causal_parent=parent,
+        after_seq=after_seq,
+        before_seq=before_seq,
         order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
         limit=arguments.page(limit, kg.settings.max_page),
         cursor=cursor,
@@ -113,6 +120,45 @@ async def list_(
     none = f"no datums in {where_!r}{' match' if query.asked - {'limit', 'order'} else ''}"
     kg.answer(found, output.datums(page, none=none), *output.damaged(page.damaged), *output.next_page(page.cursor))
     refuse_damaged(page.damaged)
+
+
+@app.command()
+@command
+async def keys(
+    kg: Kg,
+    prefix: Annotated[str | None, typer.Argument(help="Only ids that start with this.")] = None,
+    *,
+    order: Order = "id",
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> None:
+    """List the ids of live datums, without reading their contents."""
+    from dgent.cli import arguments, output
+
+    most = arguments.page(limit, kg.settings.max_page)
+    async with kg.storage() as storage:
+        found = await storage.memory.keys(prefix, order=order, limit=most, cursor=cursor)  # type: ignore[arg-type]  # as in `list`
+    kg.answer({"keys": list(found), "cursor": found.cursor}, output.answer(found), *output.next_page(found.cursor))
+
+
+@app.command()
+@command
+async def segments(
+    kg: Kg,
+    prefix: Annotated[str | None, typer.Argument(help="Only ids that start with this.")] = None,
+    *,
+    delimiter: Annotated[str, typer.Option(help="What separates the segments of an id.")] = "/",
+    depth: Annotated[int, typer.Option(help="How many segments below the prefix to show.")] = 1,
+    limit: Limit = 100,
+    cursor: Cursor = None,
+) -> None:
+    """List the distinct beginnings of ids below a prefix, as a folder is listed."""
+    from dgent.cli import arguments, output
+
+    most = arguments.page(limit, kg.settings.max_page)
+    async with kg.storage() as storage:
+        found = await storage.memory.segments(prefix, delimiter=delimiter, depth=depth, limit=most, cursor=cursor)
+    kg.answer({"segments": list(found), "cursor": found.cursor}, output.answer(found), *output.next_page(found.cursor))
 
 
 @app.command()

@@ -64,7 +64,7 @@ terms = Table(
 
 t = terms.c
 _MEMBER: Final = "[]"
-_AS_IT_IS: Final = (Query.order, Query.limit, Query.cursor)
+_AS_IT_IS: Final = (Query.order, Query.limit, Query.cursor, Query.offset)
 _INSERT, _REPLACE = BulkInsert(terms), BulkInsert(terms, replace=["version"])
 """The second for ids that were there: where one was damaged, its terms could not all be forgotten."""
 _FORGET_TERM = Statement(
@@ -197,7 +197,7 @@ class MetadataIndex:
             InvalidQuery: it has none of these; or an order, a limit or a cursor, which are for `query`.
         """
         wanted = terms_for(checked_query(question))
-        if (question.order, question.limit, question.cursor) != _AS_IT_IS:
+        if (question.order, question.limit, question.cursor, question.offset) != _AS_IT_IS:
             raise InvalidQuery(
                 "a search gives the newest first, up to its own limit: for another order and for pages use query()"
             )

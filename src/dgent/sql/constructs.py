@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import BigInteger, Boolean, ColumnElement, Float, Text, and_, bindparam
+from sqlalchemy import BigInteger, Boolean, ColumnElement, Float, Integer, Text, and_, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 from sqlalchemy.sql.visitors import InternalTraversal
@@ -191,6 +191,26 @@ def _announcing_postgresql(element: announcing, compiler: SQLCompiler, **kw: Any
 def has_clock(connection: Connection) -> bool:
     """Tell whether the database has a clock of its own: then `statement_time` and `clock_time` are what that shows."""
     return connection.dialect.name != "sqlite"
+
+
+class position(FunctionElement[int]):  # noqa: N801  # reads as a function in SQL expressions
+    """Where a text first has another one in it, in characters from 1; 0 where it has not."""
+
+    type = Integer()
+    name = "position"
+    inherit_cache = True
+
+
+@compiles(position, "sqlite")
+def _position_sqlite(element: position, compiler: SQLCompiler, **kw: Any) -> str:
+    text, other = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"instr({text}, {other})"
+
+
+@compiles(position, "postgresql")
+def _position_postgresql(element: position, compiler: SQLCompiler, **kw: Any) -> str:
+    text, other = (compiler.process(clause, **kw) for clause in element.clauses)
+    return f"strpos({text}, {other})"
 
 
 class statement_time(FunctionElement[float]):  # noqa: N801  # reads as a function in SQL expressions

@@ -18,15 +18,15 @@ from hypothesis import strategies as st
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt, InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
 from dgent.limits import Limits
-from dgent.query import Order, Query
+from dgent.query import Query
 from dgent.testing.contract_base import START, ContractBase, examples, fresh, is_full_size, pages
+from dgent.testing.order_laws import ORDERS, orders_of
 from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
     from dgent.store import DgentProtocol
 
 BATCH: Final = 5_000
-ORDERS: Final[tuple[Order, ...]] = ("newest", "oldest", "seq")
 VALUES: Final = (1, 1.0, 0, 2**53 + 1, -2.5, True, False, None, "1", "", "a'b", "é", [1, "x"], {"k": 1}, 1e300)
 PATHS: Final = ("metadata.n", 'metadata["a.b"]', "metadata.deep.x", "x", "content.deep.x", "list[0]", "list[-1].y")
 
@@ -49,7 +49,8 @@ def any_datum(id: str) -> st.SearchStrategy[Datum]:
     content = st.fixed_dictionaries({}, optional=body).map(orjson.dumps) | st.sampled_from(
         [b"", b"\xff", b"{", b"null"]
     )
-    return st.builds(Datum, st.just(id), content, st.sampled_from([START, START + 0.5, -1.0]), st.none(), metadata)
+    parent = st.none() | st.sampled_from(["up", "UP"])
+    return st.builds(Datum, st.just(id), content, st.sampled_from([START, START + 0.5, -1.0]), parent, metadata)
 
 
 @cache
@@ -66,7 +67,9 @@ def any_query() -> st.SearchStrategy[dict[str, Any]]:
         "after": times,
         "where": where,
         "prefix": st.sampled_from(["", "i", "i1", "I"]),
+        "causal_parent": st.sampled_from(["up", "UP", ""]),
         "after_seq": st.integers(-1, 12),
+        "before_seq": st.integers(-1, 13),
     }
     return some_of(filters)
 
@@ -75,7 +78,7 @@ def some_of(
     filters: dict[str, st.SearchStrategy[Any]], *, without: frozenset[str] = frozenset()
 ) -> st.SearchStrategy[dict[str, Any]]:
     """Draw some of the filters of a query, all of which have to be here but those `without` which a store can do."""
-    assert filters.keys() | without == {field.name for field in fields(Query)} - {"order", "limit", "cursor"}
+    assert filters.keys() | without == {field.name for field in fields(Query)} - {"order", "limit", "cursor", "offset"}
     # Most examples have few filters, so that something is found.
     few = st.sampled_from(sorted(filters)).flatmap(lambda name: st.fixed_dictionaries({name: filters[name]}))
     return few | st.fixed_dictionaries({}, optional=filters)
@@ -97,7 +100,7 @@ class ReadingLaws(ContractBase):
     @examples(2)
     @given(data=st.data())
     async def test_l_d6_pages_give_each_live_id_once(self, place: Any, data: st.DataObject) -> None:
-        order = data.draw(st.sampled_from(ORDERS[: 3 if self.capabilities.history else 2]))
+        order = data.draw(st.sampled_from(orders_of(self)))
         numbers = data.draw(st.lists(st.integers(0, 6), max_size=25))
         async with self.opened(place) as store:
             await store.put_many([self.make_datum(f"k{at:02}", n) for at, n in enumerate(numbers)])
@@ -153,9 +156,9 @@ class ReadingLaws(ContractBase):
             await store.put_many([self.make_datum(id, n) for n, id in enumerate(ids)])
             for prefix, limit in (("narrow", 7), ("wide", 500)):
                 stored = list((await store.get_many([id for id in ids if id.startswith(prefix)])).values())
-                for order in ORDERS[: 3 if self.capabilities.history else 2]:
+                for order in orders_of(self):
                     one = Query(order=order)
-                    wanted = sorted(stored, key=one.position, reverse=order == "newest")
+                    wanted = sorted(stored, key=one.position, reverse=one.descending)
                     found = await pages(
                         lambda at, p=prefix, n=limit, o=order: store.list(p, limit=n, cursor=at, order=o)  # type: ignore[misc]
                     )
@@ -210,7 +213,7 @@ class ReadingLaws(ContractBase):
         async with self.opened(place, namespace) as store:
             await store.put_many([self.make_datum(id, 1) for id in "abcde"])
             self.damage(place, namespace, "c")
-            for order in ORDERS[: 3 if self.capabilities.history else 2]:
+            for order in orders_of(self):
                 for limit in (1, 2, 5):
                     found, named, cursor = list[str](), list[str](), None
                     for _ in range(7):
@@ -223,7 +226,7 @@ class ReadingLaws(ContractBase):
                         cursor = page.cursor
                         if cursor is None:
                             break
-                    assert found == (list("edba") if order == "newest" else list("abde"))
+                    assert found == (list("edba") if Query(order=order).descending else list("abde"))
                     assert named == ["c"]
             with pytest.raises(Corrupt):
                 await store.get("c")
@@ -271,7 +274,7 @@ class ReadingLaws(ContractBase):
     async def _queried(self, store: DgentProtocol, stored: list[Datum], data: st.DataObject) -> None:
         named, order = data.draw(any_query()), data.draw(st.sampled_from(ORDERS))
         plain: Any = Query(**named, order=order)
-        wanted = sorted(filter(plain.matches, stored), key=plain.position, reverse=order == "newest")
+        wanted = sorted(filter(plain.matches, stored), key=plain.position, reverse=plain.descending)
         limit = data.draw(st.integers(1, 5))
         found = await pages(lambda at: store.query(Query(**named, order=order, limit=limit, cursor=at)))
         assert found == wanted, plain

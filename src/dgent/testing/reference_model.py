@@ -146,7 +146,16 @@ class ReferenceModel:
     def query(self, query: Query) -> list[Datum]:
         """Return everything that matches, in order: all pages joined."""
         found = sorted(filter(query.matches, self.live.values()), key=query.position)
-        return found[::-1] if query.order == "newest" else found
+        return found[::-1] if query.descending else found
+
+    def keys(self, query: Query) -> list[str]:
+        """Return the ids of everything that matches, in order."""
+        return [datum.id for datum in self.query(query)]
+
+    def segments(self, prefix: str, depth: int) -> list[str]:
+        """Return the beginnings of live ids up to a slash behind the prefix."""
+        below = [(id, id[len(prefix) :].split("/")) for id in self.live if id.startswith(prefix)]
+        return sorted({id if len(parts) <= depth else f"{prefix}{'/'.join(parts[:depth])}/" for id, parts in below})
 
     def causal_chain(
         self, id: str, *, version: int | None = None, as_of: float | None = None, limit: int | None = None

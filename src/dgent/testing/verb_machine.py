@@ -17,6 +17,7 @@ from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
 from dgent.testing.contract_base import START, ContractBase, all_changes, fresh, pages
 from dgent.testing.manual_clock import ManualClock
+from dgent.testing.order_laws import key_pages, orders_of
 from dgent.testing.reference_model import ReferenceModel
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ JUMPS: Final = (-0.5, -1.0, -4.0, 100.0, -100.0, 10 * 86_400.0, -10 * 86_400.0)
 
 
 LEASE: Final = 3.0
+AGO: Final = (0.0, 0.5, 1.0, 3.0, 1e9)
+"""How long ago a time is that is asked for."""
 
 
 class VerbStep(NamedTuple):
@@ -81,7 +84,7 @@ def _operations(
 def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     can, id = contract.capabilities, st.sampled_from(contract.few_ids())
     prefix = st.sampled_from(["", *contract.few_ids()])
-    order = st.sampled_from(["newest", "oldest", "seq"] if can.history else ["newest", "oldest"])
+    order = st.sampled_from(orders_of(contract))
     limit = st.integers(1, 4)
     after = st.sampled_from([START - 1, START, START + 2])
     always = [
@@ -90,6 +93,9 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("exists", id),
         _step("count", prefix=prefix),
         _step("list", limit, prefix=prefix, order=order, after=after),
+        _step("list", limit, order=order, offset=st.integers(0, 3), **({"causal_parent": id} if can.causal else {})),
+        _step("keys", limit, prefix=prefix, order=order),
+        _step("segments", prefix, st.integers(1, 2)),
         _step("causal_chain", id, limit=st.integers(0, 3)),
     ]
     with_history = [
@@ -100,8 +106,8 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     ordered = [
         _step("head"),
         _step("causal_chain", id, version=st.integers(0, 4), limit=st.integers(1, 3)),
-        _step("causal_chain", id, as_of=st.sampled_from([0.0, 0.5, 1.0, 3.0]), limit=st.integers(1, 3)),
-        _step("seq_at", st.sampled_from([0.0, 0.5, 1.0, 3.0, 1e9])),
+        _step("causal_chain", id, as_of=st.sampled_from(AGO), limit=st.integers(1, 3)),
+        st.builds(VerbStep, st.just("seq_at"), st.just(()), st.fixed_dictionaries({"time": st.sampled_from(AGO)})),
         _step("changes", limit, st.integers(0, 9), until=st.integers(0, 12)),
     ]
     return st.one_of(*always, *([*with_history, *ordered] if can.history else []))
@@ -156,12 +162,14 @@ class VerbMachine:
         try:
             match step.verb:
                 case "list":
-                    return await pages(lambda at: store.list(limit=step.args[0], cursor=at, **named))
+                    return await pages(lambda at: store.query(Query(limit=step.args[0], cursor=at, **named)))
+                case "keys":
+                    return await key_pages(lambda at: store.keys(limit=step.args[0], cursor=at, **named))
+                case "segments":
+                    return await store.segments(step.args[0], depth=step.args[1])
                 case "as_of":
                     limit, time = step.args[0], self._ago(step.args[1])
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
-                case "seq_at":
-                    return await store.seq_at(self._ago(step.args[0]))
                 case "changes":
                     limit, start = step.args
                     return await all_changes(lambda at: store.changes(at, limit=limit, **named), start)
@@ -181,11 +189,13 @@ class VerbMachine:
         try:
             match step.verb:
                 case "list":
-                    return model.query(Query(**named))
+                    return model.query(Query(**named))[named.get("offset", 0) :]
+                case "keys":
+                    return model.keys(Query(**{"order": "id", **named}))
+                case "segments":
+                    return model.segments(*args)
                 case "as_of":
                     return model.as_of(self._ago(args[1]), **named)
-                case "seq_at":
-                    return model.seq_at(self._ago(args[0]))
                 case "changes":
                     return model.changes(args[1], **named)
                 case "put" | "delete" if "expect" in named:
@@ -200,7 +210,10 @@ class VerbMachine:
 
     def _timed(self, named: Mapping[str, Any]) -> dict[str, Any]:
         """Return arguments in which what is drawn as a time ago is a time."""
-        return {name: self._ago(value) if name in {"older_than", "as_of"} else value for name, value in named.items()}
+        return {
+            name: self._ago(value) if name in {"older_than", "as_of", "time"} else value
+            for name, value in named.items()
+        }
 
     def _ago(self, seconds: float) -> float:
         return self.clock.now - seconds

@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.delivery import DeliveryReport, QueuedWrite
     from dgent.memory.event_bus import DataBus, Event
+    from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation
-    from dgent.page import Page
+    from dgent.page import KeyPage, Page
     from dgent.query import Query
     from dgent.sql import Database, Runner
     from dgent.store import Backend, Datums, Names, Outcomes, Revisions, StoreStats
@@ -226,6 +227,18 @@ class DgentRouter(BackendBase):
         return page
 
     @override
+    async def _keys(self, query: Query) -> KeyPage:
+        prefix, order, limit, cursor = query.prefix, query.order, query.limit, query.cursor
+        return await self._routing.read(None, lambda store: store.keys(prefix, order=order, limit=limit, cursor=cursor))
+
+    @override
+    async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        prefix, delimiter, depth = listing.prefix, listing.delimiter, listing.depth
+        return await self._routing.read(
+            None, lambda store: store.segments(prefix, delimiter=delimiter, depth=depth, limit=limit, cursor=cursor)
+        )
+
+    @override
     async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
         return await self._routing.read(
             None, lambda store: store.causal_chain(id, version=version, as_of=as_of, limit=limit)
@@ -261,8 +274,10 @@ class DgentRouter(BackendBase):
         return page
 
     @override
-    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
-        return await self._routing.read(None, lambda store: store.namespaces(prefix, limit=limit))
+    async def _namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
+        return await self._routing.read(
+            None, lambda store: store.namespaces(listing.prefix, limit=limit, cursor=cursor)
+        )
 
     @override
     async def stats(self) -> StoreStats:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple
 
 import orjson
 from blake3 import blake3
 
 from dgent.cursor import Position, open_cursor, seal_cursor
+from dgent.memory.inmemory import key_listing
 from dgent.memory.inmemory.commit_log import CommitLog
+from dgent.memory.inmemory.key_listing import Key, walked
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.store import Revision, StoreStats
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
     from dgent.limits import Limits
+    from dgent.name_listing import SegmentListing
+    from dgent.page import KeyPage
 
-Key = TypeVar("Key", str, tuple[float, str], tuple[int, str])
 _FEW: Final = 32
 _NARROW: Final = 8
 
@@ -117,7 +119,7 @@ class NamespaceState:
         self._by_time: SortedKeys[tuple[float, str]] = SortedKeys()
         self._by_seq: SortedKeys[tuple[int, str]] = SortedKeys()
         self.log = CommitLog()
-        self._children: Counter[str] = Counter()
+        self._children: dict[str, set[str]] = {}
         self._expiring: list[tuple[float, str, int]] = []
         self._expired: dict[str, StoredVersion] = {}
         self._swept_at = float("-inf")
@@ -211,6 +213,10 @@ class NamespaceState:
         """Return the version that was live when that of a seq was stored, which was at this time."""
         return self._last_of(id, bisect_left(self._versions.get(id, []), seq, key=lambda each: each.seq), time)
 
+    def segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        """Return a page of the segments of live ids."""
+        return key_listing.segments(self._first_live, listing, limit, cursor)
+
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""
         versions = self._versions.get(id, [])
@@ -267,7 +273,7 @@ class NamespaceState:
         self._by_time.add((datum.created_at, stored.id))
         self._by_seq.add((stored.seq, stored.id))
         if datum.causal_parent is not None:
-            self._children[datum.causal_parent] += 1
+            self._children.setdefault(datum.causal_parent, set()).add(stored.id)
         if stored.expires_at is not None:
             heapq.heappush(self._expiring, (stored.expires_at, stored.id, stored.seq))
 
@@ -280,7 +286,7 @@ class NamespaceState:
         self._by_seq.remove((stored.seq, id))
         parent = stored.datum.causal_parent
         if parent is not None:
-            self._children[parent] -= 1
+            self._children[parent].discard(id)
             if not self._children[parent]:
                 del self._children[parent]
 
@@ -295,32 +301,45 @@ class NamespaceState:
 
     def _walk(self, query: Query, start: Position | None) -> Iterator[Datum]:
         """Go through what may match, in the query's order, from behind `start`."""
+        if query.causal_parent is not None:
+            return self._sorted(self._children.get(query.causal_parent, ()), query, start)
+        if query.ordered_by == "id":
+            return self._through_ids(query, start)
         if query.prefix:
             first, end = self._range(query.prefix)
             if (end - first) * _NARROW < len(self._live):
                 return self._sorted(self._ids.keys[first:end], query, start)
-        if query.order == "seq":
-            since = max(query.after_seq or 0, int(start[0]) if start else 0)
-            recent = self._by_seq.keys
-            return self._datums(recent[at][1] for at in range(bisect_left(recent, (since + 1, "")), len(recent)))
+        if query.ordered_by == "seq":
+            return self._through_seqs(query, start)
         return self._through_time(query, start)
 
+    def _through_ids(self, query: Query, start: Position | None) -> Iterator[Datum]:
+        prefix = query.prefix or ""
+        here = None if start is None else start[1]
+        return self._datums(walked(self._ids.keys, prefix, prefix_end(prefix), here, descending=query.descending))
+
+    def _through_seqs(self, query: Query, start: Position | None) -> Iterator[Datum]:
+        first = None if query.after_seq is None else (query.after_seq + 1, "")
+        end = None if query.before_seq is None else (query.before_seq, "")
+        here = None if start is None else (int(start[0]) + (not query.descending), "")
+        keys = walked(self._by_seq.keys, first, end, here, descending=query.descending)
+        return self._datums(id for _, id in keys)
+
     def _through_time(self, query: Query, start: Position | None) -> Iterator[Datum]:
-        keys = self._by_time.keys
         bounds = [time for time in (query.since, query.after) if isinstance(time, float)]
-        low = bisect_left(keys, (max(bounds), "")) if bounds else 0
-        high = bisect_left(keys, (query.until, "")) if isinstance(query.until, float) else len(keys)
-        if query.order == "newest":
-            high = high if start is None else min(high, bisect_left(keys, start))
-            return self._datums(keys[at][1] for at in range(high - 1, low - 1, -1))
-        low = low if start is None else max(low, bisect_right(keys, start))
-        return self._datums(keys[at][1] for at in range(low, high))
+        first = (max(bounds), "") if bounds else None
+        end = (query.until, "") if isinstance(query.until, float) else None
+        keys = walked(self._by_time.keys, first, end, start, descending=query.descending)
+        return self._datums(id for _, id in keys)
 
     def _sorted(self, ids: Iterable[str], query: Query, start: Position | None) -> Iterator[Datum]:
-        newest = query.order == "newest"
         live = ((query.position(datum), datum) for datum in self._datums(ids))
-        behind = live if start is None else (pair for pair in live if (pair[0] < start) == newest and pair[0] != start)
-        return iter([datum for _, datum in sorted(behind, key=itemgetter(0), reverse=newest)])
+        behind = live if start is None else (pair for pair in live if query.is_behind(pair[0], start))
+        return iter([datum for _, datum in sorted(behind, key=itemgetter(0), reverse=query.descending)])
+
+    def _first_live(self, text: str) -> str | None:
+        """Return the first live id from a text on."""
+        return next((id for id in walked(self._ids.keys, text, None, None, descending=False) if id in self._live), None)
 
     def _datums(self, ids: Iterable[str]) -> Iterator[Datum]:
         for id in ids:

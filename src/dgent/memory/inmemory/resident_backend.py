@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
     from dgent.memory.inmemory.store_state import StoreState
-    from dgent.page import Page
+    from dgent.name_listing import NamespaceListing, SegmentListing
+    from dgent.page import KeyPage, Page
     from dgent.query import Query
     from dgent.store import Datums, Names, Revisions, StoreStats
 
@@ -86,10 +87,14 @@ class ResidentBackend(BackendBase):
         return await self._erase(lambda namespace_state: namespace_state.outdated(keep_versions, older_than), None)
 
     @override
-    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
+    async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        return await self._read(lambda namespace_state: namespace_state.segments(listing, limit, cursor))
+
+    @override
+    async def _namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
         state = await self._current()
         with state.lock:
-            return state.namespaces(prefix, limit)
+            return state.namespaces(listing, limit, cursor)
 
     @override
     async def _head(self) -> int:

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import nsmallest
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dgent.limits import Limits
+    from dgent.name_listing import NamespaceListing
+    from dgent.page import KeyPage
 
 Clock = Callable[[], float]
 """Unix seconds in UTC; `time.time` everywhere but in tests."""
@@ -80,11 +83,12 @@ class StoreState:
         self.append(namespace, stored)
         return Change("put" if stored.live else "delete", namespace, stored.id, stored.version, stored.seq)
 
-    def namespaces(self, prefix: str | None, limit: int) -> list[str]:
-        """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
+    def namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
+        """Return a page of the namespaces that hold something, sorted."""
+        after = listing.after(cursor) or ""
         held = (name for name, namespace_state in self.namespace_states.items() if namespace_state)
-        below = (name for name in held if prefix is None or name == prefix or name.startswith(f"{prefix}/"))
-        return sorted(below)[:limit]
+        found = (name for name in held if name > after and listing.has(name))
+        return listing.page(nsmallest(limit + 1, found), limit)
 
 
 def _stored(

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias,
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
-from dgent.exceptions import DgentError
+from dgent.exceptions import Corrupt, DgentError
 from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
-from dgent.memory.sql import causal_reads, changes, erasure, queries, reads
+from dgent.memory.sql import causal_reads, changes, erasure, key_listing, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
 from dgent.operations import Put
@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.limits import Limits
+    from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation
-    from dgent.page import Page
+    from dgent.page import KeyPage, Page
     from dgent.query import Query
     from dgent.sql import Database
     from dgent.sql.runner import Each
@@ -131,6 +132,18 @@ class SqlBackend(SqlStore, BackendBase):
         short = query.limit <= SHORT and covers(query)
         return await self._read(self._here(queries.query, query, self.clock()), short=short)
 
+    @override
+    async def _keys(self, query: Query) -> KeyPage:
+        return await self._read(self._here(key_listing.keys, query, self.clock()), short=query.limit <= SHORT)
+
+    @override
+    async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
+        work = self._here(key_listing.segments, listing, limit, cursor, self.clock())
+        try:
+            return await self._read(work, short=limit <= SHORT)
+        except Corrupt:  # an id is damaged, past which `keys` comes
+            return await super()._segments(listing, limit, cursor)
+
     async def search(self, index: str, question: Any, *, limit: int = DEFAULT_LIMIT) -> list[Datum]:
         """Return the first live datums that answer a question to an index, the best first.
 
@@ -173,8 +186,8 @@ class SqlBackend(SqlStore, BackendBase):
         return await self._write(self._here(erasure.compact, self.clock, keep_versions, older_than))
 
     @override
-    async def _namespaces(self, prefix: str | None, limit: int) -> Names:
-        return await self._read(lambda connection: reads.namespaces(connection, prefix, limit))
+    async def _namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
+        return await self._read(lambda connection: key_listing.namespaces(connection, listing, limit, cursor))
 
     @override
     async def is_available(self) -> bool:

@@ -84,6 +84,8 @@ Index("ix_dgent_datums_seq", datums.c.namespace, datums.c.seq, unique=True)
 
 READ: Final = [each for each in datums.c if each.name not in {"namespace", "live"}]
 """The columns that `datums_of` takes: a reader knows the other two, and each costs a tenth of a row."""
+KEYS: Final = [datums.c.id, datums.c.created_at, datums.c.seq]
+"""The columns that say where a datum stands, in the order of `Query.position_of`."""
 _CONTENT: Final = [each.name for each in READ].index("content")
 
 

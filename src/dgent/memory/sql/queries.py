@@ -8,13 +8,14 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, false, func, literal_column, select
 
-from dgent.cursor import Position, seal_cursor
 from dgent.memory.metadata_index import also, terms, terms_for
-from dgent.memory.sql.datum_tables import READ, datums, datums_of, each_of
+from dgent.memory.sql.datum_tables import KEYS, READ, datums, datums_of, each_of
 from dgent.memory.sql.reads import check_passable, end_of, get_many, in_range, unexpired
+from dgent.name_listing import BEHIND
 from dgent.page import Page
+from dgent.query import ORDERS
 from dgent.sql.constructs import BYTEWISE, unindexed
 from dgent.sql.damaged_pages import Source, page_of
 from dgent.sql.keyset import BATCH, behind, first_of, in_order
@@ -24,12 +25,14 @@ from dgent.sql.table_set import formats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dgent.cursor import Position
     from dgent.datum import Datum
     from dgent.memory.datum_index import DatumIndex
-    from dgent.query import Query
+    from dgent.query import Order, Query
 
 d, t = datums.c, terms.c
 
+_BOUNDS: Final = ("since", "until", "after", "after_seq", "before_seq")
 NARROW: Final = 1000
 """A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
 
@@ -56,12 +59,12 @@ _WIDTH_OF_TERM = Statement(
 class _QueryShape(NamedTuple):
     """What a statement that lists datums looks like, apart from its values."""
 
-    order: str
-    by: str  # what is walked: "order", an "id" range that is sorted, or a "term"
+    order: Order
+    by: str  # what is walked: "order", an "id" range or the "parent" that is sorted, or a "term"
     terms: int
-    prefix: bool
-    bounds: frozenset[str]  # of since, until, after, after_seq
-    resumed: bool
+    bounds: frozenset[str]  # of since, until, after, after_seq, before_seq, and of ids the first and the end
+    resumed: bool  # in the orders by time: whether it goes on behind a position
+    keys: bool = False  # whether to read `KEYS` alone
 
 
 def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
@@ -73,22 +76,31 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     at = query.start()
     if query.limit == 0:
         return Page()
-    wanted = terms_for(query)
-    if len(wanted) > 1:
-        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
-    by = "term" if wanted else _walk(connection, namespace, query)
-
-    def rows(behind: Position | None, most: int) -> list[Any]:
-        return _rows(connection, namespace, query, by, wanted, behind, most, now)
-
+    rows = reader(connection, namespace, query, now)
     try:
         return _whole_page(namespace, query, at, rows)
     except Exception as error:
         check_passable(error)
     each = Source(rows, partial(each_of, namespace), query.position)
     part = page_of(connection, each, at, query.limit, query.matches, f"namespace {namespace!r}")
-    cursor = None if part.last is None else seal_cursor(query.position(part.last), query.fingerprint)
+    cursor = None if part.last is None else query.cursor_at(query.position(part.last))
     return Page(part.found, cursor, part.damaged)
+
+
+def reader(
+    connection: Connection, namespace: str, query: Query, now: float, *, keys: bool = False
+) -> Callable[[Position | None, int], list[Any]]:
+    """Return what reads the next rows behind a position of what is live and may match; `keys` reads `KEYS` alone."""
+    wanted = [] if query.causal_parent is not None else terms_for(query)
+    if len(wanted) > 1:
+        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
+    by = "term" if wanted else _walk(connection, namespace, query)
+
+    def rows(behind: Position | None, most: int) -> list[Any]:
+        statement, values = _asked(query, by, wanted, behind, keys)
+        return statement.rows(connection, namespace, now, most, *values)
+
+    return rows
 
 
 def search(
@@ -129,8 +141,13 @@ def _whole_page(
 
 
 def _walk(connection: Connection, namespace: str, query: Query) -> str:
-    """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100."""
-    if not query.prefix:
+    """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100.
+
+    The children of a datum are few nearly always, and found by its id; those of many are sorted.
+    """
+    if query.causal_parent is not None:
+        return "parent"
+    if not query.prefix or query.ordered_by == "id":
         return "order"
     width = _WIDTH_OF_RANGE.rows(connection, namespace, query.prefix, end_of(query.prefix))[0][0]
     return "id" if width < NARROW else "order"
@@ -140,36 +157,47 @@ def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
     return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
 
 
-def _rows(
-    connection: Connection,
-    namespace: str,
-    query: Query,
-    by: str,
-    wanted: list[int],
-    at: Position | None,
-    batch: int,
-    now: float,
-) -> list[Any]:
-    bounds = {name: getattr(query, name) for name in ("since", "until", "after", "after_seq")}
-    given = {name: value for name, value in bounds.items() if value is not None}
-    shape = _QueryShape(query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None)
-    values: list[Any] = [namespace, now, batch, *wanted]
+def _asked(query: Query, by: str, wanted: list[int], at: Position | None, keys: bool) -> tuple[Statement, list[Any]]:
+    """Return a statement and its values, but for the namespace, the time and how many rows.
+
+    In the orders of ids and seqs a position narrows the range that there is: of two bounds SQLite may start at either.
+    """
+    bounds: dict[str, Any] = {name: getattr(query, name) for name in _BOUNDS}
     if query.prefix:
-        values += [query.prefix, end_of(query.prefix)]
+        bounds |= {"first": query.prefix, "end": end_of(query.prefix)}
+    resumed = at is not None and query.ordered_by == "time"
+    if at is not None and not resumed:
+        name, nearer, place = _narrower(query, at)
+        bounds[name] = place if bounds.get(name) is None else nearer(bounds[name], place)
+    given = {name: value for name, value in bounds.items() if value is not None}
+    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys)
+    values: list[Any] = [*wanted]
+    if by == "parent":
+        values.append(query.causal_parent)
     values += [given[name] for name in sorted(given)]
-    if at is not None:
-        values += [at[0]] if query.order == "seq" else list(at)
-    return _listing(shape).rows(connection, *values)
+    if resumed and at is not None:
+        values += at
+    return _listing(shape), values
+
+
+def _narrower(query: Query, at: Position) -> tuple[str, Callable[[Any, Any], Any], Any]:
+    """Return which bound a position moves in an order of ids or seqs, which of two counts, and where it is then."""
+    if query.ordered_by == "id":
+        return ("end", min, at[1]) if query.descending else ("first", max, at[1] + BEHIND)
+    return ("before_seq", min, int(at[0])) if query.descending else ("after_seq", max, int(at[0]))
 
 
 @lru_cache(maxsize=256)
 def _listing(shape: _QueryShape) -> Statement:
-    """Write the statement of a shape; its parameters come in the order in which `_rows` gives them."""
+    """Write the statement of a shape; its parameters come in the order in which `_asked` gives them."""
+    ordered_by, descending = ORDERS[shape.order]
     names = ["ns", "now", "most", *(f"term{at}" for at in range(shape.terms))]
     created: Any = t.created_at if shape.by == "term" else d.created_at
-    id = t.id if shape.by == "term" else d.id
-    where: list[ColumnElement[bool]] = [d.live, unexpired(d)]
-    source = select(*READ)
+    id: Any = t.id if shape.by == "term" else d.id
+    by_id = shape.by == "order" and ordered_by == "id"
+    # "is not false" where the key is walked, because for "live" a planner may take a partial index, and sort it all.
+    where: list[ColumnElement[bool]] = [d.live.is_not(false()) if by_id else d.live, unexpired(d)]
+    source = select(*(KEYS if shape.keys else READ))
     if shape.by == "term":
         source = source.select_from(terms).join(
             datums, and_(d.namespace == bindparam("ns"), d.id == t.id, d.version == t.version)
@@ -178,27 +206,31 @@ def _listing(shape: _QueryShape) -> Statement:
         where += [also(at) for at in range(1, shape.terms)]
     else:
         where.append(d.namespace == bindparam("ns"))
-    if shape.prefix:
-        ranged: Any = id if shape.by == "id" else unindexed(id)
-        where += [ranged >= bindparam("first", type_=BYTEWISE), ranged < bindparam("end", type_=BYTEWISE)]
-        names += ["first", "end"]
+    if shape.by == "parent":
+        where += [d.parent == bindparam("parent", type_=BYTEWISE), d.parent.is_not(None)]  # as in its partial index
+        names.append("parent")
+    ranged: Any = id if shape.by == "id" or by_id else unindexed(id)
     seq: Any = d.seq
-    if shape.by != "order":
+    if shape.by != "order" or by_id:
         seq = unindexed(seq)
-    if shape.by == "id" or (shape.by == "term" and shape.order == "seq"):
+    if shape.by in {"id", "parent"} or by_id or (shape.by == "term" and ordered_by != "time"):
         created = unindexed(created)
+    if shape.by == "parent" or (shape.by == "term" and ordered_by == "id"):
+        id = unindexed(id)
     tests = {
         "since": created >= bindparam("since"),
         "until": created < bindparam("until"),
         "after": created > bindparam("after"),
         "after_seq": seq > bindparam("after_seq"),
+        "before_seq": seq < bindparam("before_seq"),
+        "first": ranged >= bindparam("first", type_=BYTEWISE),
+        "end": ranged < bindparam("end", type_=BYTEWISE),
     }
     where += [tests[name] for name in sorted(shape.bounds)]
     names += sorted(shape.bounds)
-    keys: list[Any] = [seq] if shape.order == "seq" else [created, id]
+    keys = [created, id] if ordered_by == "time" else [id] if ordered_by == "id" else [seq]
     if shape.resumed:
-        place = ["at"] if shape.order == "seq" else ["at", "at_id"]
-        where.append(behind(keys, place, descending=shape.order == "newest"))
-        names += place
-    listed = source.where(*where).order_by(*in_order(keys, descending=shape.order == "newest"))
+        where.append(behind(keys, ["at", "at_id"], descending=descending))
+        names += ["at", "at_id"]
+    listed = source.where(*where).order_by(*in_order(keys, descending=descending))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join(names))

@@ -17,7 +17,6 @@ from sqlalchemy import (
     Integer,
     and_,
     bindparam,
-    exists,
     false,
     func,
     literal_column,
@@ -48,7 +47,7 @@ _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 def end_of(prefix: str) -> str:
     """Return a text above every id that starts with a prefix."""
-    return prefix_end(prefix) or prefix + "\U0010ffff" * ID_LENGTH
+    return prefix_end(prefix) or prefix + "\U0010ffff" * (ID_LENGTH + 1)
 
 
 def unexpired(columns: Any) -> ColumnElement[bool]:
@@ -121,15 +120,6 @@ def _as_of() -> Statement:
 _AS_OF = _as_of()
 _VERSIONS = Statement(select(func.count()).where(d.namespace == bindparam("ns")), "ns")
 _HEAD = Statement(select(heads.c.seq).where(heads.c.namespace == bindparam("ns")), "ns")
-_NAMESPACES = Statement(
-    select(heads.c.namespace)
-    .where(
-        heads.c.namespace >= bindparam("first"),
-        exists().where(d.namespace == heads.c.namespace),
-    )
-    .order_by(heads.c.namespace),
-    "first",
-)
 
 
 def get(connection: Connection, namespace: str, id: str, version: int | None, now: float) -> Datum | None:
@@ -256,10 +246,3 @@ def stats(connection: Connection, namespace: str, now: float) -> StoreStats:
     seq = head(connection, namespace)
     versions = int(_VERSIONS.rows(connection, namespace)[0][0])
     return StoreStats(count(connection, namespace, None, now), versions, seq)
-
-
-def namespaces(connection: Connection, prefix: str | None, limit: int) -> list[str]:
-    """Return the namespaces that hold something: `prefix` and those below it, or all."""
-    names = (name for (name,) in _NAMESPACES.rows(connection, prefix or ""))
-    wanted = [name for name in names if not prefix or name == prefix or name.startswith(f"{prefix}/")]
-    return wanted[:limit]
