@@ -52,13 +52,18 @@ class Page(list[Datum]):
         Raises:
             Corrupt: something was; the message names the first.
         """
-        if self.damaged:
-            id, version, reason, _ = self.damaged[0]
-            raise Corrupt(
-                f"version {version} of {id!r:.200} is not what was written ({reason}), and {len(self.damaged) - 1:,} "
-                "more are not: restore them from a backup, or purge them"
-            )
+        check_whole(self.damaged)
         return self
+
+
+def check_whole(damaged: tuple[Damaged, ...]) -> None:
+    """Raise Corrupt if anything was left out of a page; the message names the first."""
+    if damaged:
+        id, version, reason, _ = damaged[0]
+        raise Corrupt(
+            f"version {version} of {id!r:.200} is not what was written ({reason}), and {len(damaged) - 1:,} "
+            "more are not: restore them from a backup, or purge them"
+        )
 
 
 class KeyPage(list[str]):

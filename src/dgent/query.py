@@ -18,7 +18,7 @@ from dgent.error_messages import called
 from dgent.exceptions import InvalidDatum, InvalidQuery
 from dgent.jsonvalue import MISSING, comparable, follow, parse_path, stored_comparable
 from dgent.page import Page
-from dgent.validation import check_limit, check_query_text
+from dgent.validation import check_limit, check_query_text, check_seq
 
 if TYPE_CHECKING:
     from dgent.datum import Datum
@@ -92,7 +92,8 @@ class Query:
         if self.order not in get_args(Order):
             raise InvalidQuery(f"order is {self.order!r}: use one of {', '.join(get_args(Order))}")
         for name in ("after_seq", "before_seq"):
-            _check_seq(name, getattr(self, name))
+            if getattr(self, name) is not None:
+                check_seq(getattr(self, name), name)
         check_limit(self.limit)
         check_limit(self.offset, "offset")
         _ = self.conditions
@@ -293,11 +294,6 @@ def _seconds(name: str, value: datetime | float | None) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < MAX_SECONDS:
         raise InvalidQuery(f"{name} is no moment: use an aware datetime or Unix seconds")
     return float(value) + 0.0  # there is one zero
-
-
-def _check_seq(name: str, value: object) -> None:
-    if value is not None and not (type(value) is int and abs(value) < 2**63):
-        raise InvalidQuery(f"{name} is an integer of 64 bits")
 
 
 def _tag_set(tags: object) -> frozenset[str]:

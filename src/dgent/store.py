@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage
     from dgent.page import KeyPage, Page
 
 
@@ -217,11 +218,25 @@ class DgentProtocol(StateBackend, Protocol):
     async def query(self, query: Query) -> Page:
         """Return a page of the live datums that match."""
 
-    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
+    async def causal_chain(
+        self,
+        id: str,
+        *,
+        version: int | None = None,
+        as_of: float | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Datums:
         """Return the live datum and its live ancestors, oldest first unless told otherwise; empty where there is none.
 
+        With `as_of` (Unix seconds) it is the chain as it was live at that moment. With `version` it says why that
+        version was so: each ancestor is the one that was live when the one below it was stored, which its seq tells.
+        `limit` asks for that many, those nearest to the datum.
+
         Raises:
-            LimitExceeded: the chain is longer than the limit `max_chain`.
+            LimitExceeded: the chain is longer than the limit `max_chain`, and so is what was asked for.
+            InvalidQuery: both a version and a time were given.
+            CapabilityMissing: one of them was, of a store without a history.
         """
 
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
@@ -234,6 +249,26 @@ class DgentProtocol(StateBackend, Protocol):
 
         Where that clock went back, what was stored until it had caught up has the time of the last write before; what
         also expired in that time was live at no moment that history has.
+        """
+
+    async def head(self) -> int:
+        """Return the seq of the last write, also where that was purged; 0 where nothing was ever put.
+
+        Raises:
+            CapabilityMissing: the store counts no commits: it has no history.
+        """
+
+    async def seq_at(self, time: float) -> int:
+        """Return the seq of the last version stored at or before a moment (Unix seconds), 0 before everything.
+
+        Both only grow within a namespace, so a reader of `seq > await seq_at(t)` sees what was stored after t.
+        """
+
+    async def changes(self, after_seq: int, *, until: int | None = None, limit: int = DEFAULT_LIMIT) -> ChangePage:
+        """Return a page of the versions of all ids with `after_seq < seq <= until`, in the order of the commits.
+
+        Deletions are among them; what was purged or compacted away is not. Go on with `changes(page.seq)`: a commit
+        that comes later never has a smaller seq, so nothing that stays is missed.
         """
 
     async def purge(self, id: str) -> int:
@@ -290,14 +325,6 @@ class Prepared(Protocol):
 
     async def prepare(self) -> str:
         """Make it if it is not there, and return the id of the store."""
-
-
-@runtime_checkable
-class HasHead(Protocol):
-    """A store that tells cheaply where a namespace stands."""
-
-    async def head(self) -> int:
-        """Return the highest seq of the namespace; 0 where nothing was ever put."""
 
 
 @runtime_checkable

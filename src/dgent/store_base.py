@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from typing_extensions import override
 
-from dgent.exceptions import StorageError
+from dgent.exceptions import InvalidQuery, StorageError
 from dgent.name_listing import NamespaceListing, SegmentListing
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
 from dgent.page import KeyPage, Page
@@ -27,6 +27,7 @@ from dgent.validation import (
     check_limit,
     check_namespace,
     check_query_text,
+    check_seq,
     check_time,
     check_ttl,
     check_version,
@@ -35,6 +36,7 @@ from dgent.validation import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.limits import Limits
 
@@ -90,8 +92,11 @@ class StoreBase(DgentProtocol, ABC):
         return listing.page(found, limit)
 
     @abstractmethod
-    async def _causal_chain(self, id: str) -> Datums:
-        """Return the chain, oldest first; LimitExceeded if it is longer than the limit."""
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        """Return the nearest `limit` of the chain, oldest first; LimitExceeded if more than `max_chain` are asked for.
+
+        A store without a history is asked for neither a version nor a time, and nobody for both.
+        """
 
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         """Return the last versions, oldest first; a store without a history leaves this refusal."""
@@ -99,6 +104,18 @@ class StoreBase(DgentProtocol, ABC):
 
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         """Return a page of what was live; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _head(self) -> int:
+        """Return the seq of the last write; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _seq_at(self, time: float) -> int:
+        """Return the seq of the last version at or before a time; a store without a history leaves this refusal."""
+        raise self.capabilities.refusal("history", self._called)
+
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        """Return a page of changes; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
 
     @abstractmethod
@@ -211,11 +228,26 @@ class StoreBase(DgentProtocol, ABC):
         return await self._segments(listing, self.limits.page(limit), cursor)
 
     @override
-    async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
+    async def causal_chain(
+        self,
+        id: str,
+        *,
+        version: int | None = None,
+        as_of: float | None = None,
+        limit: int | None = None,
+        newest_first: bool = False,
+    ) -> Datums:
         self._checked_id(id)
         self.capabilities.require("causal", self._called)
         check_kind(newest_first, bool, "newest_first is True or False")
-        chain = await self._causal_chain(id)
+        if version is not None or as_of is not None:
+            self.capabilities.require("history", self._called)
+        if version is not None and as_of is not None:
+            raise InvalidQuery("a chain is that of a version or that of a time: pass version= or as_of=, not both")
+        number, moment = check_version(version), None if as_of is None else check_time(as_of, "as_of")
+        if limit is not None and check_limit(limit) == 0:
+            return []
+        chain = await self._causal_chain(id, number, moment, limit)
         return chain[::-1] if newest_first else chain
 
     @override
@@ -231,6 +263,22 @@ class StoreBase(DgentProtocol, ABC):
         self.capabilities.require("history", self._called)
         moment, checked = check_time(time, "time"), Query(prefix=prefix).prefix
         return await self._as_of(moment, checked, self.limits.page(limit), cursor)
+
+    @override
+    async def head(self) -> int:
+        self.capabilities.require("history", self._called)
+        return await self._head()
+
+    @override
+    async def seq_at(self, time: float) -> int:
+        self.capabilities.require("history", self._called)
+        return await self._seq_at(check_time(time, "time"))
+
+    @override
+    async def changes(self, after_seq: int, *, until: int | None = None, limit: int = DEFAULT_LIMIT) -> ChangePage:
+        self.capabilities.require("history", self._called)
+        start, end = check_seq(after_seq, "after_seq"), None if until is None else check_seq(until, "until")
+        return await self._changes(start, end, self.limits.page(limit))
 
     @override
     async def purge(self, id: str) -> int:

@@ -156,6 +156,13 @@ def check_version(version: int | None, field: str = "version") -> int | None:
     return max(0, min(version, 2**62))
 
 
+def check_seq(seq: object, field: str) -> int:
+    """Return a seq, or any integer that a column is compared with, else raise InvalidQuery."""
+    if type(seq) is not int or not abs(seq) < 2**63:
+        raise InvalidQuery(f"{field} is an integer of 64 bits")
+    return seq
+
+
 def check_ttl(ttl: float | Literal["keep"] | None) -> float | Literal["keep"] | None:
     """Return `ttl` if it is None, "keep" or a positive, finite number of seconds, else raise InvalidDatum."""
     if ttl is None:

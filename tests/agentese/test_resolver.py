@@ -50,6 +50,9 @@ PROPER: dict[str, dict[str, Any]] = {
     "causal_chain": {"id": "c1"},
     "history": {"id": "d1"},
     "as_of": {"time": 10.0},
+    "head": {},
+    "seq_at": {"time": 10.0},
+    "changes": {"after_seq": 0},
     "purge": {"id": "nothing"},
 }
 """Arguments that each verb takes."""

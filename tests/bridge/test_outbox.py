@@ -273,6 +273,16 @@ async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: 
     assert [datum.id for datum in await memory.causal_chain("a")] == ["b", "a"]
 
 
+async def test_what_changed_is_what_was_delivered(database: Database) -> None:
+    memory = MemoryBackend()
+    await memory.put(Datum.create(b"1", id="a"))
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.put(Datum.create(b"2", id="a"))
+        assert await tx.memory.changes(0) == await memory.changes(0)
+        assert (await tx.memory.head(), await tx.memory.seq_at(2e9)) == (1, 1)
+    assert [(change.id, change.version) for change in await memory.changes(1)] == [("a", 2)]
+
+
 @pytest.fixture(params=["memory", "jsonl", "sqlite", "same"])
 async def other(request: pytest.FixtureRequest, database: Database, tmp_path: Path) -> AsyncIterator[Any]:
     """Return a memory of each kind elsewhere, and one in the same database."""

@@ -88,6 +88,38 @@ def test_history_shows_what_was_superseded_and_deleted(kg: Runner) -> None:
     kg("memory", "history", "never", code=3)
 
 
+def test_changes_are_what_was_put_and_deleted(kg: Runner) -> None:
+    kg("memory", "put", "one", "--id", "a")
+    kg("memory", "put", "two", "--id", "b")
+    kg("memory", "delete", "a")
+    found = kg.json("memory", "changes")
+    told = [(each["id"], each["version"], each["seq"], (each["datum"] or {}).get("text")) for each in found["changes"]]
+    assert told == [("a", 1, 1, "one"), ("b", 1, 2, "two"), ("a", 2, 3, None)]
+    assert (found["seq"], found["more"], found["damaged"]) == (3, False, [])
+    assert "--after-seq=2" in kg("memory", "changes", "--limit", 2).text
+    assert [each["seq"] for each in kg.json("memory", "changes", "--after-seq", 1, "--until", 2)["changes"]] == [2]
+    assert "deleted" in kg("memory", "changes").text
+    assert "nothing was stored after seq 3" in kg("memory", "changes", "--since", "2100-01-01").text
+    assert len(kg.json("memory", "changes", "--since", "2000-01-01")["changes"]) == 3
+    assert [each["seq"] for each in kg.json("data", "self.data.changes", "after_seq=2")] == [3]
+    assert "deleted" in kg("data", "self.data.changes", "after_seq=2").text
+
+
+def test_a_chain_is_that_of_now_of_a_version_or_of_a_time(kg: Runner) -> None:
+    for id, parent in (("a", None), ("b", "a"), ("c", "b"), ("b", None)):
+        kg("memory", "put", f"{id} {parent}", "--id", id, *(["--parent", parent] if parent else []))
+
+    def ids(*words: object) -> list[str]:
+        return [each["id"] for each in kg.json("memory", "chain", "c", *words)]
+
+    assert (ids(), ids("--version", 1)) == (["b", "c"], ["a", "b", "c"])
+    assert (ids("--version", 1, "--limit", 1), ids("--as-of", "2100-01-01")) == (["c"], ["b", "c"])
+    kg("memory", "chain", "c", "--as-of", "2000-01-01", code=3)
+    kg("memory", "chain", "c", "--version", 7, code=3)
+    kg("memory", "chain", "c", "--version", 1, "--as-of", "2100-01-01", code=2)
+    assert [each["id"] for each in kg.json("data", "self.data.causal_chain", "id=c", "version=1")] == ["a", "b", "c"]
+
+
 def test_purge_asks_before_it_erases(kg: Runner) -> None:
     kg("memory", "put", "one", "--id", "a")
     assert "say --yes" in kg("memory", "purge", "a", code=2).err

@@ -27,6 +27,7 @@ WORDS = {
     "memory get": ID,
     "memory list": "",
     "memory history": ID,
+    "memory changes": "",
     "memory chain": ID,
     "memory delete": ID,
     "memory purge": f"{ID} --yes",

@@ -158,6 +158,29 @@ async def test_the_past_gives_the_others_and_names_the_damaged_one(store: SqlBac
         restore(url)
 
 
+async def test_what_changed_gives_the_others_and_names_the_damaged_one(store: SqlBackend, url: str) -> None:
+    """And the search for a time is led astray by no row: a time that became huge or tiny, a seq that is no number."""
+    keep(url)
+    stored_at = (await store.history("k0"))[0].stored_at
+    for what in [*changes(url), Change("stored_at", 1e308), Change("expires_at", 1.0)]:
+        change(url, BAD, what)
+        for limit in (1, 4, 100):
+            found, named, seq, more = list[Datum | None](), list[Damaged](), 0, True
+            while more:
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    page = await store.changes(seq, limit=limit)
+                assert [each.category for each in said] == [DamagedWarning] * bool(page.damaged), said
+                found += [each.datum for each in page]
+                named += page.damaged
+                seq, more = page.seq, page.more
+            assert found == [datum(n) for n in range(10) if n != 5], (str(what), limit)
+            assert len(named) == 1, (str(what), limit)
+        assert await store.seq_at(stored_at - 1) == 0, str(what)
+        assert await store.seq_at(time.time() + 60) == 10, str(what)
+        restore(url)
+
+
 async def test_what_reads_it_alone_says_that_it_is_damaged(store: SqlBackend, url: str) -> None:
     """So that nobody hides a datum by damaging it."""
     keep(url)

@@ -334,6 +334,9 @@ async def test_while_degraded_nothing_is_compared_or_erased(place: Place, at_sta
             lambda: router.delete("a", expect=1),
             lambda: router.purge("a"),
             router.compact,
+            lambda: router.changes(0),  # what stands for the first has other seqs
+            lambda: router.seq_at(1.0),
+            router.head,
         ):
             with pytest.raises(BackendUnavailable, match="out of reach"):
                 await refused()

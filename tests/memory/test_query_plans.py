@@ -8,18 +8,21 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import erasure, key_listing, namespace_head, queries, reads, writes
+from dgent.memory.sql import causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (erasure, key_listing, namespace_head, queries, reads, writes)
+    for module in (causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes)
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }
 IN_RANGE = frozenset(["first", "end"])
-BY_ID = ("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_CHAIN", "_ANCESTORS", "_PURGE", "_SUPERSEDE")
+BY_ID = (
+    *("_GET", "_GET_MANY", "_LATEST", "_LATEST_OF_ONE", "_HISTORY", "_ANCESTORS", "_PURGE", "_SUPERSEDE"),
+    *("_CHAIN", "_CHAIN_AT_TIME", "_CHAIN_OF_VERSION"),
+)
 
 
 @pytest.fixture

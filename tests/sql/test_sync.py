@@ -28,7 +28,7 @@ from dgent.exceptions import (
 )
 from dgent.limits import Limits
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import erasure, key_listing, queries, reads, writes
+from dgent.memory.sql import causal_reads, erasure, key_listing, queries, reads, writes
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
@@ -241,7 +241,7 @@ def answers(connection: Connection, ids: list[str]) -> list[Any]:
         *(list(queries.query(connection, "sync", query, now)) for query in filters),
         list(queries.query(connection, "sync", Query(limit=3, cursor=first.cursor), now)),
         reads.count(connection, "sync", "d", now),
-        reads.causal_chain(connection, "sync", "d9", now, 100),
+        causal_reads.causal_chain(connection, "sync", "d9", now, 100),
         reads.history(connection, "sync", "d0", 100, None),
         list(reads.as_of(connection, "sync", now, None, 100, None)),
         key_listing.namespaces(connection, NamespaceListing(), 10),

@@ -185,6 +185,13 @@ def _json(text: str | bytes, what: str) -> Any:
 
 
 _PAGE: Final[Mapping[str, Convert]] = {"prefix": _text, "limit": _whole, "cursor": _text}
+_CHANGES: Final[Mapping[str, Convert]] = {"until": _whole, "limit": _whole}
+_CHAIN: Final[Mapping[str, Convert]] = {
+    "version": _whole,
+    "as_of": _moment,
+    "limit": _whole,
+    "newest_first": _flag,
+}
 
 _SEQS: Final[Mapping[str, Convert]] = {"after_seq": _whole, "before_seq": _whole}
 
@@ -205,9 +212,12 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("keys", "read", lambda s: s.keys, {}, {**_PAGE, "order": _text}),
         Aspect("segments", "read", lambda s: s.segments, {}, {**_PAGE, "delimiter": _text, "depth": _whole}),
         Aspect("query", "read", lambda s: s.query, {"query": _query}),
-        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, {"newest_first": _flag}, "causal"),
+        Aspect("causal_chain", "read", lambda s: s.causal_chain, {"id": _text}, _CHAIN, "causal"),
         Aspect("history", "read", lambda s: s.history, {"id": _text}, {"limit": _whole, "before": _whole}, "history"),
         Aspect("as_of", "read", lambda s: s.as_of, {"time": _moment}, _PAGE, "history"),
+        Aspect("head", "read", lambda s: s.head, capability="history"),
+        Aspect("seq_at", "read", lambda s: s.seq_at, {"time": _moment}, capability="history"),
+        Aspect("changes", "read", lambda s: s.changes, {"after_seq": _whole}, _CHANGES, "history"),
         Aspect("purge", "purge", lambda s: s.purge, {"id": _text}),
     )
 }

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage
     from dgent.operations import TTL, Operation
     from dgent.query import Query
     from dgent.sql import Runner
@@ -172,12 +173,12 @@ class OutboxMemory(StoreBase):
         return tuple(one for one in damaged if one not in later)
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        if await self._box.is_empty(self._runner):
-            return await self._memory.causal_chain(id)
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        if version is not None or as_of is not None or await self._box.is_empty(self._runner):
+            return await self._memory.causal_chain(id, version=version, as_of=as_of, limit=limit)
         chain: dict[str, Datum] = {}
         at: str | None = id
-        while at is not None and at not in chain:
+        while at is not None and at not in chain and len(chain) != limit:
             datum = await self._get(at, None)
             if datum is None:
                 break
@@ -194,6 +195,18 @@ class OutboxMemory(StoreBase):
     @override
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
+
+    @override
+    async def _head(self) -> int:
+        return await self._memory.head()
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        return await self._memory.seq_at(time)
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        return await self._memory.changes(after_seq, until=until, limit=limit)
 
     @override
     async def _purge(self, id: str) -> int:

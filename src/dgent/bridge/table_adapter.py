@@ -198,9 +198,9 @@ class TableAdapter(StoreBase):
         return await self._read(False, table_keys.segments, listing, limit, cursor)
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
         key = self.mapping.key_of(id)
-        return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
+        return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain, limit)
 
     @override
     async def _purge(self, id: str) -> int:

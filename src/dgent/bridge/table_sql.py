@@ -199,13 +199,16 @@ def count(connection: Connection, mapping: TableMapping, prefix: str | None) -> 
     return sum(mapping.id_of(key, connection.dialect).startswith(prefix) for key in statements.keys.rows(connection))
 
 
-def causal_chain(connection: Connection, mapping: TableMapping, key: Sequence[Any], most: int) -> list[Datum]:
-    """Return the row and its ancestors, oldest first, in one query.
+def causal_chain(
+    connection: Connection, mapping: TableMapping, key: Sequence[Any], most: int, limit: int | None = None
+) -> list[Datum]:
+    """Return the nearest `limit` of the row and its ancestors, oldest first, in one query.
 
     Raises:
         LimitExceeded: there are more than `most`.
     """
-    rows = statements_of(mapping).chain.rows(connection, *bound_key(connection, mapping, key), most)
+    wanted = most + 1 if limit is None or limit > most else limit
+    rows = statements_of(mapping).chain.rows(connection, *bound_key(connection, mapping, key), wanted - 1)
     if len(rows) > most:
         raise LimitExceeded(f"the causal chain in {mapping.name} is longer than {most:,}: raise the setting max_chain")
     return mapping.datums_of(rows, connection.dialect)

@@ -184,16 +184,48 @@ async def history(
 
 @app.command()
 @command
-async def chain(kg: Kg, id: Id) -> None:
+async def changes(
+    kg: Kg,
+    after_seq: Annotated[int, typer.Option(help="Only what was stored after this seq.")] = 0,
+    until: Annotated[int | None, typer.Option(help="Only what was stored up to this seq.")] = None,
+    since: Annotated[str | None, typer.Option(help="Only what was stored after this time.")] = None,
+    limit: Limit = 100,
+) -> None:
+    """Show what was put and deleted, in the order of the commits. Exit 7 and name what is not what was written."""
+    from dgent.cli import arguments, output
+
+    limit = arguments.page(limit, kg.settings.max_page, "--after-seq")
+    moment = arguments.moment(since)
+    async with kg.storage() as storage:
+        memory = storage.memory
+        start = after_seq if moment is None else max(after_seq, await memory.seq_at(moment))
+        page = await memory.changes(start, until=until, limit=limit)
+    found = {"changes": list(page), "seq": page.seq, "more": page.more, "damaged": output.damaged_records(page.damaged)}
+    none = f"nothing was stored after seq {start:,} in {memory.namespace!r}"
+    kg.answer(found, output.changes(page, none=none), *output.damaged(page.damaged), *output.behind(page))
+    refuse_damaged(page.damaged)
+
+
+@app.command()
+@command
+async def chain(
+    kg: Kg,
+    id: Id,
+    version: Annotated[int | None, typer.Option(help="Why this version was so, as it was then.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="As it was at this time.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Only the nearest so many.")] = None,
+) -> None:
     """Show what led to a datum, oldest first."""
-    from dgent.cli import output
+    from dgent.cli import arguments, output
     from dgent.exceptions import DatumNotFound
 
+    moment = arguments.moment(as_of)
     async with kg.storage() as storage:
-        found = await storage.memory.causal_chain(id)
+        found = await storage.memory.causal_chain(id, version=version, as_of=moment, limit=limit)
         where = storage.memory.namespace
-    if not found:
-        raise DatumNotFound(f"no live datum {id!r} in {where!r}")
+    if not found and limit != 0:
+        kind = "live" if version is None else f"version {version} of"
+        raise DatumNotFound(f"no {kind} datum {id!r} in {where!r}{f' at {as_of}' if as_of else ''}")
     kg.answer(found, output.chain(found))
 
 

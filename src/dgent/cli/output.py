@@ -14,6 +14,7 @@ from rich.highlighter import JSONHighlighter
 from rich.table import Table
 from rich.text import Text
 
+from dgent.change_page import ChangePage, ChangeRecord
 from dgent.datum import Datum, as_datetime, text_or_base64
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def to_json(value: Any) -> bytes:
 def _plain(value: Any) -> Any:
     if isinstance(value, Datum):
         return value.to_dict()
+    if isinstance(value, ChangeRecord):
+        return value._asdict()
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
@@ -210,10 +213,25 @@ def revisions(found: Iterable[Revision]) -> RenderableType:
     """Return the history of an id as a table, oldest first."""
     table = grid("v", "seq", "stored (UTC)", "what", "content")
     for each in found:
-        what = Text("deleted", "red") if each.datum is None else Text("put", "green")
-        content = Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags))
-        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), what, content)
+        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), *_what(each.datum))
     return or_none(table, "no versions")
+
+
+def changes(found: Iterable[ChangeRecord], *, none: str = "no changes") -> RenderableType:
+    """Return what changed as a table, in the order of the commits."""
+    table = grid("seq", "id", "v", "stored (UTC)", "what", "content")
+    for each in found:
+        what, content = _what(each.datum, *filter(None, (each.reason, each.author and f"by {each.author}")))
+        stored = Text(when(each.stored_at), "dim")
+        table.add_row(str(each.seq), line(each.id, "cyan"), str(each.version), stored, what, content)
+    return or_none(table, none)
+
+
+def _what(datum: Datum | None, *said: str) -> tuple[Text, Text]:
+    """Return what a version is, and its content; of a deletion what was said of it."""
+    if datum is None:
+        return Text("deleted", "red"), line(", ".join(said))
+    return Text("put", "green"), about(gist(datum), sorted(datum.tags))
 
 
 def crystal_record(crystal: Crystal) -> dict[str, Any]:
@@ -268,6 +286,11 @@ def next_page(cursor: str | None, option: str = "--cursor=") -> list[RenderableT
     return [Text(f"more: the same again with {option}{cursor}", "dim", no_wrap=True, overflow="ignore")]
 
 
+def behind(page: ChangePage) -> list[RenderableType]:
+    """Return how to go on behind a page of changes, if something comes behind it already."""
+    return next_page(str(page.seq) if page.more else None, "--after-seq=")
+
+
 def answer(value: Any) -> RenderableType:
     """Return any answer of an agent path as people read it."""
     if isinstance(value, Datum):
@@ -278,6 +301,8 @@ def answer(value: Any) -> RenderableType:
         return datums(value.values())
     if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
         return Text("\n".join(clean(each) for each in value))
+    if isinstance(value, ChangePage):
+        return Group(changes(value), *damaged(value.damaged), *behind(value))
     if isinstance(value, list) and value:
         return revisions(value)
     return Text("nothing" if value is None or value == [] else _said(value))

@@ -179,3 +179,5 @@ class ClockLaws(ContractBase):
             await store.put(self.make_datum("d", 1, "c"))
             assert (await store.put(self.make_datum("c", 2, "a"))).causal_parent == "a"
             assert [datum.id for datum in await store.causal_chain("d")] == ["b", "a", "c", "d"]
+            for limit in (2, 4, 9):
+                assert [datum.id for datum in await store.causal_chain("d", limit=limit)] == [*"bacd"][-limit:]

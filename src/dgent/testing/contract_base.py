@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage, ChangeRecord
     from dgent.page import Page
 
 START: Final = 1_700_000_000.0
@@ -81,6 +82,18 @@ async def pages(page: Callable[[str | None], Awaitable[Page]]) -> list[Datum]:
         assert here.cursor not in seen, "a cursor leads back to its own page"
         seen.add(here.cursor)
         here = await page(here.cursor)
+
+
+async def all_changes(page: Callable[[int], Awaitable[ChangePage]], after_seq: int = 0) -> list[ChangeRecord]:
+    """Follow `page(after_seq)` to the end and join the pages."""
+    found: list[ChangeRecord] = []
+    while True:
+        here = await page(after_seq)
+        found += here
+        if not here.more:
+            return found
+        assert here.seq > after_seq, "a page leads back to itself"
+        after_seq = here.seq
 
 
 @pytest.mark.asyncio

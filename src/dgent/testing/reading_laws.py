@@ -20,7 +20,6 @@ from dgent.exceptions import Corrupt, InvalidCursor, InvalidInput, InvalidQuery,
 from dgent.limits import Limits
 from dgent.query import Query
 from dgent.testing.contract_base import START, ContractBase, examples, fresh, is_full_size, pages
-from dgent.testing.manual_clock import ManualClock
 from dgent.testing.order_laws import ORDERS, orders_of
 from dgent.warnings import DamagedWarning
 
@@ -175,6 +174,12 @@ class ReadingLaws(ContractBase):
             put = await store.put_many([*chain, self.make_datum("side", 1, "b")])
             assert await store.causal_chain("d") == put[:4]
             assert await store.causal_chain("d", newest_first=True) == put[3::-1]
+            assert [await store.causal_chain("d", limit=n) for n in (0, 1, 3, 9)] == [[], put[3:4], put[1:4], put[:4]]
+            assert await store.causal_chain("d", limit=2, newest_first=True) == put[3:1:-1]
+            bad: Any
+            for bad in (-1, 1.0, "2", True):
+                with pytest.raises(InvalidQuery):
+                    await store.causal_chain("d", limit=bad)
             assert await store.causal_chain("side") == [*put[:2], put[4]]
             assert await store.causal_chain("a") == put[:1]
             assert await store.causal_chain("nobody") == []
@@ -197,8 +202,10 @@ class ReadingLaws(ContractBase):
         async with self.opened(place, limits=Limits(max_chain=3)) as store:
             await store.put_many([self.make_datum(f"n{n}", 1, f"n{n - 1}" if n else None) for n in range(4)])
             assert len(await store.causal_chain("n2")) == 3
-            with pytest.raises(LimitExceeded):
-                await store.causal_chain("n3")
+            assert [datum.id for datum in await store.causal_chain("n3", limit=3)] == ["n1", "n2", "n3"]
+            for limit in (None, 4):
+                with pytest.raises(LimitExceeded):
+                    await store.causal_chain("n3", limit=limit)
 
     async def test_one_damaged_datum_hides_no_other(self, place: Any) -> None:
         """Pages give the rest and name it, with one warning; what reads it alone, or copies all, says so."""
@@ -285,20 +292,6 @@ class ReadingLaws(ContractBase):
             with pytest.raises(InvalidCursor):
                 await store.query(EndingQuery(ending="8", limit=1, cursor=page.cursor))
 
-    @pytest.mark.requires("history")
-    async def test_seq_is_the_order_of_the_commits(self, place: Any) -> None:
-        async with self.opened(place) as store:
-            seqs = [(await store.put(self.make_datum(id, n))).seq for n, id in enumerate("abcab")]
-            assert seqs == [1, 2, 3, 4, 5]
-            await store.delete("c")
-            await store.put(self.make_datum("d", 9))
-            live = await store.list(order="seq")
-            assert [(datum.id, datum.seq) for datum in live] == [("a", 4), ("b", 5), ("d", 7)]
-            news = await store.query(Query(order="seq", after_seq=4))
-            assert [datum.seq for datum in news] == [5, 7]
-            await store.purge("d")
-            assert (await store.put(self.make_datum("d", 9))).seq == 8
-
     @examples(2)
     @given(data=st.data())
     async def test_a_tampered_cursor_is_refused(self, place: Any, data: st.DataObject) -> None:
@@ -323,50 +316,3 @@ class ReadingLaws(ContractBase):
                 with pytest.raises(InvalidCursor):
                     await store.list(limit=1, cursor=cursor, **other_query)
             assert len(await store.list(limit=3, cursor=cursor)) == 3
-
-    @pytest.mark.requires("history")
-    async def test_as_of_sees_the_past(self, place: Any) -> None:
-        clock = ManualClock()
-        start = clock.now
-        async with self.opened(place, clock=clock) as store:
-            one, two, other = self.make_datum("a", 1), self.make_datum("a", 2), self.make_datum("b", 1)
-            await store.put(one)
-            clock.advance(10)
-            await store.put_many([two, other])
-            clock.advance(10)
-            await store.delete("a")
-            seen = {ago: list(await store.as_of(start + ago)) for ago in (-1, 0, 9, 10, 19, 20)}
-            assert seen == {-1: [], 0: [one], 9: [one], 10: [two, other], 19: [two, other], 20: [other]}
-            page = await store.as_of(start + 10, limit=1)
-            assert page.cursor is not None
-            assert await store.as_of(start + 10, limit=1, cursor=page.cursor) == [other]
-            with pytest.raises(InvalidCursor):
-                await store.as_of(start + 11, limit=1, cursor=page.cursor)
-            assert await store.as_of(start + 10, prefix="b") == [other]
-            with pytest.raises(InvalidInput):
-                await store.as_of(float("nan"))
-
-    @pytest.mark.requires("history", "ttl")
-    async def test_as_of_knows_what_had_expired(self, place: Any) -> None:
-        clock = ManualClock()
-        async with self.opened(place, clock=clock) as store:
-            datum, start = await store.put(self.make_datum("a", 1), ttl=10), clock.now
-            clock.advance(100)
-            assert await store.as_of(start + 9) == [datum]
-            assert await store.as_of(start + 10) == []
-            again = await store.put(self.make_datum("a", 1))
-            assert await store.as_of(start + 99) == []
-            assert await store.as_of(clock.now) == [again]
-
-    @pytest.mark.requires("history")
-    async def test_history_has_pages(self, place: Any) -> None:
-        async with self.opened(place, fresh()) as store:
-            for n in range(6):
-                await store.put(self.make_datum("a", n))
-            assert [entry.version for entry in await store.history("a", limit=2)] == [5, 6]
-            assert [entry.version for entry in await store.history("a", limit=2, before=5)] == [3, 4]
-            assert await store.history("a", limit=0) == await store.history("a", before=1) == []
-            with pytest.raises(InvalidInput):
-                await store.history("a", limit=-1)
-            with pytest.raises(LimitExceeded):
-                await store.history("a", limit=Limits().max_page + 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from dgent.change_page import ChangeRecord
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
 from dgent.operations import Operation, Outcome, Put
@@ -125,6 +126,19 @@ class ReferenceModel:
         then = self.at(time)
         return [then[id] for id in sorted(then) if id.startswith(prefix)]
 
+    def head(self) -> int:
+        """Return the seq of the last write."""
+        return self.seq
+
+    def seq_at(self, time: float) -> int:
+        """Return the seq of the last version stored at or before a time."""
+        return max((entry.seq for entry in self.log if entry.stored_at <= time), default=0)
+
+    def changes(self, after_seq: int, *, until: int | None = None) -> list[ChangeRecord]:
+        """Return the versions of all ids with `after_seq < seq <= until`: all pages joined."""
+        wanted = [entry for entry in self.log if after_seq < entry.seq <= (self.seq if until is None else until)]
+        return [ChangeRecord(entry.id, entry.version, entry.seq, entry.stored_at, entry.datum) for entry in wanted]
+
     def stats(self) -> StoreStats:
         """Return how much there is."""
         return StoreStats(len(self.live), len(self.log), self.seq)
@@ -143,13 +157,23 @@ class ReferenceModel:
         below = [(id, id[len(prefix) :].split("/")) for id in self.live if id.startswith(prefix)]
         return sorted({id if len(parts) <= depth else f"{prefix}{'/'.join(parts[:depth])}/" for id, parts in below})
 
-    def causal_chain(self, id: str) -> list[Datum]:
-        """Return the datum and its live ancestors, oldest first."""
-        live, chain, above = self.live, list[Datum](), id
-        while above in live and live[above] not in chain:
-            chain.insert(0, live[above])
-            above = chain[0].causal_parent or ""
+    def causal_chain(
+        self, id: str, *, version: int | None = None, as_of: float | None = None, limit: int | None = None
+    ) -> list[Datum]:
+        """Return the nearest of the datum and its ancestors, oldest first: live now, at a time, or below a version."""
+        live = self.live if as_of is None else self.at(as_of)
+        chain, found = list[Datum](), live.get(id) if version is None else self.get(id, version=version)
+        while found is not None and found not in chain and len(chain) != limit:
+            chain.insert(0, found)
+            above = found.causal_parent or ""
+            found = live.get(above) if version is None else self._before(above, found.seq)
         return chain
+
+    def _before(self, id: str, seq: int) -> Datum | None:
+        """Return what was live when the version with this seq was stored."""
+        stored_at = next(entry.stored_at for entry in self.log if entry.seq == seq)
+        earlier = [entry for entry in self.versions(id) if entry.seq < seq]
+        return earlier[-1].datum if earlier and earlier[-1].live_at(stored_at) else None
 
     def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> list[Revision]:
         """Return the last versions below `before`, oldest first."""

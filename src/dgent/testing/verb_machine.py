@@ -15,7 +15,7 @@ from dgent.exceptions import DgentError
 from dgent.operations import Delete, Operation, Outcome, Put
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
-from dgent.testing.contract_base import START, ContractBase, fresh, pages
+from dgent.testing.contract_base import START, ContractBase, all_changes, fresh, pages
 from dgent.testing.manual_clock import ManualClock
 from dgent.testing.order_laws import key_pages, orders_of
 from dgent.testing.reference_model import ReferenceModel
@@ -28,6 +28,8 @@ JUMPS: Final = (-0.5, -1.0, -4.0, 100.0, -100.0, 10 * 86_400.0, -10 * 86_400.0)
 
 
 LEASE: Final = 3.0
+AGO: Final = (0.0, 0.5, 1.0, 3.0, 1e9)
+"""How long ago a time is that is asked for."""
 
 
 class VerbStep(NamedTuple):
@@ -94,14 +96,21 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("list", limit, order=order, offset=st.integers(0, 3), **({"causal_parent": id} if can.causal else {})),
         _step("keys", limit, prefix=prefix, order=order),
         _step("segments", prefix, st.integers(1, 2)),
-        _step("causal_chain", id),
+        _step("causal_chain", id, limit=st.integers(0, 3)),
     ]
     with_history = [
         _step("get", id, version=st.integers(0, 4)),
         _step("history", id, limit=st.integers(0, 4), before=st.integers(0, 5)),
         _step("as_of", limit, st.sampled_from([0.0, 0.5, 1.0, 3.0]), prefix=prefix),
     ]
-    return st.one_of(*always, *(with_history if can.history else []))
+    ordered = [
+        _step("head"),
+        _step("causal_chain", id, version=st.integers(0, 4), limit=st.integers(1, 3)),
+        _step("causal_chain", id, as_of=st.sampled_from(AGO), limit=st.integers(1, 3)),
+        st.builds(VerbStep, st.just("seq_at"), st.just(()), st.fixed_dictionaries({"time": st.sampled_from(AGO)})),
+        _step("changes", limit, st.integers(0, 9), until=st.integers(0, 12)),
+    ]
+    return st.one_of(*always, *([*with_history, *ordered] if can.history else []))
 
 
 def _rare(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
@@ -149,7 +158,7 @@ class VerbMachine:
             assert given == wanted, f"{step.verb}{step.args}{step.named}: {given} is not {wanted}"
 
     async def _of_store(self, step: VerbStep) -> Any:
-        store, named = self.store, dict(step.named)
+        store, named = self.store, self._timed(step.named)
         try:
             match step.verb:
                 case "list":
@@ -161,6 +170,9 @@ class VerbMachine:
                 case "as_of":
                     limit, time = step.args[0], self._ago(step.args[1])
                     return await pages(lambda at: store.as_of(time, limit=limit, cursor=at, **named))
+                case "changes":
+                    limit, start = step.args
+                    return await all_changes(lambda at: store.changes(at, limit=limit, **named), start)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(await store.get(_id(step.args[0])), named["expect"])
                 case "apply":
@@ -168,14 +180,12 @@ class VerbMachine:
                     return await store.apply(_expecting(step.args[0], live))
                 case "lease":
                     return await store.put(step.args[0], expect=0, ttl=LEASE)
-                case "compact" if "older_than" in named:
-                    named["older_than"] = self._ago(named["older_than"])
             return await getattr(store, step.verb)(*step.args, **named)
         except DgentError as error:
             return type(error)
 
     def _of_model(self, step: VerbStep) -> Any:
-        model, args, named = self.model, step.args, dict(step.named)
+        model, args, named = self.model, step.args, self._timed(step.named)
         try:
             match step.verb:
                 case "list":
@@ -186,17 +196,24 @@ class VerbMachine:
                     return model.segments(*args)
                 case "as_of":
                     return model.as_of(self._ago(args[1]), **named)
+                case "changes":
+                    return model.changes(args[1], **named)
                 case "put" | "delete" if "expect" in named:
                     named["expect"] = _expected(model.get(_id(args[0])), named["expect"])
                 case "apply":
                     return model.apply(_expecting(self._normal(args[0]), model.live))
                 case "lease":
                     return model.put(self._normal(args[0]), expect=0, ttl=LEASE)
-                case "compact" if "older_than" in named:
-                    named["older_than"] = self._ago(named["older_than"])
             return getattr(model, step.verb)(*map(self._normal, args), **named)
         except DgentError as error:
             return type(error)
+
+    def _timed(self, named: Mapping[str, Any]) -> dict[str, Any]:
+        """Return arguments in which what is drawn as a time ago is a time."""
+        return {
+            name: self._ago(value) if name in {"older_than", "as_of", "time"} else value
+            for name, value in named.items()
+        }
 
     def _ago(self, seconds: float) -> float:
         return self.clock.now - seconds

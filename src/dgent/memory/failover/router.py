@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dgent.capabilities import Capabilities
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.delivery import DeliveryReport, QueuedWrite
     from dgent.memory.event_bus import DataBus, Event
@@ -242,8 +243,10 @@ class DgentRouter(BackendBase):
         )
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._routing.read(None, lambda store: store.causal_chain(id))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        return await self._routing.read(
+            None, lambda store: store.causal_chain(id, version=version, as_of=as_of, limit=limit)
+        )
 
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
@@ -255,6 +258,23 @@ class DgentRouter(BackendBase):
             None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
         )
         self._routing.saw(page)
+        return page
+
+    @override
+    async def _head(self) -> int:
+        await self._routing.refuse_while_away("head")
+        return await self._routing.read(None, lambda store: store.head())
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        await self._routing.refuse_while_away("seq_at")
+        return await self._routing.read(None, lambda store: store.seq_at(time))
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        await self._routing.refuse_while_away("changes")
+        page = await self._routing.read(None, lambda store: store.changes(after_seq, until=until, limit=limit))
+        self._routing.saw([change.datum for change in page if change.datum is not None])
         return page
 
     @override

@@ -35,7 +35,6 @@ from dgent.exceptions import (
 from dgent.memory.write_batch import check_acyclic_within
 from dgent.operations import Outcome
 from dgent.sql import database_of
-from dgent.store import HasHead
 from dgent.validation import check_id
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ class NamespaceRouting:
         return self.first
 
     async def refuse_while_away(self, verb: str) -> None:
-        """Refuse to erase what is elsewhere."""
+        """Refuse to erase what is elsewhere, or to tell its seqs: those of what stands for it are others."""
         if not self._failover.opened:
             await self._failover.open()
         if self._failover.away:
@@ -221,7 +220,7 @@ class NamespaceRouting:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""
         seen = self._observed
         seen.is_new = False
-        if self._failover.policy.spill and isinstance(self.first, HasHead):
+        if self._failover.policy.spill and self.first.capabilities.history:
             try:
                 seen.note(await self.first.head())
             except BaseException as error:

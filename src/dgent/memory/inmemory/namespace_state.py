@@ -12,8 +12,8 @@ import orjson
 from blake3 import blake3
 
 from dgent.cursor import Position, open_cursor, seal_cursor
-from dgent.exceptions import LimitExceeded
 from dgent.memory.inmemory import key_listing
+from dgent.memory.inmemory.commit_log import CommitLog
 from dgent.memory.inmemory.key_listing import Key, walked
 from dgent.page import Page
 from dgent.query import Query, prefix_end
@@ -108,16 +108,17 @@ class NamespaceState:
     Attributes:
         seq: the last one that was given out; it stays when its version is purged.
         stored_at: the time of the last write, Unix seconds; never moves back.
+        log: all versions in the order of the commits.
     """
 
     def __init__(self, limits: Limits, seq: int = 0, stored_at: float = 0.0) -> None:
         self.seq, self.stored_at = seq, stored_at
-        self._limits = limits
         self._versions: dict[str, list[StoredVersion]] = {}
         self._live: dict[str, StoredVersion] = {}
         self._ids: SortedKeys[str] = SortedKeys()
         self._by_time: SortedKeys[tuple[float, str]] = SortedKeys()
         self._by_seq: SortedKeys[tuple[int, str]] = SortedKeys()
+        self.log = CommitLog()
         self._children: dict[str, set[str]] = {}
         self._expiring: list[tuple[float, str, int]] = []
         self._expired: dict[str, StoredVersion] = {}
@@ -133,6 +134,7 @@ class NamespaceState:
             versions.append(stored)
             self._retire(stored.id)
         self._show(stored)
+        self.log.append(stored)
         self.seq = max(self.seq, stored.seq)
         self.stored_at = max(self.stored_at, stored.stored_at)
 
@@ -143,6 +145,7 @@ class NamespaceState:
             ids.setdefault(stored.id, set()).add(stored.version)
         for id, gone in ids.items():
             kept = [stored for stored in self._versions[id] if stored.version not in gone]
+            self.log.erase(stored.seq for stored in self._versions[id] if stored.version in gone)
             if self._versions[id][-1].version in gone:
                 self._retire(id)
             if kept:
@@ -176,12 +179,8 @@ class NamespaceState:
 
     def get(self, id: str, version: int | None = None) -> Datum | None:
         """Return the live datum, or the one that was put as `version`."""
-        if version is None:
-            found = self._live.get(id)
-            return found and found.datum
-        versions = self._versions.get(id, [])
-        at = bisect_left(versions, version, key=lambda stored: stored.version)
-        return versions[at].datum if at < len(versions) and versions[at].version == version else None
+        found = self.stored(id, version)
+        return found and found.datum
 
     def count(self, prefix: str | None = None) -> int:
         """Return how many datums are live."""
@@ -198,22 +197,25 @@ class NamespaceState:
         matching = (datum for datum in self._walk(query, start) if query.matches(datum))
         return query.page(list(islice(matching, query.limit + 1)))
 
+    def stored(self, id: str, version: int | None = None) -> StoredVersion | None:
+        """Return the live version, or the one with this number, which may be a tombstone."""
+        if version is None:
+            return self._live.get(id)
+        versions = self._versions.get(id, [])
+        at = bisect_left(versions, version, key=lambda stored: stored.version)
+        return versions[at] if at < len(versions) and versions[at].version == version else None
+
+    def stored_at_time(self, id: str, time: float) -> StoredVersion | None:
+        """Return the version that was live at a time."""
+        return self._last_of(id, bisect_right(self._versions.get(id, []), time, key=lambda each: each.stored_at), time)
+
+    def stored_before(self, id: str, seq: int, time: float) -> StoredVersion | None:
+        """Return the version that was live when that of a seq was stored, which was at this time."""
+        return self._last_of(id, bisect_left(self._versions.get(id, []), seq, key=lambda each: each.seq), time)
+
     def segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
         """Return a page of the segments of live ids."""
         return key_listing.segments(self._first_live, listing, limit, cursor)
-
-    def causal_chain(self, id: str) -> list[Datum]:
-        """Return the live datum and its live ancestors, oldest first."""
-        chain: dict[str, Datum] = {}  # each once: a clock that went back may have brought a cycle to life
-        at: str | None = id
-        while at is not None and at not in chain and (datum := self.get(at)) is not None:
-            chain[at] = datum
-            if len(chain) > self._limits.max_chain:
-                raise LimitExceeded(
-                    f"the causal chain of {id!r} is longer than {self._limits.max_chain:,}: raise the setting max_chain"
-                )
-            at = datum.causal_parent
-        return list(chain.values())[::-1]
 
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""
@@ -230,8 +232,8 @@ class NamespaceState:
             return Page()
         first, end = self._range(prefix)
         ids = self._ids.keys
-        then = (self._at(ids[at], time) for at in range(max(first, bisect_right(ids, last)), end))
-        found = list(islice((datum for datum in then if datum is not None), limit + 1))
+        then = (self.stored_at_time(ids[at], time) for at in range(max(first, bisect_right(ids, last)), end))
+        found = list(islice((stored.datum for stored in then if stored and stored.datum), limit + 1))
         more = len(found) > limit
         return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint) if more else None)
 
@@ -258,8 +260,7 @@ class NamespaceState:
 
     def __iter__(self) -> Iterator[StoredVersion]:
         """Go through every version, in the order of seq."""
-        held = [stored for versions in self._versions.values() for stored in versions]
-        return iter(sorted(held, key=lambda stored: stored.seq))
+        return iter(self.log.versions)
 
     def __bool__(self) -> bool:
         return bool(self._versions)
@@ -289,10 +290,9 @@ class NamespaceState:
             if not self._children[parent]:
                 del self._children[parent]
 
-    def _at(self, id: str, time: float) -> Datum | None:
-        versions = self._versions[id]
-        at = bisect_right(versions, time, key=lambda stored: stored.stored_at)
-        return versions[at - 1].datum if at and versions[at - 1].live_at(time) else None
+    def _last_of(self, id: str, end: int, time: float) -> StoredVersion | None:
+        """Return the last of the first versions of an id, if it was live at a time."""
+        return self._versions[id][end - 1] if end and self._versions[id][end - 1].live_at(time) else None
 
     def _range(self, prefix: str | None) -> tuple[int, int]:
         keys = self._ids.keys

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
+from dgent.memory.inmemory.causal_reads import causal_chain
 from dgent.store_base import BackendBase
 from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
     from dgent.memory.inmemory.store_state import StoreState
@@ -59,8 +61,9 @@ class ResidentBackend(BackendBase):
         return await self._read(lambda namespace_state: namespace_state.query(query))
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(lambda namespace_state: namespace_state.causal_chain(id))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        most = self.limits.max_chain
+        return await self._read(lambda namespace_state: causal_chain(namespace_state, id, version, as_of, limit, most))
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
@@ -93,9 +96,17 @@ class ResidentBackend(BackendBase):
         with state.lock:
             return state.namespaces(listing, limit, cursor)
 
-    async def head(self) -> int:
-        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+    @override
+    async def _head(self) -> int:
         return await self._read(lambda namespace_state: namespace_state.seq)
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        return await self._read(lambda namespace_state: namespace_state.log.seq_at(time))
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        return await self._read(lambda namespace_state: namespace_state.log.changes(after_seq, until, limit))
 
     @override
     async def stats(self) -> StoreStats:

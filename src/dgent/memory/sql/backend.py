@@ -16,7 +16,7 @@ from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
-from dgent.memory.sql import erasure, key_listing, queries, reads
+from dgent.memory.sql import causal_reads, changes, erasure, key_listing, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
 from dgent.operations import Put
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.limits import Limits
     from dgent.name_listing import NamespaceListing, SegmentListing
@@ -155,8 +156,10 @@ class SqlBackend(SqlStore, BackendBase):
         return await self._run(lambda runner: runner.read(work))
 
     @override
-    async def _causal_chain(self, id: str) -> Datums:
-        return await self._read(self._here(reads.causal_chain, id, self.clock(), self.limits.max_chain))
+    async def _causal_chain(self, id: str, version: int | None, as_of: float | None, limit: int | None) -> Datums:
+        now, most = self.clock(), self.limits.max_chain
+        work = self._here(causal_reads.causal_chain, id, now, most, version=version, as_of=as_of, limit=limit)
+        return await self._read(work, short=limit is not None and limit <= SHORT)
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
@@ -190,9 +193,17 @@ class SqlBackend(SqlStore, BackendBase):
     async def is_available(self) -> bool:
         return await self.database.is_available()
 
-    async def head(self) -> int:
-        """Return the highest seq of the namespace; 0 where nothing was ever put."""
+    @override
+    async def _head(self) -> int:
         return await self._read(self._here(reads.head), short=True)
+
+    @override
+    async def _seq_at(self, time: float) -> int:
+        return await self._read(self._here(changes.seq_at, time), short=True)
+
+    @override
+    async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
+        return await self._read(self._here(changes.changes, after_seq, until, limit), short=limit <= SHORT)
 
     @override
     async def stats(self) -> StoreStats:

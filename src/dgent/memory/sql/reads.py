@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from dgent.cursor import open_cursor, seal_cursor
-from dgent.exceptions import Corrupt, LimitExceeded
+from dgent.exceptions import Corrupt
 from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
 from dgent.page import Page
 from dgent.query import prefix_end
@@ -87,33 +87,6 @@ in_range = and_(d.namespace == bindparam("ns"), d.id >= bindparam("first"), d.id
 _COUNT_RANGE = Statement(select(func.count()).where(in_range, d.live, unexpired(d)), "ns first end now")
 
 
-def _chain() -> Statement:
-    """Walk the parents with the keys of rows alone, then fetch the rows of the chain."""
-    start = (
-        select(d.id, d.parent, d.version, literal_column("0", Integer).label("depth"))
-        .where(d.namespace == bindparam("ns"), d.id == bindparam("id"), d.live, unexpired(d))
-        .cte("chain", recursive=True)
-    )
-    above = datums.alias("above")
-    chain = start.union_all(
-        select(above.c.id, above.c.parent, above.c.version, start.c.depth + literal_column("1")).join(
-            start,
-            and_(
-                above.c.namespace == bindparam("ns"),
-                above.c.id == start.c.parent,
-                above.c.live,
-                unexpired(above.c),
-                start.c.depth < bindparam("most"),
-            ),
-        )
-    )
-    found = select(*READ).join(
-        chain, and_(d.namespace == bindparam("ns"), d.id == chain.c.id, d.version == chain.c.version)
-    )
-    return Statement(found.order_by(chain.c.depth.desc()), "ns id now most")
-
-
-_CHAIN = _chain()
 _history = select(*READ).where(d.namespace == bindparam("ns"), d.id == bindparam("id")).order_by(d.version.desc())
 _history = _history.limit(bindparam("most", type_=Integer))
 _HISTORY = Statement(_history, "ns id most")
@@ -215,28 +188,6 @@ def count(connection: Connection, namespace: str, prefix: str | None, now: float
     if prefix:
         return int(_COUNT_RANGE.rows(connection, namespace, prefix, end_of(prefix), now)[0][0])
     return int(_COUNT.rows(connection, namespace, now)[0][0])
-
-
-def causal_chain(connection: Connection, namespace: str, id: str, now: float, most: int) -> list[Datum]:
-    """Return the live datum and its live ancestors, oldest first.
-
-    Raises:
-        LimitExceeded: there are more than `most`.
-    """
-    rows = _CHAIN.rows(connection, namespace, id, now, most)
-    if len(rows) > most and len(rows := _once(rows)) > most:
-        raise LimitExceeded(f"the causal chain of {id!r} is longer than {most:,}: raise the setting max_chain")
-    return datums_of(namespace, rows)
-
-
-def _once(rows: list[Any]) -> list[Any]:
-    """Return the rows of a chain up to the first that comes again: a clock that went back may bring a cycle to life."""
-    passed: dict[str, Any] = {}
-    for row in reversed(rows):
-        if row[0] in passed:
-            break
-        passed[row[0]] = row
-    return list(passed.values())[::-1]
 
 
 def history(connection: Connection, namespace: str, id: str, limit: int, before: int | None) -> list[Revision]:
