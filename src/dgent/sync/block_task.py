@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -61,8 +62,7 @@ class BlockTask:
         """Await something in the task, and wait for it here."""
         self.thread.check()
         call = Call(self.thread, work)
-        self.thread.post(self._take, call)
-        return call.wait(lambda: self._interrupt(call))
+        return call.run(partial(self._take, call), partial(self._interrupt, call))
 
     def enter(self, manager: AbstractAsyncContextManager[T]) -> T:
         """Enter a block, within those that are open."""
@@ -84,10 +84,16 @@ class BlockTask:
         if self.over and error[1] is not None:
             return False  # it says why, or is of the thread's own
 
-        async def leave() -> bool:
+        async def leave(*error: Any) -> bool:
             return bool(await self._open.pop().__aexit__(*error))
 
-        return self.request(leave)
+        before = len(self._open)
+        try:
+            return self.request(partial(leave, *error))
+        except BaseException as interrupt:
+            if len(self._open) == before and not self.over:  # it came before the request was made
+                self.request(partial(leave, type(interrupt), interrupt, interrupt.__traceback__))
+            raise
 
     def wait_for(self, work: Callable[[], Awaitable[T]]) -> T:
         """Await something for the session, which its thread uses.
@@ -105,6 +111,8 @@ class BlockTask:
         if self.over:
             call.end(self._why or ended())
             return
+        if call.interrupted:
+            return
         self._requests.append(call)
         if self._task is None:
             self._task = self.thread.loop.create_task(self._serve(), context=self.context)
@@ -119,6 +127,8 @@ class BlockTask:
         elif self._running is call and self._task is not None:
             call.interrupted = True
             self._task.cancel()
+        else:
+            call.interrupt()
 
     async def _serve(self) -> None:
         while not self.over:

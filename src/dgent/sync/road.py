@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import AbstractContextManager
 from contextvars import ContextVar, copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from dgent.exceptions import NestedWrite
@@ -84,7 +85,7 @@ class Road:
             self._missed = 0
             return call.outcome()
         self._rest, self._missed = self._missed, min(LONGEST_REST, 2 * self._missed + 1)
-        return call.wait(call.interrupt)
+        return call.wait()
 
     def plain(self, function: Callable[[], T]) -> T:
         """Call a function that does not wait."""
@@ -109,8 +110,7 @@ class Road:
 
     def _post(self, work: Callable[[], Awaitable[T]], context: Context) -> T:
         call = Call(self.thread, work)
-        self.thread.post(call.begin, context)
-        return call.wait(call.interrupt)
+        return call.run(partial(call.begin, context), call.interrupt)
 
 
 class _RoadWithin(Road):
@@ -164,9 +164,13 @@ class Block(AbstractContextManager[T], Generic[T]):
         if task is None or not task.is_mine:  # what is open around it belongs to another: its context says so
             task = BlockTask(self._road.thread, copy_context() if around is None else around.context.copy())
         entered = task.enter(self._manager)
-        self._task = task
-        _open.set((*(other for other in _open.get() if other is not task and not other.over), task))
-        return self._dressed(entered, self._road.within(task))
+        try:
+            self._task = task
+            _open.set((*(other for other in _open.get() if other is not task and not other.over), task))
+            return self._dressed(entered, self._road.within(task))
+        except BaseException as error:  # an interrupt
+            task.leave(type(error), error, error.__traceback__)
+            raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
