@@ -100,6 +100,7 @@ LEFT_OPEN = """
 import sys, threading
 import dgent.sync
 from dgent import Datum
+from dgent.exceptions import StoreClosed
 
 storage = dgent.sync.open(sys.argv[1])
 put = storage.memory.put(Datum.create(b"x"))
@@ -108,8 +109,11 @@ if sys.argv[2] == "in a block":
     tx.memory.put(Datum.create(b"y"))
 if sys.argv[2] == "in a thread":
     def work():
-        while True:
-            storage.memory.put(Datum.create(b"z"))
+        try:
+            while True:
+                storage.memory.put(Datum.create(b"z"))
+        except StoreClosed:
+            pass
     threading.Thread(target=work, daemon=True).start()
     while storage.memory.count() < 5:
         pass

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from contextvars import Context
 
 T = TypeVar("T")
-AT_EXIT: Final = 10.0
+AT_EXIT: Final = 2.0
 """Seconds that the end of the program waits for a loop that nobody closed."""
 
 _all: WeakSet[LoopThread] = WeakSet()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from sqlalchemy import URL
+
 from dgent.exceptions import StoreClosed
+from dgent.settings import checked_path
 from dgent.storage import StorageProvider
 from dgent.sync.faces import SyncStorageProvider
 from dgent.sync.loop_thread import LoopThread
@@ -64,9 +66,8 @@ def open(path_or_url: str | os.PathLike[str] | None = None, **settings: Any) -> 
     """Open a storage for a program without an event loop, or with many.
 
     Args:
-        path_or_url: the path of a SQLite file, whose folder is then the data directory; a URL, as `postgresql://...`;
-            ":memory:" for one that is empty, has every table, and is gone when it is closed; or nothing, for what the
-            settings say.
+        path_or_url: the path of a SQLite file; a URL, as `postgresql://...`; ":memory:" for one that is empty, has
+            every table, and is gone when it is closed; or nothing, for what the settings say.
         settings: others, by name, as for `StorageProvider.from_config`.
 
     Raises:
@@ -74,12 +75,12 @@ def open(path_or_url: str | os.PathLike[str] | None = None, **settings: Any) -> 
         BackendUnavailable: no memory of the chain answers, or, with `strict`, not the first.
         Corrupt: the agent memory is damaged, another than was here, or newer than this code.
     """
-    given = os.fspath(path_or_url) if path_or_url is not None else None
+    given = os.fspath(path_or_url) if isinstance(path_or_url, os.PathLike) else path_or_url
     if given == ":memory:":
         return SyncStorage.opened("the storage in memory", StorageProvider.create_minimal)
-    if given is not None and "://" in given:
+    if isinstance(given, str) and "://" in given:
         settings = {"database_url": given, **settings}
     elif given is not None:
-        path = Path(given).absolute()
-        settings = {"data_dir": path.parent, "database_url": f"sqlite:///{path}", **settings}
+        path = checked_path(given, 'dgent.sync.open(":memory:")')
+        settings = {"database_url": URL.create("sqlite", database=str(path)), **settings}
     return SyncStorage.opened("this storage", partial(StorageProvider.from_config, **settings))
