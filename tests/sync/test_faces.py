@@ -52,6 +52,8 @@ def test_a_class_of_somebody_else_has_a_face_of_its_own() -> None:
         assert issubclass(type(store), faces.SyncBackend)
         assert verbs(DgentProtocol) | verbs(Backend) <= verbs(type(store))
         assert store.within("other").namespace == "other"
+        assert store == type(store)(store._target, store._road)
+        assert len({store, store.within("other")}) == 2
         with pytest.raises(AttributeError):
             _ = store.no_such_verb
     finally:

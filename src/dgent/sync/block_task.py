@@ -124,6 +124,8 @@ class BlockTask:
         if call in self._requests:
             self._requests.remove(call)
             call.end()
+            if not self._open and self._running is None and self._task is not None:  # it was to enter the first block
+                self._task.cancel()
         elif self._running is call and self._task is not None:
             call.interrupted = True
             self._task.cancel()

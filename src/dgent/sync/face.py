@@ -62,6 +62,12 @@ class Face:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._target!r}>"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Face) and other._target is self._target
+
+    def __hash__(self) -> int:
+        return hash(id(self._target))
+
 
 class _UnitFace(Face):
     @property

@@ -121,7 +121,7 @@ class LoopThread:
             if not self._accepts:
                 raise self.closed()
             asyncio._set_running_loop(loop)
-            loop.guest = True
+            loop.guest, loop.first = True, None  # one that an interrupt left is nobody's
             try:
                 return function()
             finally:
@@ -160,13 +160,13 @@ class _TurnLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.turn = threading.Lock()
         self.guest = False
-        self._first: list[Any] | None = None  # what a guest catches of the task that he makes
+        self.first: list[Any] | None = None  # what a guest catches of the task that he makes
         super().__init__(_TurnSelector(self.turn))
 
     def first_step(self, coroutine: Coroutine[Any, Any, T], context: Context) -> asyncio.Task[T]:
         """Make a task and run its first step at once; for a guest. What is left of it the loop runs."""
         first: list[Any] = []
-        self._first = first
+        self.first = first
         task = asyncio.Task(coroutine, loop=self, context=context)
         step, args = first
         context.run(step, *args)
@@ -176,7 +176,7 @@ class _TurnLoop(asyncio.SelectorEventLoop):
         """Schedule a callback; a guest's wakes the loop, but for the first step of his own task, which he runs."""
         if not self.guest:
             return super().call_soon(callback, *args, context=context)
-        first, self._first = self._first, None
+        first, self.first = self.first, None
         if first is None:
             return self.call_soon_threadsafe(callback, *args, context=context)
         first += callback, args
