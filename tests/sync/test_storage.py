@@ -28,6 +28,7 @@ from dgent.exceptions import (
     WrongLoop,
 )
 from dgent.models.town import Citizen, CitizenConversation, ConversationTurn
+from dgent.services import Town
 from dgent.sync import SyncStorage
 from dgent.testing.contract_base import patience
 
@@ -280,6 +281,15 @@ def test_crystals_and_tables_are_there(storage: SyncStorage) -> None:
     assert Citizen in {table.model for table in storage.tables}
     assert list(storage.universe.query(dgent.Query())) == []
     assert storage.universe.backend() is not None
+
+
+def test_what_takes_the_asynchronous_storage_can_be_run(storage: SyncStorage) -> None:
+    ada = storage.run(lambda here: Town(here).citizen("Ada"))
+    with pytest.raises(ZeroDivisionError), storage.transaction():  # noqa: PT012  # the whole block is what fails
+        storage.run(lambda here: Town(here).citizen("Bob"))  # it takes part
+        raise ZeroDivisionError
+    assert [row.data["name"] for row in storage.table(Citizen).list()] == ["Ada"]
+    assert storage.memory.exists(ada.id)
 
 
 def test_close_is_for_good(url: str) -> None:

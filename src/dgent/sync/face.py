@@ -10,7 +10,7 @@ import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from functools import cache, partial, wraps
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from dgent.agentese.aspects import ASPECTS
 from dgent.bridge import TableRegistry, UnitOfWork
@@ -54,10 +54,12 @@ class Face:
     def __init__(self, target: Any, road: Road) -> None:
         self._target, self._road = target, road
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        return dressed(getattr(self._target, name), self._road)
+    if not TYPE_CHECKING:  # for a checker a face has what is declared
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):
+                raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            return dressed(getattr(self._target, name), self._road)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._target!r}>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import URL
 
@@ -18,6 +18,9 @@ from dgent.sync.road import Road
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+
+T = TypeVar("T")
 
 
 class SyncStorage(SyncStorageProvider):
@@ -38,6 +41,14 @@ class SyncStorage(SyncStorageProvider):
             raise
         thread.at_exit = storage.close
         return storage
+
+    def run(self, work: Callable[[StorageProvider], Awaitable[T]]) -> T:
+        """Await what takes the asynchronous storage: `storage.run(lambda here: Town(here).citizen("Ada"))`.
+
+        Raises:
+            WrongLoop: it was called by a callback.
+        """
+        return self._road.call(partial(work, self._target))
 
     def close(self) -> None:
         """Wait for what was acknowledged, then release everything, the thread of the loop too. May be called twice.
