@@ -16,7 +16,19 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agents, bridge, causal, crystals, growth, listing, peers, postgres_memory, sqlite_memory, start
+from benchmarks import (
+    agents,
+    bridge,
+    causal,
+    crystals,
+    growth,
+    listing,
+    peers,
+    postgres_memory,
+    sqlite_memory,
+    start,
+    sync,
+)
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
 SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
@@ -30,6 +42,7 @@ SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "bridge": bridge.cases,
     "postgres": postgres_memory.cases,
     "start": start.cases,
+    "sync": sync.cases,
 }
 
 

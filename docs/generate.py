@@ -1,4 +1,4 @@
-"""Write the generated tables of the documentation: the settings and the errors, from the code itself.
+"""Write the generated tables of the documentation, the settings and the errors, and the types of the sync faces.
 
 `make docs` writes them; `make check` runs this with --check and fails where a page is stale. The prose around a table
 is written by hand: only what stands between its two marks is replaced.
@@ -15,6 +15,7 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
+import sync_faces
 from pydantic import BaseModel
 
 from dgent import exceptions, warnings
@@ -114,12 +115,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Write the generated tables of the documentation.")
     parser.add_argument("--check", action="store_true", help="change nothing; fail if a page is stale")
     check = parser.parse_args().check
-    stale = [
-        page for page in sorted(DOCS.rglob("*.md")) if refreshed(page.read_text("utf-8")) != page.read_text("utf-8")
-    ]
+    wanted = {page: refreshed(page.read_text("utf-8")) for page in sorted(DOCS.rglob("*.md"))}
+    wanted[sync_faces.PATH] = sync_faces.text()
+    stale = [page for page, text in wanted.items() if not page.exists() or page.read_text("utf-8") != text]
     for page in stale:
         if not check:
-            page.write_text(refreshed(page.read_text("utf-8")), "utf-8")
+            page.write_text(wanted[page], "utf-8")
         print(f"{'stale' if check else 'written'}: {page.relative_to(DOCS.parent)}")
     if check and stale:
         print("run `make docs`")

@@ -34,6 +34,7 @@
     ├── FluxBusy (RuntimeError)             a flux that flows already
     ├── FluxStopped                         the flux was stopped before it came to this event
     ├── NoEventLoop (RuntimeError)          asyncio does not run here
+    ├── WrongLoop (InvalidStateError)       a call that would wait for the event loop that it runs on
     ├── ReentrantInvoke (RuntimeError)      an agent invoked by itself, which would wait for itself
     ├── UpgradeError                        a crystal that cannot be brought to the version of its schema
     │   ├── CrystalTooNew                   a newer version of the code wrote it
@@ -65,12 +66,12 @@
         ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
-A message says what happened, to what, and what to do next. It never holds a password, and never the text of a
-driver's error where that could quote a value.
+A message says what happened, to what, and what to do next. It holds no password, and no value out of a driver's error.
 """
 
 from __future__ import annotations
 
+import asyncio
 import copyreg
 
 from dgent.error_messages import row_refused, version_refused
@@ -190,10 +191,7 @@ class Conflict(DgentError):
 
 
 class VersionConflict(Conflict):
-    """The live version is not the one that was expected.
-
-    Attributes: `id`, `expected` and `actual` (0 means absent).
-    """
+    """The live version of `id` is not `expected`, but `actual` (0 means absent)."""
 
     def __init__(self, id: str, expected: int, actual: int) -> None:
         self.id, self.expected, self.actual = id, expected, actual
@@ -252,6 +250,10 @@ class FluxStopped(DgentError):
 
 class NoEventLoop(DgentError, RuntimeError):
     """What needs the event loop of asyncio was called where none runs, or another kind does, such as trio's."""
+
+
+class WrongLoop(DgentError, asyncio.InvalidStateError):
+    """A call would wait for the event loop that it runs on itself, or for one that does not run."""
 
 
 class ReentrantInvoke(DgentError, RuntimeError):

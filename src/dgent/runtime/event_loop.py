@@ -36,6 +36,12 @@ def running_loop() -> asyncio.AbstractEventLoop:
         ) from None
 
 
+async def on_own_thread() -> None:
+    """Go on on the thread of the loop, if this is a step that another thread does as its guest."""
+    if getattr(asyncio.get_running_loop(), "guest", False):
+        await asyncio.sleep(0)
+
+
 async def uninterrupted(awaitable: Awaitable[T]) -> T:
     """Await to the end even if the caller is cancelled meanwhile; then let the cancellation pass."""
     task = asyncio.ensure_future(awaitable)

@@ -11,7 +11,8 @@ Most of the cost of a new greenlet is that it maps a stack of Python frames and 
 # done      the caller takes the result or the error; this greenlet becomes `_idle`, in the place of one that did so
 #           before
 #
-# A greenlet runs on the thread that made it alone; a call on another thread makes another one.
+# A greenlet runs on the thread that made it alone; a call on another thread makes another one. Who is a guest of its
+# loop, on another thread for one step (`sync/loop_thread`), first goes over to the loop's own.
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]  # its stubs are a package of their own
+
+from dgent.runtime.event_loop import on_own_thread
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +38,7 @@ class ReusableGreenlet:
 
     async def run(self, function: Callable[[Any], T], argument: Any) -> T:
         """Call a function with its argument."""
+        await on_own_thread()
         reusable, self._idle = self._idle, None  # a call that comes meanwhile gets a greenlet of its own
         if reusable is None or reusable.thread != get_ident():
             reusable = _Greenlet()

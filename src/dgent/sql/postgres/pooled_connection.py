@@ -21,14 +21,15 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import nullcontext, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.util import await_only
 
 from dgent.exceptions import BackendUnavailable, OutcomeUnknown, RolledBack
 from dgent.runtime.backoff import Backoff
+from dgent.sql.blocking_session import await_here
 from dgent.sql.errors import RETRYABLE, sqlstate, translate
 from dgent.sql.postgres.commit_status import IN_THE_FUTURE, UNKNOWN, is_committed
 from dgent.sql.postgres.engine import ClosingConnections, Opened, connect, cut_off, load_driver
@@ -221,10 +222,10 @@ class PooledConnection:
         follow_savepoints(opened.connection, lambda _: self._block)
         return opened
 
-    def _in_turn(self, do: Callable[[Block], Awaitable[None]]) -> Callable[[object], None]:
-        def on_event(connection: object) -> None:
+    def _in_turn(self, do: Callable[[Block], Awaitable[None]]) -> Callable[[Connection], None]:
+        def on_event(connection: Connection) -> None:
             if self._block is not None:
-                await_only(do(self._block))
+                await_here(connection, partial(do, self._block))
 
         return on_event
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 Ts = TypeVarTuple("Ts")
 
 INLINE_BUDGET: Final = 0.002
+LONGEST: Final = 5.0  # seconds
 INLINE_REST: Final = 5  # times as long as the slow read took
 ALONE: Final = 0.005  # seconds without another try, after a turn of the event loop brought one read only
 MOST: Final = 128  # reads in one call, so that they fit into the budget
@@ -112,7 +113,9 @@ class InlineReader:
 
     def close(self) -> None:
         """Close the connection."""
-        self._free.acquire()  # for good: whoever comes later is sent to the threads, which say that the store is closed
+        # For good: whoever comes later is sent to the threads, which say that the store is closed. No read takes longer
+        # than this; an exception of a signal's handler may have left it taken.
+        self._free.acquire(timeout=LONGEST)
         close(self._connection)
 
 
