@@ -19,9 +19,12 @@ SLOW_TWINS = {
     r"test_(l_c3|l_d[67]|l_t1|a_value|a_tampered)_": (
         "TestSQLite in the same file runs the same SQL; L-D3, which draws every verb, shows the database in memory"
     ),
-    r"sync/test_contract\.py::Test(SyncSQLite|SyncPostgres|AnywhereSQLite)::"
+    r"sync/test_contract\.py::Test(SyncSQLite|SyncJSONL|SyncPostgres|AnywhereSQLite)::"
     r"test_(l_c3|l_d[67]|l_d8_a_deep|l_t1|a_value|a_tampered)_": (
-        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows each of these"
+        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows TestSyncSQLite"
+    ),
+    r"sync/test_contract\.py::Test(SyncJSONL|SyncPostgres|AnywhereSQLite)::test_l_d3_": (
+        "TestSyncSQLite and TestSyncInMemory go the same ways; the other laws show each of these stores"
     ),
 }
 """What the id of a test has in it, and why its twin is enough."""
