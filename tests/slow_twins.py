@@ -34,8 +34,11 @@ SLOW_TWINS = {
     r"(memory|services|bridge)/test_interleavings\.py::\w+\[sqlite": (
         "on SQLite the first statement of a write excludes every other writer; on PostgreSQL, in the same test, rows do"
     ),
-    rf"sync/test_contract\.py::Test(SyncSQLite|SyncPostgres|AnywhereSQLite)::{_DRAWN}": (
-        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows each of these"
+    rf"sync/test_contract\.py::Test(SyncSQLite|SyncJSONL|SyncPostgres|AnywhereSQLite)::{_DRAWN}": (
+        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows TestSyncSQLite"
+    ),
+    r"sync/test_contract\.py::Test(SyncJSONL|SyncPostgres|AnywhereSQLite)::test_l_d3_": (
+        "TestSyncSQLite and TestSyncInMemory go the same ways; the other laws show each of these stores"
     ),
 }
 """What the id of a test has in it, and why its twin is enough."""

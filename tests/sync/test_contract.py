@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.memory import test_inmemory, test_postgres_backend, test_sqlite_backend
+from tests.memory import test_inmemory, test_jsonl, test_postgres_backend, test_sqlite_backend
 from tests.sync.stores import Awaited, OnLoops, faced
 
 from dgent.sync import anywhere
@@ -17,6 +17,11 @@ class TestSyncSQLite(test_sqlite_backend.TestSQLite):
 
 
 class TestSyncInMemory(test_inmemory.TestMemory):
+    async def open(self, place: Any, namespace: str, **named: Any) -> Any:
+        return Awaited(faced(await super().open(place, namespace, **named)))
+
+
+class TestSyncJSONL(test_jsonl.TestJSONL):
     async def open(self, place: Any, namespace: str, **named: Any) -> Any:
         return Awaited(faced(await super().open(place, namespace, **named)))
 
