@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 
 from typing_extensions import override
 
+from dgent.erasure import checked_erasure
 from dgent.exceptions import StorageError
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
 from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from dgent.datum import Datum
+    from dgent.erasure import Erased, Erasure
     from dgent.limits import Limits
     from dgent.page import Page
 
@@ -202,6 +204,10 @@ class BackendBase(StoreBase, Backend):
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
         """Erase what expired, and old versions, and return how many versions went."""
 
+    @abstractmethod
+    async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:
+        """Erase for good, in one transaction, and return what went."""
+
     @override
     def within(self, namespace: str) -> Self:
         other = copy.copy(self)
@@ -221,6 +227,13 @@ class BackendBase(StoreBase, Backend):
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         keep = None if keep_versions is None else check_limit(keep_versions, "keep_versions")
         return await self._compact(keep, None if older_than is None else check_time(older_than, "older_than"))
+
+    @override
+    async def erase(
+        self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
+    ) -> Erased:
+        check_kind(vacuum, bool, "vacuum is True or False")
+        return await self._erase(checked_erasure(prefix, everything, below), vacuum=vacuum)
 
     @override
     async def status(self) -> Mapping[str, object]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias,
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
-from dgent.exceptions import DgentError
+from dgent.exceptions import DgentError, InvalidInput
 from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from dgent.datum import Datum
+    from dgent.erasure import Erased, Erasure
     from dgent.limits import Limits
     from dgent.operations import Operation
     from dgent.page import Page
@@ -168,6 +169,16 @@ class SqlBackend(SqlStore, BackendBase):
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
         return await self._write(self._here(erasure.compact, self.clock, keep_versions, older_than))
+
+    @override
+    async def _erase(self, asked: Erasure, *, vacuum: bool) -> Erased:
+        if vacuum and self.is_joined:
+            raise InvalidInput("nothing is vacuumed within a transaction: erase without it, and once more after it")
+        erased, namespaces = await self._write(self._here(erasure.erase, asked))
+        self._announce([Change("erase", namespace, asked.prefix or "") for namespace in namespaces])
+        if vacuum:
+            await self.database.vacuum(self.table_set.names)
+        return erased
 
     @override
     async def _namespaces(self, prefix: str | None, limit: int) -> Names:
