@@ -246,6 +246,6 @@ async def _erasures(store: SQLiteBackend, floor: Floor, size: int) -> AsyncItera
             count = floor.db.execute(f"DELETE FROM dgent_datums WHERE namespace = ?{more}", [name]).rowcount
             floor.db.execute(f"DELETE FROM dgent_terms WHERE namespace = ?{more}", [name])
             floor.db.execute("COMMIT")
-            return count
+            return int(count)
 
         yield Case(f"erase {what} of {1200 if everything else 600}, {size} B", "one DELETE a table", 1 / 3, run, bare)

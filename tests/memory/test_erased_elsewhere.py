@@ -9,7 +9,7 @@ import pytest
 from tests.memory.switchable_backend import Switchable
 from tests.memory.test_failover_router import Place, datum
 
-from dgent.delivery import Deliverer, Queue, QueuedErasure, QueuedWrite, Tally
+from dgent.delivery import Deliverer, Queue, QueuedErasure, QueuedWrite, Tally, move_page
 from dgent.delivery.queued_write import EVERYTHING
 from dgent.delivery.watermark import DeliveryPlan, Watermark
 from dgent.erasure import Erased, Erasure
@@ -155,6 +155,25 @@ async def test_a_write_that_another_program_has_planned_is_waited_for() -> None:
     assert tally.erased == Erased(1, 1, 1, queued=1)
     assert await target.list() == []
     assert await queue.count() == (0, 0)
+
+
+async def test_an_erasure_under_another_name_of_the_queue_is_moved_before_what_waits_behind_it() -> None:
+    store, target = MemoryBackend(), MemoryBackend()
+    former, queue = Queue(store, "before"), Queue(store, "now")
+    await target.put_many([datum("a", 7), datum("c", 7)])
+    await former.append([waiting("a"), waiting("b")])
+    await former.append_erasure(QueuedErasure("default", Erasure("a"), 2.0))
+    await former.append([waiting("a", 2)])
+    while await move_page(former, queue):
+        pass
+    await Deliverer(queue, target).run()
+    assert {found.id: found for found in await target.list()} == {
+        "a": datum("a", 2),
+        "b": datum("b"),
+        "c": datum("c", 7),
+    }
+    assert [entry.version for entry in await target.history("a")] == [1]
+    assert [await one.count() for one in (former, queue)] == [(0, 0), (0, 0)]
 
 
 @pytest.mark.parametrize("verb", ["erase", "move", "purge"])

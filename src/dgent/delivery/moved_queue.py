@@ -11,6 +11,7 @@ or was: what is moved is put over that, as over an earlier write of the same que
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from heapq import merge
 from itertools import dropwhile
@@ -52,7 +53,7 @@ async def move_page(former: Queue, queue: Queue) -> bool:
 async def _move_erasures(former: Queue, queue: Queue) -> None:
     """Move erasures before what waits behind them; what they take under the former name goes."""
     for one in await former.erasures():
-        _, left = await drop(former, one, "", 0.0)
+        _, left = await drop(former, one, "", time.time())
         if left:
             raise VersionConflict(one.key, 0, 0)
         await queue.append_erasure(one)

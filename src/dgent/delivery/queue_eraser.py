@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 
 from dgent.delivery.queued_erasure import GROUP
 from dgent.delivery.watermark import LEASE, DeliveryPlan, Watermark
+from dgent.erasure import Erased
 from dgent.exceptions import Corrupt, VersionConflict
 
 if TYPE_CHECKING:
     from dgent.delivery.deliverer import Deliverer
     from dgent.delivery.queue import Queue
     from dgent.delivery.queued_erasure import QueuedErasure
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure import Erasure
     from dgent.store import Backend
 
 
@@ -39,14 +40,16 @@ async def apply(by: Deliverer, erasure: QueuedErasure) -> Erased | None:
     """
     queue = by.queue
     record, now = await by.ask(queue.watermark(GROUP)), by.clock()
-    if record.through < erasure.seq:
-        if _is_anothers(record, by.name, now):
-            return None
-        plan = DeliveryPlan(erasure.seq, 0, by.name, now + LEASE)
-        try:
-            record = await by.ask(queue.move(GROUP, record._replace(plan=plan)))
-        except VersionConflict:
-            return None
+    if record.through >= erasure.seq:  # whoever applied it died before he took it off
+        await by.ask(queue.take_off(erasure))
+        return Erased()
+    if _is_anothers(record, by.name, now):
+        return None
+    plan = DeliveryPlan(erasure.seq, 0, by.name, now + LEASE)
+    try:
+        record = await by.ask(queue.move(GROUP, record._replace(plan=plan)))
+    except VersionConflict:
+        return None
     dropped, left = await by.ask(drop(queue, erasure, by.name, now))
     if left:
         return None
@@ -67,7 +70,7 @@ async def drop(queue: Queue, erasure: QueuedErasure, name: str, now: float) -> t
     dropped, left = await queue.erase_set_aside(erasure), False
     async for page in queue.pages():
         for entry in page.entries:
-            if (erasure.seq and entry.seq > erasure.seq) or not erasure.takes(entry):
+            if entry.seq > erasure.seq or not erasure.takes(entry):
                 continue
             if await _deal_with(queue, entry.group, entry.seq, name, now):
                 dropped += await queue.erase_entry(entry)
