@@ -75,8 +75,7 @@ class DgentProtocol(StateBackend, Protocol):
     The laws, each checked by the test of `dgent.testing` that is named after it:
 
     * Append: `put` never destroys. A datum equal to the live one changes nothing; a different one becomes the next
-      version of its id. `delete` appends a tombstone; only `purge`, `erase` and
-      `compact` erase.
+      version of its id. `delete` appends a tombstone; only `purge`, `erase` and `compact` erase.
     * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
       live version (0: absent).
     * Time to live: what has expired is absent, by one clock: the process's, or that of the server that holds the store.
