@@ -19,7 +19,7 @@ from tests.faults.stores import sync_engine
 
 from dgent.datum import Datum
 from dgent.erasure import Erased
-from dgent.exceptions import InvalidInput
+from dgent.exceptions import InvalidInput, StorageTimeout
 from dgent.memory.change import Change
 from dgent.memory.datum_index import TABLES
 from dgent.memory.jsonl.backend import JSONLBackend
@@ -29,6 +29,7 @@ from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.memory.sql.writes import apply_each
 from dgent.operations import Put
 from dgent.query import Query
+from dgent.settings import Settings
 from dgent.testing.contract_base import patience
 
 if TYPE_CHECKING:
@@ -275,4 +276,18 @@ async def test_what_is_damaged_is_erased_too(place: str) -> None:
     engine.dispose()
     assert (await store.erase(prefix="a")).ids == 2
     assert not [row for row in rows_of(place) if "'ab'" in row or "'a'" in row]
+    await store.close()
+
+
+async def test_who_reads_for_too_long_keeps_the_log_and_that_is_told(sqlite_path: Path) -> None:
+    store = SQLiteBackend(sqlite_path, settings=Settings.load(data_dir=sqlite_path.parent, busy_timeout=0.05))
+    await store.put(Datum.create(b"secret-content", id="a"))
+    with closing(sqlite3.connect(sqlite_path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        assert reader.execute("SELECT count(*) FROM dgent_datums").fetchone() == (1,)
+        with pytest.raises(StorageTimeout, match="vacuum again"):
+            await store.erase(everything=True, vacuum=True)
+        assert await store.list() == []
+    assert await store.erase(everything=True, vacuum=True) == Erased()
+    assert not [path for path in sqlite_path.parent.iterdir() if b"secret" in path.read_bytes()]
     await store.close()
