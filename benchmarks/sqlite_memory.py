@@ -69,7 +69,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     store = SQLiteBackend(folder / "ours.db", "f")
     await store.prepare()
     floor = Floor(folder / "floor.db", folder / "ours.db")
-    for part in (_puts, _gets, _newest, _narrow, _chains, _queries):
+    for part in (_puts, _gets, _newest, _narrow, _chains, _queries, _erasures):
         async for case in part(store, floor, size):
             yield case
     floor.db.close()
@@ -207,3 +207,45 @@ async def _queries(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterat
             return floor.fetch(sql, wanted)
 
         yield Case(f"query by {name}, 100 of 100 000, {size} B", "the same join, tuples", 0.40, ours, bare)
+
+
+async def _erasures(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Erase 600 datums with two terms each, beside as many that stay, which both sides put in before."""
+    prepared = itertools.count()
+
+    async def fill(name: str) -> SQLiteBackend:
+        here = store.within(name)
+        for kind in ("gone", "kept"):
+            made = [Datum.create(b"x" * size, id=f"{kind}-{n:04}", tags=["a", "b"]) for n in range(600)]
+            await here.put_many(made)
+        return here
+
+    def bare_fill(name: str) -> None:
+        for kind in ("gone", "kept"):
+            made = [Datum.create(b"x" * size, id=f"{kind}-{n:04}", tags=["a", "b"]) for n in range(600)]
+            floor.put_many([floor.row(datum, name) for datum in made])
+            terms = [(name, t, each.created_at, each.id, 1) for each in made for t in terms_of(each.metadata_json)]
+            floor.db.executemany("INSERT INTO dgent_terms VALUES (?, ?, ?, ?, ?)", terms)
+
+    turns = 9  # one to warm up, seven that count
+    names = [f"erase{next(prepared)}" for _ in range(2 * turns)]
+    ours = [await fill(name) for name in names]
+    for name in names:
+        bare_fill(name)
+    for at, (what, everything) in enumerate((("a namespace", True), ("a prefix", False))):
+        mine, theirs = iter(ours[at * turns :]), iter(names[at * turns :])
+
+        async def run(mine: Any = mine, everything: bool = everything) -> int:
+            asked = {"everything": True} if everything else {"prefix": "gone-"}
+            return (await next(mine).erase(**asked)).ids
+
+        def bare(theirs: Any = theirs, everything: bool = everything) -> int:
+            name = next(theirs)
+            more = "" if everything else " AND id >= 'gone-' AND id < 'gone.'"
+            floor.db.execute("BEGIN IMMEDIATE")
+            count = floor.db.execute(f"DELETE FROM dgent_datums WHERE namespace = ?{more}", [name]).rowcount
+            floor.db.execute(f"DELETE FROM dgent_terms WHERE namespace = ?{more}", [name])
+            floor.db.execute("COMMIT")
+            return int(count)
+
+        yield Case(f"erase {what} of {1200 if everything else 600}, {size} B", "one DELETE a table", 1 / 3, run, bare)

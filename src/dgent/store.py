@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
+    from dgent.erasure import Erased
     from dgent.page import KeyPage, Page
 
 
@@ -75,7 +76,7 @@ class DgentProtocol(StateBackend, Protocol):
     The laws, each checked by the test of `dgent.testing` that is named after it:
 
     * Append: `put` never destroys. A datum equal to the live one changes nothing; a different one becomes the next
-      version of its id. `delete` appends a tombstone; only `purge` and `compact` erase.
+      version of its id. `delete` appends a tombstone; only `purge`, `erase` and `compact` erase.
     * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
       live version (0: absent).
     * Time to live: what has expired is absent, by one clock: the process's, or that of the server that holds the store.
@@ -304,6 +305,22 @@ class Backend(DgentProtocol, Protocol):
 
         Superseded versions go when they are not among the last `keep_versions` of their id, or were stored before
         `older_than` (Unix seconds); without either they all stay. Live datums always stay.
+        """
+
+    async def erase(
+        self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
+    ) -> Erased:
+        """Erase datums for good, with all their versions, tombstones and indexes, in one transaction; say what went.
+
+        `prefix` takes the ids that begin with it; `everything` takes all of the namespace and forgets its name, so that
+        nothing tells that it was there: a later namespace of any name has higher seqs than it had. `below` takes the
+        same from the namespaces under this one: "a/b" is under "a". A put that commits later is whole. What waits for
+        another store goes, too: there, before anything else is delivered. `vacuum` also waits until the database has
+        cleared the room where the bytes were, which takes as long as the database is large, and no transaction.
+
+        Raises:
+            InvalidInput: neither a prefix nor everything is given, or both; or it is to vacuum within a transaction.
+            StorageTimeout: it is erased, but others read for too long for its room to be cleared: vacuum again.
         """
 
     async def is_available(self) -> bool:

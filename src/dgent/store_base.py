@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from typing_extensions import override
 
+from dgent.erasure import checked_erasure
 from dgent.exceptions import InvalidQuery, StorageError
 from dgent.name_listing import NamespaceListing, SegmentListing
 from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
+    from dgent.erasure import Erased, Erasure
     from dgent.limits import Limits
 
 
@@ -327,6 +329,10 @@ class BackendBase(StoreBase, Backend):
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
         """Erase what expired, and old versions, and return how many versions went."""
 
+    @abstractmethod
+    async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:
+        """Erase for good, in one transaction, and return what went."""
+
     @override
     def within(self, namespace: str) -> Self:
         other = copy.copy(self)
@@ -348,6 +354,13 @@ class BackendBase(StoreBase, Backend):
     async def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         keep = None if keep_versions is None else check_limit(keep_versions, "keep_versions")
         return await self._compact(keep, None if older_than is None else check_time(older_than, "older_than"))
+
+    @override
+    async def erase(
+        self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
+    ) -> Erased:
+        check_kind(vacuum, bool, "vacuum is True or False")
+        return await self._erase(checked_erasure(prefix, everything, below), vacuum=vacuum)
 
     @override
     async def status(self) -> Mapping[str, object]:

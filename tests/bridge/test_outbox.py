@@ -23,11 +23,13 @@ from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.bridge import outbox as outbox_module
 from dgent.datum import Datum
 from dgent.delivery import DeliveryReport, Queue, page_delivery
+from dgent.erasure import Erased
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,
     CausalCycle,
     InvalidDatum,
+    InvalidInput,
     LimitExceeded,
     StorageTimeout,
 )
@@ -109,6 +111,44 @@ async def test_l_p2_a_failed_transaction_delivers_nothing(database: Database, me
         assert await memory.count() == 0
     assert await Outbox(database, memory).reconcile() == DeliveryReport()
     assert [datum.id for datum in await memory.list()] == ["kept"]
+
+
+async def test_l_q4_an_erasure_in_a_transaction_takes_what_waits_and_then_the_memory(
+    database: Database, memory: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = [Datum.create(f"{n}".encode(), id=id, created_at=float(n)) for n, id in enumerate(["a1", "a2", "b1", "c"])]
+    await memory.put_many(old)
+    with monkeypatch.context() as dead:
+        dead.setattr(Outbox, "deliver", _not_now)
+        async with unit_of_work(database, memory) as tx:
+            await tx.memory.put(Datum.create(b"waits", id="a3"))
+            await tx.memory.put(Datum.create(b"waits", id="b1"))
+        with suppress(Fault):
+            async with unit_of_work(database, memory) as tx:
+                await tx.memory.erase(everything=True)
+                assert await tx.memory.count() == 0
+                raise Fault
+        async with unit_of_work(database, memory) as tx:
+            assert await tx.memory.count() == 5
+            assert await tx.memory.erase(prefix="a") == Erased(queued=1, pending="memory")
+            assert sorted(datum.id for datum in await tx.memory.list()) == ["b1", "c"]
+            assert [await tx.memory.count(prefix=prefix) for prefix in ("", "a", "a1", "b")] == [2, 0, 0, 1]
+            assert await tx.memory.get_many(["a1", "a3", "c"]) == {"c": old[3]}
+            assert await tx.memory.causal_chain("a1") == []
+            again = await tx.memory.put(Datum.create(b"again", id="a1"))
+            assert sorted(datum.id for datum in await tx.memory.list()) == ["a1", "b1", "c"]
+            assert await tx.memory.count() == 3
+            with pytest.raises(CapabilityMissing, match="erase each"):
+                await tx.memory.erase(prefix="a", below=True)
+            with pytest.raises(InvalidInput):
+                await tx.memory.erase(prefix="a", vacuum=True)
+    assert await memory.exists("a2")
+    assert (await Outbox(database, memory).reconcile()).complete
+    assert {datum.id: datum.content for datum in await memory.list()} == {"a1": b"again", "b1": b"waits", "c": b"3"}
+    assert [entry.datum for entry in await memory.history("a1")] == [again]
+    async with unit_of_work(database, memory) as tx:
+        await tx.memory.erase(everything=True)
+    assert await memory.namespaces() == []
 
 
 async def _not_now(_: Outbox) -> DeliveryReport:

@@ -128,6 +128,19 @@ def test_purge_asks_before_it_erases(kg: Runner) -> None:
     kg("memory", "purge", "a", "--yes", code=3)
 
 
+def test_erase_asks_before_it_erases_and_says_what_went(kg: Runner) -> None:
+    for id in ("a1", "a2", "b"):
+        kg("memory", "put", "one", "--id", id)
+    kg("memory", "put", "two", "--id", "a1")
+    assert "say --yes" in kg("memory", "erase", "--prefix", "a", code=2).err
+    assert "--everything" in kg("memory", "erase", "--yes", "--prefix", "", code=2).err
+    assert "either" in kg("memory", "erase", "--yes", "--everything", "--prefix", "a", code=2).err
+    assert kg("memory", "erase", "--prefix", "a", "--yes").text == "erased 3 versions of 2 ids\n"
+    found = kg.json("memory", "erase", "--everything", "--below", "--vacuum", "--yes")
+    assert found == {"versions": 1, "ids": 1, "namespaces": 1, "queued": 0, "pending": ""}
+    assert kg.json("memory", "list")["datums"] == []
+
+
 def test_a_chain_is_shown_oldest_first(kg: Runner) -> None:
     for id, parent in (("a", None), ("b", "a"), ("c", "b")):
         kg("memory", "put", f"this is {id}", "--id", id, *(["--parent", parent] if parent else []))

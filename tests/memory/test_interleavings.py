@@ -35,6 +35,8 @@ VERBS: dict[str, Callable[[Any], Awaitable[Any]]] = {
     "compact keep": lambda store: store.compact(keep_versions=1),
     "compact older": lambda store: store.compact(older_than=store.clock() - 1),
     "purge": lambda store: store.purge("a"),
+    "erase": lambda store: store.erase(everything=True),
+    "erase a": lambda store: store.erase(prefix="a"),
     "delete": lambda store: store.delete("a"),
     "delete_many": lambda store: store.delete_many(["a", "b"]),
     "put": lambda store: store.put(tagged("a", "verb")),
@@ -76,7 +78,7 @@ async def check_whole(store: Backend, put: Datum, verb: str) -> None:
     live = {datum.id: datum for datum in await store.list()}
     assert await store.count() == len(live)
     history = {entry.version: entry.datum for entry in await store.history("a")}
-    if verb == "purge" and not history:
+    if verb in {"purge", "erase", "erase a"} and not history:
         assert await store.query(Query(tags=["acknowledged"])) == []
         return
     assert history[put.version] == put, "an acknowledged put is gone"

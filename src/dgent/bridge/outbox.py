@@ -20,13 +20,16 @@ from dgent.delivery import (
     DeliveryReport,
     KnownTarget,
     Queue,
+    QueuedErasure,
     QueuedWrite,
     QueueUnreadable,
     Tally,
     Version,
+    drop,
     entry_key,
     roomy,
 )
+from dgent.erasure import Erased
 from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, StorageError, VersionConflict
 from dgent.memory.sql.backend import SqlBackend
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dgent.datum import Datum
+    from dgent.erasure import Erasure
     from dgent.operations import TTL
     from dgent.sql import Database, Runner
     from dgent.store import Backend
@@ -75,6 +79,17 @@ class Outbox:
             for id, datum, ttl in writes
         ]
         await self._inside(transaction).append(entries)
+
+    async def erase(self, transaction: Runner, asked: Erasure) -> Erased:
+        """Erase what waits, and let the erasure wait, until the transaction commits and the memory has erased, too."""
+        queue, now = self._inside(transaction), time.time()
+        taken = await queue.append_erasure(QueuedErasure(self.namespace, asked, now))
+        dropped, _ = await drop(queue, taken, self._deliverer.name, now)
+        return Erased(queued=dropped, pending=self.memory.name)
+
+    async def erasures(self, transaction: Runner) -> list[Erasure]:
+        """Return the erasures that wait."""
+        return [one.erasure for one in await self._inside(transaction).erasures()]
 
     async def latest(self, transaction: Runner, ids: Sequence[str] | None) -> dict[str, Datum | None]:
         """Return what waits: the last write of each of these ids, or of all.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from dgent.datum import Datum, stamped
-from dgent.exceptions import CapabilityMissing, LimitExceeded
+from dgent.erasure import checked_erasure
+from dgent.exceptions import CapabilityMissing, InvalidInput, LimitExceeded
 from dgent.memory.write_batch import check_acyclic_within, closes_cycle
 from dgent.operations import Outcome
 from dgent.page import Damaged, Page
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
+    from dgent.erasure import Erased, Erasure
     from dgent.operations import TTL, Operation
     from dgent.query import Query
     from dgent.sql import Runner
@@ -119,30 +121,44 @@ class OutboxMemory(StoreBase):
 
     @override
     async def _get_many(self, ids: Names) -> dict[str, Datum]:
-        waiting = await self._waiting(ids)
-        below = await self._memory.get_many([id for id in ids if id not in waiting])
+        waiting, erasures = await self._waiting(ids), await self._box.erasures(self._runner)
+        below = await self._memory.get_many([id for id in ids if id not in waiting and not _takes(erasures, id)])
         found = {**below, **waiting}
         return {id: datum for id in ids if (datum := found.get(id)) is not None}
 
     @override
     async def _count(self, prefix: str | None) -> int:
         waiting = {id: datum for id, datum in (await self._waiting(None)).items() if id.startswith(prefix or "")}
-        replaced = await self._memory.get_many(waiting)
+        erasures = await self._box.erasures(self._runner)
+        replaced = await self._memory.get_many([id for id in waiting if not _takes(erasures, id)])
         added = sum(datum is not None for datum in waiting.values())
-        return await self._memory.count(prefix=prefix) - len(replaced) + added
+        return await self._count_below(prefix or "", erasures) - len(replaced) + added
+
+    async def _count_below(self, prefix: str, erasures: Iterable[Erasure]) -> int:
+        """Count what the memory has, without what is to be erased there."""
+        gone = sorted({one.prefix or "" for one in erasures})
+        if any(prefix.startswith(each) for each in gone):
+            return 0
+        apart = [each for at, each in enumerate(gone) if not each.startswith(tuple(gone[:at]))]
+        taken = [await self._memory.count(prefix=each) for each in apart if each.startswith(prefix)]
+        return await self._memory.count(prefix=prefix or None) - sum(taken)
 
     @override
     async def _query(self, query: Query) -> Page:
-        waiting = await self._waiting(None)
-        if not waiting or query.ordered_by == "seq" or {"after_seq", "before_seq"} & query.asked:
+        waiting, erasures = await self._waiting(None), await self._box.erasures(self._runner)
+        if not (waiting or erasures) or query.ordered_by == "seq" or {"after_seq", "before_seq"} & query.asked:
             return await self._memory.query(query)
         if not query.limit:
             return Page()
-        below = await self._read_on(query, lambda read: sum(one.id not in waiting for one in read) > query.limit)
-        found = [datum for datum in below if datum.id not in waiting]
+
+        def stays(id: str) -> bool:
+            return id not in waiting and not _takes(erasures, id)
+
+        below = await self._read_on(query, lambda read: sum(stays(one.id) for one in read) > query.limit)
+        found = [datum for datum in below if stays(datum.id)]
         found += [datum for datum in waiting.values() if datum is not None and query.matches(datum)]
         joined = query.page(_in_order(query, found))
-        damaged = tuple(one for one in below.damaged if one.id not in waiting)
+        damaged = tuple(one for one in below.damaged if stays(one.id))
         joined.damaged = await self._on_page(damaged, query, joined.cursor, below)
         return joined
 
@@ -217,6 +233,24 @@ class OutboxMemory(StoreBase):
         """
         raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
 
+    async def erase(
+        self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
+    ) -> Erased:
+        """Erase what waits, with this transaction, and let the memory erase after it, before anything is delivered.
+
+        Raises:
+            InvalidInput: as `Backend.erase`, or it is to vacuum.
+            CapabilityMissing: what is below waits elsewhere, too.
+        """
+        asked = checked_erasure(prefix, everything, below)
+        if vacuum:
+            raise InvalidInput("nothing is vacuumed within a transaction: erase without it, and in the memory after it")
+        if below:
+            raise CapabilityMissing(
+                "what waits for the namespaces below has outboxes of its own: erase each of them by its name"
+            )
+        return await self._box.erase(self._runner, asked)
+
     async def _refuse_cycles(self, operations: Sequence[Operation]) -> None:
         """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
         check_acyclic_within(operations)
@@ -260,6 +294,10 @@ class OutboxMemory(StoreBase):
 _Damaged = tuple[Damaged, ...]
 _Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
+
+
+def _takes(erasures: Iterable[Erasure], id: str) -> bool:
+    return any(one.takes(id) for one in erasures)
 
 
 def _in_order(query: Query, datums: Datums) -> Datums:

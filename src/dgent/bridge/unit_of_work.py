@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.bridge.table_adapter import TableAdapter
+    from dgent.erasure import Erased
     from dgent.sql import Database, Joinable, Runner, Transaction
     from dgent.store import Backend
 
@@ -40,6 +41,11 @@ class JoinableMemory(DgentProtocol, Protocol):
     def joined(self, transaction: Runner, /) -> Self:
         """Return the same store as part of an open transaction."""
 
+    async def erase(
+        self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
+    ) -> Erased:
+        """Erase datums for good, as `Backend.erase` does."""
+
 
 class UnitOfWork:
     """An open transaction.
@@ -52,7 +58,7 @@ class UnitOfWork:
     def __init__(self, transaction: Transaction, memory: JoinableMemory, tables: TableRegistry, log: AsyncLog) -> None:
         self.session: AsyncSession = transaction.session
         self._transaction, self._tables, self._log = transaction, tables, log
-        self.memory: DgentProtocol = self.join(memory)
+        self.memory: JoinableMemory = self.join(memory)
 
     def join(self, store: Joinable[View]) -> View:
         """Return a store as part of this transaction: what it writes is committed with the rest, or not at all.

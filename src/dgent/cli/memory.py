@@ -268,3 +268,35 @@ async def purge(
     if not erased:
         raise DatumNotFound(f"nothing was ever stored as {id!r} in {where!r}")
     kg.answer({"erased": erased}, f"erased {output.counted(erased, 'versions')}")
+
+
+@app.command()
+@command
+async def erase(
+    kg: Kg,
+    *,
+    prefix: Annotated[str | None, typer.Option(help="The datums whose ids begin with it.")] = None,
+    everything: Annotated[bool, typer.Option("--everything", help="All of the namespace, and its name.")] = False,
+    below: Annotated[bool, typer.Option("--below", help="In the namespaces under it, too.")] = False,
+    vacuum: Annotated[bool, typer.Option("--vacuum", help="Have the database clear the room where it was.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Erase datums with all that was ever stored of them, for good."""
+    from dataclasses import asdict
+
+    from dgent.cli import output
+
+    if everything == bool(prefix):
+        misused("say what is to be erased: either --prefix TEXT or --everything")
+    if not yes:
+        what = "everything" if everything else f"every version of what begins with {prefix!r}"
+        under = " and those under it" if below else ""
+        sure(f"Erase {what} in the namespace {kg.settings.namespace!r}{under} for good?")
+    async with kg.storage() as storage:
+        erased = await storage.memory.erase(prefix=prefix, everything=everything, below=below, vacuum=vacuum)
+    told = f"erased {output.counted(erased.versions, 'versions')} of {output.counted(erased.ids, 'ids')}"
+    if erased.queued:
+        told += f", and {output.counted(erased.queued, 'writes')} that waited"
+    if erased.pending:
+        told += f"; {erased.pending} is out of reach, and erases before anything else gets there"
+    kg.answer(asdict(erased), told)

@@ -29,6 +29,7 @@ from dgent.datum_id import uuid7
 from dgent.delivery.delivery_report import Tally
 from dgent.delivery.page_delivery import PageDelivery
 from dgent.delivery.queue import Queue, QueueUnreadable
+from dgent.delivery.queue_eraser import apply
 from dgent.exceptions import StorageError
 from dgent.runtime.backoff import Backoff
 from dgent.runtime.per_loop_lock import PerLoopLock
@@ -36,6 +37,8 @@ from dgent.runtime.per_loop_lock import PerLoopLock
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator
 
+    from dgent.delivery.queue import Waiting
+    from dgent.delivery.queued_erasure import QueuedErasure
     from dgent.delivery.queued_write import QueuedWrite
     from dgent.store import Backend
 
@@ -68,10 +71,13 @@ class Deliverer:
         """
         async with self._lock.current():
             waiting = await self.ask(self.queue.page())
-            moved = await self._put_damaged_aside(waiting.damaged, tally)
-            blocked = await self._deal_with(waiting.entries, tally)
+            if erasures := await self._erasures_beside(waiting):
+                blocked, moved = not await self._apply(erasures, tally), 0
+            else:
+                moved = await self._put_damaged_aside(waiting.damaged, tally)
+                blocked = await self._deal_with(waiting.entries, tally)
         await self._wait(blocked=blocked)
-        return bool(waiting.entries or moved)
+        return bool(waiting.entries or erasures or moved)
 
     async def run(self, tally: Tally | None = None) -> Tally:
         """Deal with all that waits, and return what was done. Raises as `page` does."""
@@ -85,8 +91,32 @@ class Deliverer:
         for id in ids:
             while (await self.ask(self.queue.of(namespace, id))).entries:
                 async with self._lock.current():
-                    blocked = await self._deal_with((await self.ask(self.queue.of(namespace, id))).entries, tally)
+                    entries = (await self.ask(self.queue.of(namespace, id))).entries
+                    if erasures := await self.ask(self.queue.erasures()):
+                        blocked = not await self._apply(erasures, tally)
+                    else:
+                        blocked = await self._deal_with(entries, tally)
                 await self._wait(blocked=blocked)
+
+    async def erase(self, tally: Tally) -> None:
+        """Apply the erasures that wait, and deliver nothing. Raises as `page` does."""
+        while erasures := await self.ask(self.queue.erasures()):
+            async with self._lock.current():
+                blocked = not await self._apply(erasures, tally)
+            await self._wait(blocked=blocked)
+
+    async def _erasures_beside(self, waiting: Waiting) -> list[QueuedErasure]:
+        """Return the erasures that wait, of which those on the page are all if it is the last one."""
+        return waiting.erasures if waiting.after_seq is None else await self.ask(self.queue.erasures())
+
+    async def _apply(self, erasures: list[QueuedErasure], tally: Tally) -> bool:
+        """Apply erasures in their order; tell whether all of them are, and nobody else was in the way."""
+        for one in erasures:
+            erased = await apply(self, one)
+            if erased is None:
+                return False
+            tally.erased += erased
+        return True
 
     async def _wait(self, *, blocked: bool) -> None:
         """Wait, if somebody else delivers some of the entries, or has died over it."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from dgent.erasure import Erased
+
 if TYPE_CHECKING:
     from dgent.delivery.queued_write import QueuedWrite
 
@@ -33,10 +35,11 @@ class DeliveryReport:
 
 @dataclass(slots=True)
 class Tally:
-    """What one delivery has done so far: how many writes it got there, and those that it set aside."""
+    """What one delivery has done so far: how many writes it got there, those that it set aside, and what it erased."""
 
     delivered: int = 0
     aside: list[QueuedWrite] = field(default_factory=list)
+    erased: Erased = field(default_factory=Erased)
 
     def report(self, waiting: int, reason: str) -> DeliveryReport:
         """Return it as the answer to who asked, with what is left and why."""

@@ -11,12 +11,15 @@ or was: what is moved is put over that, as over an earlier write of the same que
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from heapq import merge
 from itertools import dropwhile
 from typing import TYPE_CHECKING
 
+from dgent.delivery.queue_eraser import drop
 from dgent.delivery.watermark import Watermark
+from dgent.exceptions import VersionConflict
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,6 +37,7 @@ async def move_page(former: Queue, queue: Queue) -> bool:
         VersionConflict: somebody delivers the former one just now.
         StorageError: the store failed.
     """
+    await _move_erasures(former, queue)
     if page := await former.page():
         await former.put_damaged_aside(page.damaged)
         await _move(former, queue, page.entries)
@@ -44,6 +48,16 @@ async def move_page(former: Queue, queue: Queue) -> bool:
     for entry in aside:
         await former.discard(entry.key)
     return bool(aside)
+
+
+async def _move_erasures(former: Queue, queue: Queue) -> None:
+    """Move erasures before what waits behind them; what they take under the former name goes."""
+    for one in await former.erasures():
+        _, left = await drop(former, one, "", time.time())
+        if left:
+            raise VersionConflict(one.key, 0, 0)
+        await queue.append_erasure(one)
+        await former.take_off(one)
 
 
 async def _move(former: Queue, queue: Queue, entries: Sequence[QueuedWrite]) -> None:

@@ -17,10 +17,10 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from dgent.delivery.target_writer import ATTEMPTS, BaseVersion, Reached, TargetWriter, busy, conflict, is_known
-from dgent.delivery.watermark import DeliveryPlan, Watermark
+from dgent.delivery.watermark import LEASE, DeliveryPlan, Watermark
 from dgent.exceptions import Corrupt, StorageError, VersionConflict
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from dgent.delivery.queued_write import QueuedWrite, Version
 
 T = TypeVar("T")
-LEASE: Final = 5.0
-"""How long an entry is left to who has planned it, in seconds."""
 
 
 class Blocked:

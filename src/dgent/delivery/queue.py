@@ -1,6 +1,6 @@
 """Where writes for a store elsewhere wait: an append-only log in reserved namespaces of any `Backend`.
 
-    .dgent/queue/<target>   the writes, each one datum; the order of everything is their seq
+    .dgent/queue/<target>   the writes, each one datum, and erasures; the order of everything is their seq
     .dgent/places/<target>  how far each id has come: see `watermark`
     .dgent/aside/<target>   the writes that the target must not take, each with its reason, until somebody decides
 
@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from dgent.datum import Datum
 from dgent.delivery.queue_format_1 import take_over_format_1
+from dgent.delivery.queued_erasure import GROUP, QueuedErasure, decoded_erasure, encoded_erasure, is_erasure
 from dgent.delivery.queued_write import EVERYTHING, PAGE, RESERVED, QueuedWrite, damaged, decoded, encoded, group_of
 from dgent.delivery.watermark import RECEIPT, Watermark, record_of, watermark_in
 from dgent.exceptions import Corrupt, StorageError
@@ -34,14 +35,15 @@ _AT_ONCE: Final = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A page of a queue: entries, the next first; those that are not what was written; where to read on."""
+    """A page of a queue: entries, the next first; those that are not what was written; erasures; where to read on."""
 
     entries: list[QueuedWrite]
     damaged: list[QueuedWrite]
+    erasures: list[QueuedErasure]
     after_seq: int | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.entries or self.damaged)
+        return bool(self.entries or self.damaged or self.erasures)
 
 
 class Queue:
@@ -93,6 +95,38 @@ class Queue:
             if page:
                 yield page
             at = page.after_seq
+
+    async def append_erasure(self, erasure: QueuedErasure) -> QueuedErasure:
+        """Take an erasure, and return it with its place; it is safe in the store when this answers."""
+        stored = await self._log.put(encoded_erasure(erasure))
+        return replace(erasure, key=stored.id, seq=stored.seq)
+
+    async def erasures(self) -> list[QueuedErasure]:
+        """Return the erasures that wait, in their order."""
+        found: list[QueuedErasure] = []
+        at: int | None = 0
+        while at is not None:
+            page = await self._read(f"{GROUP}-", at)
+            found, at = found + page.erasures, page.after_seq
+        return found
+
+    async def erase_entry(self, entry: QueuedWrite) -> bool:
+        """Erase an entry; tell whether it was there."""
+        return await self._log.purge(entry.key) > 0
+
+    async def take_off(self, erasure: QueuedErasure) -> None:
+        """Erase an erasure that was applied."""
+        await self._log.purge(erasure.key)
+
+    async def erase_set_aside(self, erasure: QueuedErasure) -> int:
+        """Erase what was set aside that an erasure takes and that was written before it; return how much it was."""
+        gone, at = 0, 0
+        while page := await self._aside.query(Query(order="seq", after_seq=at, limit=PAGE)):
+            for entry in _waiting(page).entries:
+                if entry.at <= erasure.at and erasure.takes(entry):
+                    gone += await self._aside.purge(entry.key) > 0
+            at = page[-1].seq
+        return gone
 
     async def is_later(self, at: float) -> bool:
         """Tell whether anything waits that was written after a moment, Unix seconds."""
@@ -229,16 +263,21 @@ class Queue:
 
 
 def _waiting(page: Page) -> Waiting:
-    entries, broken = [], [damaged(one.id, 0, one.reason, one.content, 0.0) for one in page.damaged]
+    entries: list[QueuedWrite] = []
+    erasures: list[QueuedErasure] = []
+    broken = [damaged(one.id, 0, one.reason, one.content, 0.0) for one in page.damaged]
     for datum in page:
         if not datum.content:
             continue  # taken off
         try:
-            entries.append(decoded(datum))
+            if is_erasure(datum.id):
+                erasures.append(decoded_erasure(datum))
+            else:
+                entries.append(decoded(datum))
         except Corrupt as error:
             broken.append(damaged(datum.id, datum.seq, str(error), datum.content, datum.created_at))
     more = page.cursor is not None and len(page) > 0
-    return Waiting(entries, broken, page[-1].seq if more else None)
+    return Waiting(entries, broken, erasures, page[-1].seq if more else None)
 
 
 class QueueUnreadable(Exception):

@@ -23,6 +23,10 @@ RECEIPT: Final = 28 * 86400.0
 """How long a receipt is kept, in seconds."""
 
 
+LEASE: Final = 5.0
+"""How long an entry is left to who has planned it, in seconds."""
+
+
 class DeliveryPlan(NamedTuple):
     """An entry by its place in the queue, the version that it goes behind, and who delivers it.
 

@@ -18,11 +18,12 @@ class Change:
     """A pointer to what changed, without the payload.
 
     Attributes:
-        version: of the datum or the tombstone that was appended; 0 for a purge, which appends nothing.
+        id: of the datum; after an erasure how the ids began, empty where everything went.
+        version: of the datum or the tombstone that was appended; 0 for a purge or an erasure, which append nothing.
         seq: the same.
     """
 
-    kind: Literal["put", "delete", "purge"]
+    kind: Literal["put", "delete", "purge", "erase"]
     namespace: str
     id: str
     version: int = 0

@@ -11,12 +11,12 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
-from sqlalchemy import Text, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Text, bindparam, func, insert, literal_column, or_, select, update
 
 from dgent.error_messages import nearest
 from dgent.exceptions import InvalidInput, SchemaTooNew
 from dgent.memory.metadata_index import MetadataIndex
-from dgent.memory.sql.datum_tables import FORMAT, Row, datums, heads, is_whole, metadata
+from dgent.memory.sql.datum_tables import FORMAT, MARK, Row, datums, heads, is_whole, metadata
 from dgent.sql.statement import Statement
 from dgent.sql.table_set import TableSet, meta
 
@@ -148,11 +148,17 @@ def _tables_of_indexes(known: Mapping[str, str]) -> list[TableSet]:
     return [replace(index.tables, fill=partial(rebuild, index=index), written_first=heads) for index in _registered]
 
 
+def _set_mark(connection: Connection) -> None:
+    """Make the row of the mark with the tables: a writer that made it would hold up others until its commit."""
+    connection.execute(insert(heads).values(namespace=MARK, seq=0, stored_at=0.0))
+
+
 TABLES: Final = TableSet(
     "the memory tables",
     "format",
     metadata,
     FORMAT,
+    fill=_set_mark,
     parts=_tables_of_indexes,
     read_parts=[MetadataIndex.tables],
     written_first=heads,

@@ -24,7 +24,7 @@ from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.settings import Settings, shown
 from dgent.sql.errors import translated
-from dgent.sql.runner import A, Each, T, Work, only
+from dgent.sql.runner import A, Each, T, Work, only, then_vacuum
 from dgent.sql.transaction import Transaction
 
 if TYPE_CHECKING:
@@ -105,6 +105,18 @@ class Database(ABC):
         and when the database is closed. Where the database can tell, only for units of work that announced the `topic`
         (see `constructs.announcing`).
         """
+
+    async def vacuum(self, tables: Sequence[str]) -> None:
+        """Clear the room in which rows of these tables were that are deleted, as far as the database can.
+
+        A file is written anew without it, which takes as much room once more; a server vacuums the tables.
+
+        Raises:
+            NestedWrite: a transaction is open here.
+            StorageTimeout: others read for too long.
+            CapabilityMissing: the server is reached by way of a pooler.
+        """
+        await self.write(then_vacuum)
 
     @abstractmethod
     async def backup(self, path: str | os.PathLike[str]) -> Path:

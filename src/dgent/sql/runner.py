@@ -85,6 +85,10 @@ class Runner(Protocol):
         """Call back once what was written so far is committed; never, if it is rolled back."""
 
 
+def then_vacuum(connection: Connection) -> None:
+    """Do nothing, as a unit of work: where there is a file, who commits it vacuums that then (`Database.vacuum`)."""
+
+
 class SessionRunner:
     """Runs each unit of work in a session of its own: an `async_sessionmaker`, or any callable that makes a session.
 

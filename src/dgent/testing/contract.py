@@ -16,6 +16,7 @@ from dgent.store import Backend, DgentProtocol
 from dgent.testing.batch_laws import BatchLaws
 from dgent.testing.clock_laws import ClockLaws
 from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
+from dgent.testing.erasure_laws import ErasureLaws
 from dgent.testing.history_laws import HistoryLaws
 from dgent.testing.order_laws import OrderLaws
 from dgent.testing.reading_laws import ReadingLaws
@@ -25,7 +26,9 @@ from dgent.testing.writing_laws import WritingLaws
 from dgent.validation import check_namespace
 
 
-class DgentContract(WritingLaws, BatchLaws, ReadingLaws, OrderLaws, HistoryLaws, ClockLaws, ValueLaws):
+class DgentContract(
+    WritingLaws, BatchLaws, ErasureLaws, ReadingLaws, OrderLaws, HistoryLaws, ClockLaws, ValueLaws
+):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from dgent.delivery import QueuedErasure, erase_in
 from dgent.exceptions import DgentError
 from dgent.memory.inmemory.backend import MemoryBackend
 
@@ -31,14 +32,18 @@ class QueuedView:
         """Return a namespace of it, with everything that was acknowledged before this call."""
         for queue in queues:
             async for page in queue.pages(self._seen.get(queue, 0)):
-                for entry in page.entries:
+                taken: list[QueuedWrite | QueuedErasure] = [*page.entries, *page.erasures]
+                for entry in sorted(taken, key=lambda one: one.seq):
                     if entry.seq > self._seen.get(queue, 0):  # else another reader has taken it meanwhile
                         self._seen[queue] = entry.seq
                         await self._take(entry)
         return self.memory.within(namespace)
 
-    async def _take(self, entry: QueuedWrite) -> None:
+    async def _take(self, entry: QueuedWrite | QueuedErasure) -> None:
         store = self.memory.within(entry.namespace)
+        if isinstance(entry, QueuedErasure):
+            await erase_in(store, entry.erasure)
+            return
         if entry.datum is None:
             await store.delete(entry.id)
             return

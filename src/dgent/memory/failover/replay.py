@@ -18,9 +18,10 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally
+from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedErasure, QueuedWrite, QueueUnreadable, Tally, drop
 from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
@@ -38,6 +39,7 @@ from dgent.sql.errors import OUTAGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dgent.erasure import Erased, Erasure
     from dgent.operations import Operation
     from dgent.store import Backend
 
@@ -135,9 +137,49 @@ class ReplayQueues:
 
     async def bring(self, namespace: str, ids: Sequence[str], tally: Tally) -> None:
         """Deliver what waits for some ids. Raises as `empty` does."""
+        await self.erase(tally)
         for deliverer in self.reachable:
             with suppress(QueueUnreadable):  # the delivery reports it
                 await deliverer.bring(namespace, ids, tally)
+
+    async def append_erasure(self, namespace: str, asked: Erasure) -> int:
+        """Let an erasure wait wherever something may wait, erase what it takes there, and return how much that was.
+
+        Raises:
+            BackendUnavailable: something may wait that cannot be read now.
+            StorageError: it could not be made safe.
+        """
+        if self.left:
+            raise BackendUnavailable(f"{self.left}: what is erased might come back from there, so nothing is; mend it")
+        dropped = 0
+        for deliverer in self.reachable:
+            queue = deliverer.queue
+            if queue is self.last or any(await queue.count()):
+                taken = await queue.append_erasure(QueuedErasure(namespace, asked, time.time()))
+                self.remember(queue)
+                dropped += (await drop(queue, taken, deliverer.name, time.time()))[0]
+        return dropped
+
+    async def erase(self, tally: Tally) -> None:
+        """Apply the erasures that wait in any of them, before anything is delivered. Raises as `empty` does."""
+        for deliverer in self.reachable:
+            try:
+                await deliverer.erase(tally)
+            except QueueUnreadable as error:
+                self._leave(deliverer, error.error)
+
+    async def erase_now(self, namespace: str, asked: Erasure) -> Erased:
+        """Erase while the first store serves: in it, and what waits for it, in queues of other programs, too.
+
+        Raises:
+            BackendUnavailable: the first, or a queue, is out of reach.
+        """
+        self.attach(self._manifest.read())
+        await self.look()
+        dropped, tally = await self.append_erasure(namespace, asked), Tally()
+        await self.erase(tally)
+        await self.tidy()
+        return replace(tally.erased, queued=tally.erased.queued + dropped)
 
     async def fall_back(self, *, durable: bool) -> Queue:
         """Return the queue in the first of the later stores that answers; it is the last of the queues then.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.delivery import DeliveryReport, QueuedWrite
+    from dgent.erasure import Erased, Erasure
     from dgent.memory.event_bus import DataBus, Event
     from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation
@@ -42,8 +43,9 @@ class DgentRouter(BackendBase):
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
     put that waits answers with version and seq 0, a delete with True, and `delete_many` with how many ids it was given:
-    what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write. What depends
-    on the live datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
+    what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write; an erasure
+    that waits is applied before all of them, and says so in `Erased.pending`. What depends on the live datum, `expect=`
+    and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
 
     While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
     wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
@@ -298,6 +300,10 @@ class DgentRouter(BackendBase):
         return await self._routing.read(
             None, lambda store: store.compact(keep_versions=keep_versions, older_than=older_than)
         )
+
+    @override
+    async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:
+        return await self._routing.erase(erasure, vacuum=vacuum)
 
     @override
     async def is_available(self) -> bool:

@@ -6,7 +6,9 @@
 # read     asks the first   cut off: refused; started late: asks the view           brings its ids in or waits for
 #                                                                                   all, then asks the first
 # write    asks the first   waits in a queue; refused, if it needs the live datum   the same, then asks the first
-# erase    asks the first   refused                                                 waits for all, then asks the first
+# purge    asks the first   refused                                                 waits for all, then asks the first
+# erase    the queues, then waits in the queues, where it takes effect at once      the same
+#          the first
 #
 # In the task of an open transaction all three ask the first, as part of that, whatever the state: what may be undone
 # waits in no queue, and is not remembered as acknowledged.
@@ -20,10 +22,13 @@
 from __future__ import annotations
 
 from asyncio import CancelledError, sleep
+from dataclasses import replace
 from time import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from dgent.datum import stamped
+from dgent.delivery import erase_in
+from dgent.erasure import Erased
 from dgent.exceptions import (
     BackendUnavailable,
     DeliveryPending,
@@ -41,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from dgent.datum import Datum
+    from dgent.erasure import Erasure
     from dgent.limits import Limits
     from dgent.memory.failover.state import FailoverState
     from dgent.operations import Operation
@@ -125,6 +131,27 @@ class NamespaceRouting:
         if chain.down:
             chain.answered()
         return answer
+
+    async def erase(self, asked: Erasure, *, vacuum: bool) -> Erased:
+        """Erase in the first store and what waits for it, or let that wait.
+
+        Raises:
+            BackendUnavailable: a store is out of reach in which something may wait.
+        """
+        chain, waiting = self._failover, Erased()
+        while not chain.normal:
+            if not chain.opened:
+                await chain.open()
+            elif not chain.away:
+                await chain.settled()
+            else:
+                waiting += Erased(queued=await chain.replay.append_erasure(self._namespace, asked))
+                if chain.away:  # else whoever delivers may have been there before it
+                    chain.nudge()
+                    return replace(waiting, pending=chain.first.name)
+            await sleep(0)
+        waiting += await chain.replay.erase_now(self._namespace, asked)
+        return waiting + await self.read(None, lambda store: erase_in(store, asked, vacuum=vacuum))
 
     def saw(self, datums: Iterable[Datum]) -> None:
         """Remember the seq of what an answer showed."""

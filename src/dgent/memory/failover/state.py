@@ -353,6 +353,7 @@ class FailoverState:
         while waits or self.state != "normal":
             self._enter("delivering")
             await self._keeping.ended()
+            await self.replay.erase(self._tally)
             for deliverer in self.replay.reachable:
                 await self.replay.empty(deliverer, self._tally, self._progress)
             waits = False

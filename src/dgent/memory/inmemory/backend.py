@@ -17,7 +17,7 @@ from dgent.capabilities import Capabilities
 from dgent.datum_id import uuid7
 from dgent.exceptions import StoreClosed
 from dgent.limits import Limits
-from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.change import OnChange, announce
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.inmemory.store_state import Clock, StoreState
 from dgent.validation import check_namespace
@@ -25,7 +25,8 @@ from dgent.validation import check_namespace
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+    from dgent.memory.change import Change
+    from dgent.memory.inmemory.store_state import Doomed
     from dgent.operations import Operation
     from dgent.store import Outcomes
 
@@ -81,15 +82,14 @@ class MemoryBackend(ResidentBackend):
         return outcomes
 
     @override
-    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
+    async def _forget(self, choose: Callable[[StoreState], Doomed], told: Callable[[Doomed], list[Change]]) -> Doomed:
         state = self._shared.open()
         with state.lock:
-            namespace_state = state.namespace_state(self.namespace)
-            doomed = choose(namespace_state)
-            namespace_state.erase(doomed)
-        if purged is not None and doomed:
-            announce(self._on_change, [Change("purge", self.namespace, purged)])
-        return len(doomed)
+            doomed = choose(state)
+            state.forget(doomed)
+        if doomed:
+            announce(self._on_change, told(doomed))
+        return doomed
 
 
 class _SharedState:

@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from typing_extensions import override
 
+from dgent.memory.change import Change
 from dgent.memory.inmemory.causal_reads import causal_chain
+from dgent.memory.inmemory.store_state import Doomed
 from dgent.store_base import BackendBase
 from dgent.validation import check_id
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
+    from dgent.erasure import Erased, Erasure
     from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
     from dgent.memory.inmemory.store_state import StoreState
     from dgent.name_listing import NamespaceListing, SegmentListing
@@ -34,8 +37,8 @@ class ResidentBackend(BackendBase):
         """Return the state, in which every write that was acknowledged anywhere is."""
 
     @abstractmethod
-    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
-        """Forget for good, here and where the state is kept, what `choose` returns; return how many versions went."""
+    async def _forget(self, choose: Callable[[StoreState], Doomed], told: Callable[[Doomed], list[Change]]) -> Doomed:
+        """Forget for good, here and where the state is kept, what `choose` returns, and say so as `told` returns it."""
 
     async def _read(self, read: Callable[[NamespaceState], T]) -> T:
         state = await self._current()
@@ -80,11 +83,27 @@ class ResidentBackend(BackendBase):
 
     @override
     async def _purge(self, id: str) -> int:
-        return await self._erase(lambda namespace_state: namespace_state.versions_of(id), id)
+        return await self._forget_here(
+            lambda namespace_state: namespace_state.versions_of(id), [Change("purge", self.namespace, id)]
+        )
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
-        return await self._erase(lambda namespace_state: namespace_state.outdated(keep_versions, older_than), None)
+        return await self._forget_here(lambda namespace_state: namespace_state.outdated(keep_versions, older_than), [])
+
+    async def _forget_here(self, choose: Callable[[NamespaceState], list[StoredVersion]], told: list[Change]) -> int:
+        def chosen(state: StoreState) -> Doomed:
+            return Doomed({self.namespace: choose(state.namespace_state(self.namespace))})
+
+        return (await self._forget(chosen, lambda _: told)).erased.versions
+
+    @override
+    async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:
+        def told(doomed: Doomed) -> list[Change]:
+            gone = [name for name, versions in doomed.versions.items() if versions]
+            return [Change("erase", name, erasure.prefix or "") for name in sorted(gone)]
+
+        return (await self._forget(lambda state: state.doomed(self.namespace, erasure), told)).erased
 
     @override
     async def _segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from heapq import nsmallest
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
+from dgent.erasure import Erased
 from dgent.memory.change import Change
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
@@ -24,6 +25,7 @@ from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from dgent.erasure import Erasure
     from dgent.limits import Limits
     from dgent.name_listing import NamespaceListing
     from dgent.page import KeyPage
@@ -32,10 +34,33 @@ Clock = Callable[[], float]
 """Unix seconds in UTC; `time.time` everywhere but in tests."""
 
 
+class Doomed(NamedTuple):
+    """What is to be forgotten for good.
+
+    Attributes:
+        versions: by namespace.
+        names: the namespaces of which nothing is to be left.
+    """
+
+    versions: dict[str, list[StoredVersion]]
+    names: frozenset[str] = frozenset()
+
+    def __bool__(self) -> bool:
+        return bool(self.names) or any(self.versions.values())
+
+    @property
+    def erased(self) -> Erased:
+        """What goes."""
+        found = [versions for versions in self.versions.values() if versions]
+        ids = sum(len({stored.id for stored in versions}) for versions in found)
+        return Erased(sum(map(len, found)), ids, len(found))
+
+
 class StoreState:
     """The states of all namespaces.
 
     Attributes:
+        mark: the highest seq of the namespaces whose names were erased; those that begin go on behind it.
         lock: hold it around every read and every change, on whatever thread, and over no await.
     """
 
@@ -43,6 +68,7 @@ class StoreState:
         self.limits, self.clock = limits, clock
         self.lock = Lock()
         self.namespace_states: dict[str, NamespaceState] = {}
+        self.mark = 0
 
     def namespace_state(self, namespace: str) -> NamespaceState:
         """Return the state of a namespace, without what has expired by now; an empty one where nothing was ever put."""
@@ -57,7 +83,7 @@ class StoreState:
             datum = namespace_state.get(id)
             return {} if datum is None else {id: datum.causal_parent}
 
-        head = NamespaceHead(namespace_state.seq, namespace_state.stored_at, now)
+        head = NamespaceHead(namespace_state.seq or self.mark, namespace_state.stored_at, now)
         return WriteBatch(
             namespace, self.limits, head, Held(namespace_state.latest, namespace_state.is_parent, above, _stored)
         )
@@ -65,6 +91,25 @@ class StoreState:
     def take(self, batches: Iterable[WriteBatch[StoredVersion]]) -> list[Change]:
         """Show what some batches append, and return what changed."""
         return [self._show(batch.namespace, stored) for batch in batches for stored in batch.rows]
+
+    def doomed(self, home: str, erasure: Erasure) -> Doomed:
+        """Return what an erasure takes that was asked for in a namespace."""
+        reached = {name: state for name, state in self.namespace_states.items() if erasure.reaches(home, name)}
+        versions = {name: [one for one in state if erasure.takes(one.id)] for name, state in reached.items()}
+        return Doomed(versions, frozenset(reached) if erasure.prefix is None else frozenset())
+
+    def forget(self, doomed: Doomed) -> None:
+        """Forget versions and names for good."""
+        self.mark = self.mark_after(doomed)
+        for name in doomed.names:
+            del self.namespace_states[name]
+        for name, versions in doomed.versions.items():
+            if versions and name not in doomed.names:
+                self.namespace_states[name].erase(versions)
+
+    def mark_after(self, doomed: Doomed) -> int:
+        """Return what `mark` will be when they are forgotten."""
+        return max(self.mark, *(self.namespace_states[name].seq for name in doomed.names), 0)
 
     def append(self, namespace: str, stored: StoredVersion) -> None:
         """Take the next version of an id."""

@@ -26,19 +26,22 @@ from typing_extensions import override
 from dgent.capabilities import Capabilities
 from dgent.exceptions import DgentError, StorageError, StoreClosed
 from dgent.limits import Limits
-from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.change import OnChange, announce
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.runtime.batch_worker import BatchWorker, Job, complete
+from dgent.runtime.durable_files import os_errors
 from dgent.settings import checked_path
 from dgent.validation import check_namespace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
-    from dgent.memory.inmemory.store_state import Clock, StoreState
+    from dgent.erasure import Erased, Erasure
+    from dgent.memory.change import Change
+    from dgent.memory.inmemory.namespace_state import StoredVersion
+    from dgent.memory.inmemory.store_state import Clock, Doomed, StoreState
     from dgent.memory.write_batch import WriteBatch
     from dgent.operations import Operation
     from dgent.store import Outcomes, StoreStats
@@ -53,10 +56,9 @@ class _Write:
 
 
 @dataclass(frozen=True, slots=True)
-class _Erase:
-    namespace: str
-    choose: Callable[[NamespaceState], list[StoredVersion]]
-    purged: str | None
+class _Forget:
+    choose: Callable[[StoreState], Doomed]
+    told: Callable[[Doomed], list[Change]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +71,9 @@ class JSONLBackend(ResidentBackend):
 
     Writes that wait together share one line, one write and one sync; each is acknowledged after the sync. Several
     processes may use the file at once: they take turns at `<name>.lock`, and each sees what the others acknowledged.
-    What a crash left of a write is kept aside in `<name>.torn-1` and so on. Erasing (purge, compact) writes the file
-    anew, so it needs as much free space as the file has.
+    What a crash left of a write is kept aside in `<name>.torn-1` and so on, until something is erased by `erase`:
+    nobody can tell whose it is. Erasing (purge, compact, erase) writes the file anew, so it needs as much free space
+    as the file has.
 
     Args:
         path: where the file lies, or will after the first use; private to its owner.
@@ -127,9 +130,21 @@ class JSONLBackend(ResidentBackend):
     @override
     async def status(self) -> Mapping[str, object]:
         journal = self._shared.journal
-        torn = sorted(path.name for path in journal.path.parent.glob(f"{journal.path.name}.torn-*"))
+        torn = sorted(path.name for path in self._torn())
         where = {"path": str(journal.path), "size": journal.size, "generation": journal.generation, "torn": torn}
         return {**await super().status(), **where}
+
+    def _torn(self) -> Iterator[Path]:
+        path = self._shared.journal.path
+        return path.parent.glob(f"{path.name}.torn-*")
+
+    @override
+    async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:
+        erased = await super()._erase(erasure, vacuum=vacuum)
+        with os_errors(self._shared.journal.path):
+            for path in self._torn():
+                path.unlink(missing_ok=True)
+        return erased
 
     @override
     async def _current(self) -> StoreState:
@@ -144,9 +159,9 @@ class JSONLBackend(ResidentBackend):
         return outcomes
 
     @override
-    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
-        erased: int = await self._shared.do(_Erase(self.namespace, choose, purged))
-        return erased
+    async def _forget(self, choose: Callable[[StoreState], Doomed], told: Callable[[Doomed], list[Change]]) -> Doomed:
+        doomed: Doomed = await self._shared.do(_Forget(choose, told))
+        return doomed
 
 
 class _SharedFile:
@@ -168,7 +183,7 @@ class _SharedFile:
             raise StoreClosed(f"the store {self.journal.path} was opened before a fork: open it anew in the child")
         return self.journal
 
-    async def do(self, task: _Write | _Erase | _Look) -> Any:
+    async def do(self, task: _Write | _Forget | _Look) -> Any:
         """Have the thread do a task, together with all that waits, and return its answer."""
         with self._starting:
             self.open()
@@ -189,11 +204,11 @@ class _SharedFile:
             for job in jobs:
                 if isinstance(job.task, _Write):
                     flush.plan(job)
-                if isinstance(job.task, _Erase) or flush.weight > _FLUSH:
+                if isinstance(job.task, _Forget) or flush.weight > _FLUSH:
                     self._write(flush)
                     flush = _Flush(self.journal.state)
-                if isinstance(job.task, _Erase):
-                    self._do_erase(job)
+                if isinstance(job.task, _Forget):
+                    self._do_forget(job)
             self._write(flush)
         complete(jobs)
 
@@ -204,16 +219,14 @@ class _SharedFile:
             for job in flush.jobs:  # even one that changed nothing may have relied on one that did
                 job.error = job.error or error
 
-    def _do_erase(self, job: Job) -> None:
+    def _do_forget(self, job: Job) -> None:
         task, state = job.task, self.journal.state
         try:
             with state.lock:
-                doomed = task.choose(state.namespace_state(task.namespace))
+                job.result = doomed = task.choose(state)
             if doomed:
-                self.journal.erase(task.namespace, doomed)
-            if doomed and task.purged is not None:
-                announce(self._on_change, [Change("purge", task.namespace, task.purged)])
-            job.result = len(doomed)
+                self.journal.forget(doomed)
+                announce(self._on_change, task.told(doomed))
         except DgentError as error:
             job.error = error
 

@@ -33,7 +33,7 @@ from dgent.datum_id import uuid7
 from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
 from dgent.memory.inmemory.store_state import Clock, StoreState
-from dgent.memory.jsonl.line_format import Header, flush_line, flushed, unseal
+from dgent.memory.jsonl.line_format import MARK, Header, flush_line, flushed, unseal
 from dgent.runtime.durable_files import os_errors, set_aside, storage_error, write_all, write_private
 from dgent.runtime.file_lock import FileLock
 from dgent.runtime.private_files import look_at_files, private_directory, private_file
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from dgent.limits import Limits
     from dgent.memory.change import Change
+    from dgent.memory.inmemory.store_state import Doomed
     from dgent.memory.write_batch import WriteBatch
 
 _DOUBT: Final = b"in doubt"
@@ -144,12 +145,13 @@ class Journal:
         self._mark(self._lines + 1, self.size + len(line), line)
         return changes
 
-    def erase(self, namespace: str, doomed: list[StoredVersion]) -> None:
+    def forget(self, doomed: Doomed) -> None:
         """Put a file without these versions in the place of this one; inside of `exclusive`."""
-        gone = {stored.seq for stored in doomed}
-        self._rewrite(lambda name, stored: name != namespace or stored.seq not in gone)
+        gone = {name: {stored.seq for stored in versions} for name, versions in doomed.versions.items()}
+        mark = self.state.mark_after(doomed)
+        self._rewrite(lambda name, stored: stored.seq not in gone.get(name, ()), doomed.names, mark)
         with self.state.lock:
-            self.state.namespace_states[namespace].erase(doomed)
+            self.state.forget(doomed)
 
     def close(self) -> None:
         """Give back the file descriptors."""
@@ -165,7 +167,7 @@ class Journal:
             BackendUnavailable: the disk does not take it; nothing is written until it does. DiskFull
         """
         try:
-            self._rewrite(lambda _, __: True)
+            self._rewrite(lambda _, __: True, frozenset(), self.state.mark)
         except (OSError, OutcomeUnknown) as error:
             if isinstance(error, OSError) and isinstance(full := storage_error(self.path, error), DiskFull):
                 raise full from None
@@ -174,7 +176,7 @@ class Journal:
                 "written until it can be; look after the disk"
             ) from None
 
-    def _rewrite(self, keep: Callable[[str, StoredVersion], bool]) -> None:
+    def _rewrite(self, keep: Callable[[str, StoredVersion], bool], forgotten: Collection[str], mark: int) -> None:
         """Put a file of the next generation in the place of this one, with what is to be kept."""
         namespace_states = self.state.namespace_states
         kept = [
@@ -184,8 +186,12 @@ class Journal:
             if keep(name, stored)
         ]
         heads = {
-            name: (namespace_state.seq, namespace_state.stored_at) for name, namespace_state in namespace_states.items()
+            name: (namespace_state.seq, namespace_state.stored_at)
+            for name, namespace_state in namespace_states.items()
+            if name not in forgotten
         }
+        if mark:
+            heads[MARK] = mark, 0.0
         header = Header(self._header.store, self._header.generation + 1, len(kept), heads)
         try:
             self._write(header, kept)
@@ -275,7 +281,9 @@ class Journal:
                 f"{self.path} was replaced by another file while it was open: put the right one back, or open it anew"
             )
         state = StoreState(self._limits, self._clock)
-        state.namespace_states = {name: NamespaceState(self._limits, *head) for name, head in header.heads.items()}
+        heads = dict(header.heads)
+        state.mark = heads.pop(MARK, (0, 0.0))[0]
+        state.namespace_states = {name: NamespaceState(self._limits, *head) for name, head in heads.items()}
         lines, size = self._replay(file, state, header, 1)
         self.state, self._header = state, header
         self._mark(lines, size, fd=file.fileno())

@@ -4,9 +4,9 @@
     {"b3":"<checksum>","line":2,"ops":[{"ns":"default","id":"a","version":1,"seq":1,"text":"...", ...}]}
 
 The first line is the header. Each further line is one flush: what was written and synced together, so that a crash can
-damage no line but the last. It knows its number, so that none is lost or comes twice unseen. A rewrite (purge, compact)
-puts a file of the next generation in the place of the old one: its first `entries` lines are a snapshot, and `heads`
-keeps the last seq and time of each namespace.
+damage no line but the last. It knows its number, so that none is lost or comes twice unseen. A rewrite (purge, compact,
+erase) puts a file of the next generation in the place of the old one: its first `entries` lines are a snapshot, and
+`heads` keeps the last seq and time of each namespace, and under `MARK` the highest seq of those that were erased whole.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FORMAT: Final = 1
+MARK: Final = ""
+"""Stands in place of a namespace, which is never empty."""
 _CONTEXT: Final = "dgent 2026-11 jsonl v1"
 _BEGIN: Final = b'{"b3":"'
 _BODY: Final = len(_BEGIN) + 32 + len(b'",')

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, Final, ParamSpec, TypeAlias,
 from typing_extensions import override
 
 from dgent.capabilities import Capabilities
-from dgent.exceptions import Corrupt, DgentError
+from dgent.exceptions import Corrupt, DgentError, InvalidInput
 from dgent.memory import datum_index
 from dgent.memory.change import Change, OnChange, announce
 from dgent.memory.datum_index import TABLES
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
+    from dgent.erasure import Erased, Erasure
     from dgent.limits import Limits
     from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation
@@ -184,6 +185,16 @@ class SqlBackend(SqlStore, BackendBase):
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
         return await self._write(self._here(erasure.compact, self.clock, keep_versions, older_than))
+
+    @override
+    async def _erase(self, asked: Erasure, *, vacuum: bool) -> Erased:
+        if vacuum and self.is_joined:
+            raise InvalidInput("nothing is vacuumed within a transaction: erase without it, and once more after it")
+        erased, namespaces = await self._write(self._here(erasure.erase, asked))
+        self._announce([Change("erase", namespace, asked.prefix or "") for namespace in namespaces])
+        if vacuum:
+            await self.database.vacuum(self.table_set.names)
+        return erased
 
     @override
     async def _namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:

@@ -38,6 +38,9 @@ FORMAT: Final = 1
 metadata = MetaData()
 declare(metadata)
 
+MARK: Final = ""
+"""In place of a namespace, which is never empty: the head row with the highest seq of all whose names were erased."""
+
 heads = Table(
     "dgent_heads",
     metadata,

@@ -1,7 +1,7 @@
 """How versions are erased for good, in SQL that SQLite and PostgreSQL share. Plain functions over a `Connection`.
 
-An eraser locks the head row of the namespace before it looks at what is to go, as writers do: an id that somebody puts
-meanwhile is looked at before the put, or after it. What is damaged can be purged; no sweep takes it.
+An eraser locks the head rows of its namespaces before it looks at what is to go, as writers do: an id that somebody
+puts meanwhile is looked at before the put, or after it. What is damaged can be purged; no sweep takes it.
 
 What goes is read first, because the indexes are told of it, and only its digest tells whether it is damaged: some at a
 time, so that it need not fit into memory.
@@ -11,11 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tuple_
+from sqlalchemy import and_, bindparam, delete, func, literal_column, or_, select, tuple_
 
+from dgent.erasure import Erased
 from dgent.memory.datum_index import registered
-from dgent.memory.sql.datum_tables import Row, datums, is_whole
-from dgent.memory.sql.namespace_head import lock, touch
+from dgent.memory.sql.datum_tables import Row, datums, heads, is_whole
+from dgent.memory.sql.namespace_head import forget, lock, touch
+from dgent.memory.sql.reads import end_of, in_range
 from dgent.memory.sql.writes import latest_rows
 from dgent.sql.constructs import one_of
 from dgent.sql.maintained import BATCH, BATCH_BYTES
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-d = datums.c
+    from dgent.erasure import Erasure
+
+d, h = datums.c, heads.c
 
 _PURGE = Statement(delete(datums).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")), "ns ids", lists="ids")
 _size = func.coalesce(func.length(d.content), literal_column("0"))
@@ -40,6 +44,20 @@ _SIZES = Statement(
     select(d.id, func.max(_size)).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")).group_by(d.id),
     "ns ids",
     lists="ids",
+)
+_SIZES_IN_RANGE = Statement(select(d.id, func.max(_size)).where(in_range).group_by(d.id).order_by(d.id), "ns first end")
+_COUNT_IDS = Statement(select(func.count(d.id.distinct())).where(d.namespace == bindparam("ns")), "ns")
+_ERASE = Statement(delete(datums).where(d.namespace == bindparam("ns")), "ns")
+_WITH_THOSE_BELOW = Statement(
+    select(h.namespace)
+    .where(
+        or_(
+            h.namespace == bindparam("ns"),
+            and_(h.namespace > bindparam("first"), h.namespace < bindparam("end")),
+        )
+    )
+    .order_by(h.namespace),
+    "ns first end",
 )
 _ranked = (
     select(
@@ -66,11 +84,50 @@ def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
     """Erase every version of these ids and return how many there were."""
     if lock(connection, namespace, _no_time) is None:
         return 0
+    return _touched(connection, namespace, _purge(connection, namespace, _SIZES.rows(connection, namespace, list(ids))))
+
+
+def erase(connection: Connection, home: str, erasure: Erasure) -> tuple[Erased, list[str]]:
+    """Erase what is asked for in a namespace, and return what went and from which namespaces.
+
+    What is put meanwhile into one that is new below it is put after it.
+    """
+    names = _below(connection, home) if erasure.below else [home]
+    held = {name: head for name in names if (head := lock(connection, name, _no_time)) is not None}
+    if erasure.prefix is None:
+        went = {name: _erase_all(connection, name) for name in held}
+        if held:
+            forget(connection, held)
+    else:
+        went = {name: _erase_range(connection, name, erasure.prefix) for name in held}
+    return sum(went.values(), Erased()), [name for name, erased in went.items() if erased.versions]
+
+
+def _below(connection: Connection, home: str) -> list[str]:
+    """Return a namespace and those under it; in bytes `0` comes right behind `/`."""
+    return [name for (name,) in _WITH_THOSE_BELOW.rows(connection, home, f"{home}/", f"{home}0")]
+
+
+def _erase_all(connection: Connection, namespace: str) -> Erased:
+    ids = _COUNT_IDS.rows(connection, namespace)[0][0]
+    for index in registered():
+        index.erase(connection, namespace)
+    went = _ERASE.run(connection, namespace)
+    return Erased(went, ids, int(went > 0))
+
+
+def _erase_range(connection: Connection, namespace: str, prefix: str) -> Erased:
+    sized = _SIZES_IN_RANGE.rows(connection, namespace, prefix, end_of(prefix))
+    went = _touched(connection, namespace, _purge(connection, namespace, sized))
+    return Erased(went, len(sized), int(went > 0))
+
+
+def _purge(connection: Connection, namespace: str, sized: Iterable[tuple[str, int]]) -> int:
     went = 0
-    for some in _pages(_SIZES.rows(connection, namespace, list(ids))):
+    for some in _pages(sized):
         rows = latest_rows(connection, namespace, some)
         went += _erase(connection, namespace, list(rows.values()))
-    return _touched(connection, namespace, went)
+    return went
 
 
 def compact(

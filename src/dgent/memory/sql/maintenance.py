@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import base64
-import time
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import Integer, bindparam, delete, exists, func, literal_column, not_, or_, select, tuple_
+from sqlalchemy import Integer, bindparam, exists, func, literal_column, not_, or_, select, tuple_
 
+from dgent.erasure import Erasure
 from dgent.exceptions import Conflict, Corrupt
-from dgent.memory.datum_index import TABLES, registered
-from dgent.memory.sql import namespace_head
+from dgent.memory.datum_index import TABLES
+from dgent.memory.sql import erasure
 from dgent.memory.sql.datum_import import DatumImport
-from dgent.memory.sql.datum_tables import Row, corrupt, datums, heads, is_whole
+from dgent.memory.sql.datum_tables import MARK, Row, corrupt, datums, heads, is_whole
 from dgent.memory.sql.index_check import checked_indexes, lacking, strays
 from dgent.page import Damaged
 from dgent.sql.constructs import BYTEWISE
@@ -32,15 +32,18 @@ if TYPE_CHECKING:
 d, h = datums.c, heads.c
 PAGE: Final = 500
 _most = bindparam("most", type_=Integer)
-_STATS = Statement(select(func.count(), func.coalesce(func.sum(h.seq), literal_column("0"))).select_from(heads))
+_is_namespace = h.namespace != literal_column(f"'{MARK}'")
+_STATS = Statement(
+    select(func.count(), func.coalesce(func.sum(h.seq), literal_column("0"))).select_from(heads).where(_is_namespace)
+)
 _kept = select(func.count()).where(d.namespace == h.namespace, d.seq <= h.seq).scalar_subquery()
 _STANDS = Statement(  # one statement, so that all of it is of one moment
     select(heads, _kept)
-    .where(h.namespace == func.coalesce(bindparam("ns", type_=BYTEWISE), h.namespace))
+    .where(h.namespace == func.coalesce(bindparam("ns", type_=BYTEWISE), h.namespace), _is_namespace)
     .order_by(h.namespace),
     "ns",
 )
-_NAMESPACES = Statement(select(d.namespace).union(select(h.namespace)).order_by("namespace"))
+_NAMESPACES = Statement(select(d.namespace).union(select(h.namespace).where(_is_namespace)).order_by("namespace"))
 _VERSIONS = Statement(
     select(datums)
     .where(d.namespace == bindparam("ns"), d.seq > bindparam("after"), d.seq <= bindparam("until"))
@@ -67,7 +70,6 @@ _BEHIND = Statement(
     .where(or_(h.seq.is_(None), h.seq < _last.c.seq))
     .order_by(_last.c.namespace)
 )
-_ERASE = Statement(delete(datums).where(d.namespace == bindparam("ns")), "ns")
 
 
 class MaintainedMemory(Keeper):
@@ -167,13 +169,16 @@ class MaintainedMemory(Keeper):
             return sum([await here._write(into.storing(batch)) async for batch in each])
 
     async def erase(self, owner: str) -> int:
-        """Erase a namespace with all its versions, and return how many they were. No bus is told.
+        """Erase a namespace with all its versions and its name, and return how many they were. No bus is told.
 
-        Its name and its last seq stay, so that no reader's cursor is ahead of what comes later. What waits for it in a
-        queue of failover or of the outbox is in a namespace of that.
+        It is `Backend.erase(everything=True)` of the tables alone: what waits for it in a queue of failover or of the
+        outbox is in a namespace of that.
         """
         namespace = check_namespace(owner)
-        return 0 if await self._is_empty() else await self._write(lambda connection: _erase(connection, namespace))
+        if await self._is_empty():
+            return 0
+        erased, _ = await self._write(lambda connection: erasure.erase(connection, namespace, Erasure(None)))
+        return erased.versions
 
 
 class _Checked(NamedTuple):
@@ -269,13 +274,3 @@ def _record(row: Row) -> Record:
     told = {**row._asdict(), "content": content, "digest": row.digest.hex()}
     del told["live"]  # it follows from the versions
     return {"store": "memory", "kind": "version", **told}
-
-
-def _erase(connection: Connection, namespace: str) -> int:
-    if namespace_head.lock(connection, namespace, time.time) is None:
-        return 0
-    for index in registered():
-        index.erase(connection, namespace)
-    went = _ERASE.run(connection, namespace)
-    namespace_head.touch(connection, namespace)
-    return went

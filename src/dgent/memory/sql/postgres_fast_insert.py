@@ -6,7 +6,8 @@ written unless all of it is so, because who appends to a namespace moves its hea
 
 * The statement sees the head at the supposed seq, and it locks the row and finds the seq unmoved. So nothing was
   appended since the moment it sees, in which none of the ids was there.
-* Versions that were erased since then do no harm: it relies on what is absent only.
+* Versions that were erased since then do no harm: it relies on what is absent only. A head that was erased with them
+  comes back behind every seq that it had.
 * A supposition that was wrong once stays wrong, so a statement that comes late does nothing.
 * It sees that the store is kept with no other index; who makes one holds the table of heads meanwhile.
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import text
+from typing_extensions import override
 
 from dgent.exceptions import CapabilityMissing, DgentError, StoreClosed
 from dgent.runtime.event_loop import running_loop, uninterrupted
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Hashable, Sequence
     from pathlib import Path
 
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Connection
 
     from dgent.settings import Settings
     from dgent.sql.postgres.url_options import Target
@@ -57,6 +58,7 @@ _TAKES_WRITES: Final = text(
 _LET_IDLE: Final = text("SELECT set_config(:name, :value, true)")
 _CLOCK: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 WRITE_TOGETHER: Final = 512
+_WEEK: Final = 7 * 24 * 3600.0
 
 
 class PostgresDatabase(Database):
@@ -129,6 +131,25 @@ class PostgresDatabase(Database):
             f"{self.what} is copied by PostgreSQL's own tool: run `pg_dump --format=custom --file=FILE DATABASE`, "
             "which takes one moment of it while it is in use, and restore it with pg_restore"
         )
+
+    @override
+    async def vacuum(self, tables: Sequence[str]) -> None:
+        self._check_not_nested()
+        if self._target.pooled:
+            raise CapabilityMissing(f"{self.what} is reached by way of a pooler: vacuum by way of none")
+
+        async def run(driver: Any) -> None:
+            await driver.execute("SET statement_timeout = 0")  # it takes as long as the tables are large
+            try:
+                await driver.execute(f"VACUUM {', '.join(tables)}", timeout=_WEEK)
+            finally:
+                await driver.execute("RESET statement_timeout")
+
+        def work(connection: Connection) -> None:
+            dbapi: Any = connection.connection.dbapi_connection
+            dbapi.run_async(run)
+
+        await self._read(self._state_here(), work)
 
     async def ahead(self) -> float:
         """Return by how many seconds the clock of the server is ahead, give or take half of the way to it."""

@@ -58,6 +58,7 @@ def pragmas(settings: Settings, *, writer: bool = False, reader: bool = False) -
         f"PRAGMA cache_size=-{CACHE_KIB}",
         f"PRAGMA wal_autocheckpoint={CHECKPOINT_PAGES if writer else 0}",
         f"PRAGMA query_only={'ON' if reader else 'OFF'}",
+        f"PRAGMA secure_delete={'ON' if writer else 'OFF'}",  # what is deleted is overwritten; builds differ by default
     ]
 
 
@@ -205,24 +206,31 @@ def _begin_log(connection: sqlite3.Connection, files: Files) -> None:
 
 def _make_safe(connection: sqlite3.Connection, files: Files) -> None:
     """Put the log into the file and cut it, after a sync of it failed: the kernel takes it for written since then."""
-    files.begin()
     try:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        files.note()
+        is_cut = cut_log(connection, files)
     except sqlite3.Error:
         raise BackendUnavailable(
             f"{files.path}: the disk failed at a commit, and the file could not be made safe since: nothing is written "
             "until it can be; look after the disk"
         ) from None
-    finally:
-        files.end()
-    if busy:
+    if not is_cut:
         raise StorageTimeout(
             f"{files.path}: the disk failed at a commit, and somebody read for too long for the file to be made safe: "
             "try again"
         )
     files.in_doubt = False
     files.note()
+
+
+def cut_log(connection: sqlite3.Connection, files: Files) -> bool:
+    """Put the log into the file and cut it, under the file's lock; tell whether no reader was in the way."""
+    files.begin()
+    try:
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        files.note()
+    finally:
+        files.end()
+    return not busy
 
 
 def commit(run: Callable[[], object], files: Files) -> None:

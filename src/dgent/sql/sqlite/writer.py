@@ -2,11 +2,12 @@
 
 # Everything here runs under the lock between processes, by whoever holds this process's write lock (`write_lease`): the
 # writer's thread, but for `may_begin`, which is asked on the thread of a caller whose transaction begins there, and
-# `close`, when the writer's thread has ended. No cancel reaches it. A COMMIT passes four points:
+# `close`, when the writer's thread has ended. No cancel reaches it. A COMMIT passes five points:
 #
 # check    the names are those of the files that are open, and nobody else wrote into the file
 # COMMIT   SQLite writes and syncs its log; once in a while it also puts the log into the file
 # settle   the names are still those; what a checkpoint made of the file is noted for the next process
+# vacuum   if one of the units asks for it: the file is written anew, and the log is cut
 # answer   to everybody whose unit was in it
 #
 # Where COMMIT itself fails with an error of the disk it may be in (`errors.in_doubt`): its callers hear OutcomeUnknown,
@@ -16,6 +17,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sqlite3
 import time
 from contextlib import ExitStack, suppress
@@ -23,10 +25,11 @@ from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from dgent.exceptions import Corrupt, DgentError
+from dgent.exceptions import Corrupt, DgentError, StorageTimeout
 from dgent.runtime.batch_worker import Job, complete
 from dgent.sql.errors import translate
-from dgent.sql.sqlite.engine import close, close_last, commit, files_of, prepare, wrap
+from dgent.sql.runner import then_vacuum
+from dgent.sql.sqlite.engine import close, close_last, commit, cut_log, files_of, prepare, wrap
 from dgent.sql.sqlite.readers import STEPS
 
 if TYPE_CHECKING:
@@ -105,6 +108,8 @@ class GroupCommitWriter:
                 try:
                     self._run_groups(connection, driver, groups)
                     commit(partial(driver.execute, "COMMIT"), self.files)  # cached; driver.commit() plans it anew
+                    if vacuums := [job for job in jobs if job.task is then_vacuum]:
+                        self._vacuum(driver, vacuums)
                 except BaseException:
                     with suppress(sqlite3.Error):
                         driver.execute("ROLLBACK")
@@ -139,6 +144,23 @@ class GroupCommitWriter:
                 driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
             self.files.note()
             self.files.end()
+
+    def _vacuum(self, driver: sqlite3.Connection, jobs: list[Job]) -> None:
+        """Write the file anew and cut its log; who asked for it hears what is in the way.
+
+        SQLite overwrites what is deleted, but not the copies that it left where it moved rows from page to page.
+        """
+        self._until = math.inf
+        try:
+            driver.execute("PRAGMA temp_store=FILE")  # for as long as this takes: the copy is as large as the file
+            commit(partial(driver.execute, "VACUUM"), self.files)
+            late = f"{self._what}: it is erased, but somebody reads for too long for the -wal to be cut: vacuum again"
+            wrong: Exception | None = None if cut_log(driver, self.files) else StorageTimeout(late)
+        except Exception as error:
+            wrong = translate(error, self._what) or error
+        driver.execute("PRAGMA temp_store=MEMORY")
+        for job in jobs:
+            job.error = wrong
 
     def _run_groups(self, connection: Connection, driver: sqlite3.Connection, groups: list[list[Job]]) -> None:
         self._until = time.monotonic() + self._settings.command_timeout
