@@ -8,13 +8,41 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes
+from dgent.memory.sql import (
+    causal_reads,
+    changes,
+    erasure,
+    key_listing,
+    namespace_head,
+    past_queries,
+    queries,
+    query_bounds,
+    reads,
+    writes,
+)
+from dgent.memory.sql.past_queries import _Shape as PastShape
+from dgent.memory.sql.past_queries import _standing
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
+MODULES = (
+    *(causal_reads, changes, erasure, key_listing, namespace_head),
+    *(past_queries, queries, query_bounds, reads, writes),
+)
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes)
+    for module in (
+        causal_reads,
+        changes,
+        erasure,
+        key_listing,
+        namespace_head,
+        past_queries,
+        queries,
+        query_bounds,
+        reads,
+        writes,
+    )
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }
@@ -94,3 +122,23 @@ def test_segments_are_found_by_one_step_in_the_index_of_ids_for_each(connection:
     steps = [step for step in plan(connection, key_listing._SEGMENTS) if "dgent_datums" in step]
     assert steps
     assert all("(namespace=? AND id>? AND id<?)" in step for step in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"),
+    [
+        (PastShape("id", True, True, frozenset(), False), "(namespace=?)"),
+        (PastShape("id", True, True, frozenset(["first", "end"]), False), "(namespace=? AND id>? AND id<?)"),
+        (PastShape("-id", True, True, frozenset(["end"]), False), "(namespace=? AND id<?)"),
+        (PastShape("newest", True, True, frozenset(["first", "end"]), True), "AND id>? AND id<?)"),
+        (PastShape("newest", True, True, frozenset(["ids"]), False), "(namespace=? AND id=?)"),
+        (PastShape("seq", False, True, frozenset(["after_seq", "until_seq"]), False), "datums_seq"),
+        (PastShape("-seq", False, True, frozenset(["before_seq"]), False), "datums_seq"),
+        (PastShape("newest", False, True, frozenset(["until_seq", "end", "first"]), True), "datums_seq"),
+        (PastShape("newest", False, False, frozenset(["until_seq", "after_seq"]), True), "datums_seq"),
+    ],
+)
+def test_each_way_into_the_past_takes_its_index(connection: Connection, shape: PastShape, index: str) -> None:
+    steps = plan(connection, _standing(shape))
+    assert index in next(step for step in steps if step.startswith("SEARCH dgent_datums ")), steps
+    assert "(namespace=? AND id=? AND version>?)" in next(step for step in steps if "later" in step), steps
