@@ -122,14 +122,15 @@ class _Past:
         In this order: what is superseded in between comes twice, and nothing is missed.
         """
         query = self._query
-        before = until + 1 if query.before_seq is None else min(query.before_seq, until + 1)
-        there = replace(query, as_of=None, before_seq=before)
-        rows = self._lasting(there)
+        rows = self._lasting(replace(query, as_of=None))
 
         def read(behind: Position | None, most: int) -> list[Datum]:
             return datums_of(self._namespace, rows(behind, most))
 
-        yield from first_of(read, query.position, query.matches, at, query.limit, query.limit + 1)
+        def was_there(datum: Datum) -> bool:  # not in SQL, which would walk the seqs for it, and sort
+            return datum.seq <= until and query.matches(datum)
+
+        yield from first_of(read, query.position, was_there, at, query.limit, query.limit + 1)
         ids = list(dict.fromkeys(self._changed(until, _ALL)))
         superseded = self.rows(None, len(ids), by_id=True, ids=ids)
         for datum in datums_of(self._namespace, [*superseded, *self._expiring(until)]):

@@ -200,7 +200,7 @@ def _listing(shape: _QueryShape) -> Statement:
         names.append("parent")
     ranged: Any = id if shape.by == "id" or by_id else unindexed(id)
     seq: Any = d.seq
-    if shape.by != "order" or by_id or shape.lasting:
+    if shape.by != "order" or by_id:
         seq = unindexed(seq)
     if shape.by in {"id", "parent"} or by_id or (shape.by == "term" and ordered_by != "time"):
         created = unindexed(created)
