@@ -69,7 +69,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     store = SQLiteBackend(folder / "ours.db", "f")
     await store.prepare()
     floor = Floor(folder / "floor.db", folder / "ours.db")
-    for part in (_puts, _gets, _newest, _narrow, _chains, _queries, _erasures):
+    for part in (_puts, _gets, _newest, _narrow, _chains, _changes, _nearest, _queries, _erasures):
         async for case in part(store, floor, size):
             yield case
     floor.db.close()
@@ -170,6 +170,44 @@ async def _chains(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterato
             return floor.fetch(sql, [("f", last)] * (5000 // depth))
 
         yield Case(f"causal_chain, depth {depth}, {size} B", "recursive query, tuples", 0.45, ours, bare)
+
+
+async def _changes(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Read what changed. The floor is ours: a list in the order of seq."""
+    await store.put_many(_fresh(3000, size))
+
+    async def ours() -> int:
+        for at in range(60):
+            assert len(await store.changes(at * 20, limit=100)) == 100
+        return 60
+
+    async def listed() -> int:
+        for at in range(60):
+            assert len(await store.query(Query(order="seq", after_seq=at * 20))) == 100
+        return 60
+
+    yield Case(f"changes, 100, {size} B", "our list by seq", 0.90, ours, listed)
+
+
+async def _nearest(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Read the nearest causes. The floor is ours: as many gets."""
+    chain = [Datum.create(b"x" * size, id=f"c{at}", causal_parent=f"c{at - 1}" if at else None) for at in range(3000)]
+    await store.put_many(chain)
+
+    async def gets() -> int:
+        for at in range(2000, 3000):
+            for above in range(3):
+                await store.get(f"c{at - above}")
+        return 1000
+
+    for name, version in (("", None), (" of a version", 1)):
+
+        async def ours(version: int | None = version) -> int:
+            for at in range(2000, 3000):
+                assert len(await store.causal_chain(f"c{at}", version=version, limit=3)) == 3
+            return 1000
+
+        yield Case(f"causal_chain{name}, 3 of 3 000, {size} B", "3 of our gets", 0.90, ours, gets)
 
 
 async def _queries(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:

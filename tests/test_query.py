@@ -288,6 +288,7 @@ ANOTHER: dict[str, Any] = {
     "causal_parent": "a",
     "after_seq": 1,
     "before_seq": 1,
+    "as_of": 1.0,
     "limit": 1,
     "cursor": "a",
     "offset": 1,

@@ -30,7 +30,7 @@ MAX_SECONDS: Final = 1e15  # beyond every created_at, with room for callers who 
 
 _OF_A_PAGE: Final = frozenset({"limit", "cursor", "offset"})
 _BOUNDS: Final = frozenset({"since", "until", "after", "after_seq", "before_seq"})
-_OUTSIDE: Final = _OF_A_PAGE | _BOUNDS | {"prefix", "causal_parent", "order"}
+_OUTSIDE: Final = _OF_A_PAGE | _BOUNDS | {"prefix", "causal_parent", "order", "as_of"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +55,10 @@ class Query:
             their way, until it is purged or compacted. A table goes by its key, where that is not one text.
         after_seq: `seq > after_seq`, for "what is new since I last looked"; use it with the order "seq".
         before_seq: `seq < before_seq`, for what was there before that; use it with the order "-seq".
+        as_of: what was live at that moment, by the store's clock, instead of what is live now: an aware datetime or
+            Unix seconds. Where that clock went back, what was stored until it had caught up has the time of the last
+            write before; what also expired in that time was live at no moment that history has. Pages by id and by seq
+            cost the same at any size; an order by time looks at every version up to then, unless the prefix is narrow.
         limit: datums on a page; 0 is an empty page.
         cursor: where the previous page of the same query ended.
         offset: how many to leave out first, unless a cursor says where to begin. It costs as much as reading what it
@@ -76,6 +80,7 @@ class Query:
     order: Order = "newest"
     after_seq: int | None = None
     before_seq: int | None = None
+    as_of: datetime | float | None = None
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
     offset: int = 0
@@ -85,7 +90,7 @@ class Query:
         if not isinstance(self.where, Mapping):
             raise InvalidQuery(f"where is {type(self.where).__name__}, not a mapping of paths to values")
         object.__setattr__(self, "where", MappingProxyType(dict(self.where)))
-        for name in ("since", "until", "after"):
+        for name in ("since", "until", "after", "as_of"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
         for name in ("schema", "author", "prefix", "causal_parent", "cursor"):
             check_query_text(name, getattr(self, name))

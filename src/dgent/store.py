@@ -246,11 +246,7 @@ class DgentProtocol(StateBackend, Protocol):
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
-        """Return a page of what was live at a moment (Unix seconds, by the store's clock), in the order of the ids.
-
-        Where that clock went back, what was stored until it had caught up has the time of the last write before; what
-        also expired in that time was live at no moment that history has.
-        """
+        """Return a page of what was live at a moment, in the order of the ids: `query` with `as_of` and a prefix."""
 
     async def head(self) -> int:
         """Return the seq of the last write, also where that was purged; 0 where nothing was ever put.

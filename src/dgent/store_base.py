@@ -104,10 +104,6 @@ class StoreBase(DgentProtocol, ABC):
         """Return the last versions, oldest first; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
 
-    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        """Return a page of what was live; a store without a history leaves this refusal."""
-        raise self.capabilities.refusal("history", self._called)
-
     async def _head(self) -> int:
         """Return the seq of the last write; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
@@ -187,6 +183,8 @@ class StoreBase(DgentProtocol, ABC):
         self.limits.page(checked_query(query).limit)
         if query.causal_parent is not None:
             self.capabilities.require("causal", self._called)
+        if query.as_of is not None:
+            self.capabilities.require("history", self._called)
         if query.offset and query.cursor is None:
             return await self._query_behind_offset(query)
         return await self._query(query)
@@ -262,9 +260,8 @@ class StoreBase(DgentProtocol, ABC):
     async def as_of(
         self, time: float, *, prefix: str | None = None, limit: int = DEFAULT_LIMIT, cursor: str | None = None
     ) -> Page:
-        self.capabilities.require("history", self._called)
-        moment, checked = check_time(time, "time"), Query(prefix=prefix).prefix
-        return await self._as_of(moment, checked, self.limits.page(limit), cursor)
+        moment = check_time(time, "time")
+        return await self.query(Query(as_of=moment, prefix=prefix, order="id", limit=limit, cursor=cursor))
 
     @override
     async def head(self) -> int:

@@ -230,6 +230,8 @@ async def test_what_a_table_cannot_do_it_says(database: Database) -> None:
     with pytest.raises(CapabilityMissing):
         await table.as_of(1.0)
     chains = table.causal_chain("a", version=1), table.causal_chain("a", as_of=1.0)
+    with pytest.raises(CapabilityMissing):
+        await table.query(Query(as_of=1.0))
     for refused in (table.head(), table.seq_at(1.0), table.changes(0), *chains):
         with pytest.raises(CapabilityMissing, match="keeps one version of each row"):
             await refused

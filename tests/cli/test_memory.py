@@ -101,6 +101,12 @@ def test_changes_are_what_was_put_and_deleted(kg: Runner) -> None:
     assert "deleted" in kg("memory", "changes").text
     assert "nothing was stored after seq 3" in kg("memory", "changes", "--since", "2100-01-01").text
     assert len(kg.json("memory", "changes", "--since", "2000-01-01")["changes"]) == 3
+    moment = found["changes"][1]["stored_at"]
+    assert [each["id"] for each in kg.json("memory", "list", "--as-of", moment, "--order", "id")["datums"]] == [
+        "a",
+        "b",
+    ]
+    assert [each["id"] for each in kg.json("memory", "list", "--as-of", "2000-01-01")["datums"]] == []
     assert [each["seq"] for each in kg.json("data", "self.data.changes", "after_seq=2")] == [3]
     assert "deleted" in kg("data", "self.data.changes", "after_seq=2").text
 

@@ -8,13 +8,41 @@ import pytest
 from sqlalchemy import Connection, create_engine
 
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes
+from dgent.memory.sql import (
+    causal_reads,
+    changes,
+    erasure,
+    key_listing,
+    namespace_head,
+    past_queries,
+    queries,
+    query_bounds,
+    reads,
+    writes,
+)
+from dgent.memory.sql.past_queries import _Shape as PastShape
+from dgent.memory.sql.past_queries import _standing
 from dgent.memory.sql.queries import _listing, _QueryShape
 from dgent.sql.statement import Statement
 
+MODULES = (
+    *(causal_reads, changes, erasure, key_listing, namespace_head),
+    *(past_queries, queries, query_bounds, reads, writes),
+)
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (causal_reads, changes, erasure, key_listing, namespace_head, queries, reads, writes)
+    for module in (
+        causal_reads,
+        changes,
+        erasure,
+        key_listing,
+        namespace_head,
+        past_queries,
+        queries,
+        query_bounds,
+        reads,
+        writes,
+    )
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }
@@ -60,6 +88,7 @@ def test_an_id_is_looked_up_by_its_key(connection: Connection, name: str) -> Non
     ("shape", "index"),
     [
         (_QueryShape("newest", "order", 0, frozenset(), False), "ix_dgent_datums_time"),
+        (_QueryShape("newest", "order", 0, frozenset(), True, lasting=True), "ix_dgent_datums_time"),
         (_QueryShape("oldest", "order", 0, IN_RANGE | {"after"}, True), "ix_dgent_datums_time"),
         (_QueryShape("seq", "order", 0, frozenset(["after_seq"]), False), "ix_dgent_datums_seq"),
         (_QueryShape("newest", "id", 0, IN_RANGE, True), "(namespace=? AND id>? AND id<?)"),
@@ -94,3 +123,23 @@ def test_segments_are_found_by_one_step_in_the_index_of_ids_for_each(connection:
     steps = [step for step in plan(connection, key_listing._SEGMENTS) if "dgent_datums" in step]
     assert steps
     assert all("(namespace=? AND id>? AND id<?)" in step for step in steps), steps
+
+
+@pytest.mark.parametrize(
+    ("shape", "index"),
+    [
+        (PastShape("id", True, True, frozenset(), False), "(namespace=?)"),
+        (PastShape("id", True, True, frozenset(["first", "end"]), False), "(namespace=? AND id>? AND id<?)"),
+        (PastShape("-id", True, True, frozenset(["end"]), False), "(namespace=? AND id<?)"),
+        (PastShape("newest", True, True, frozenset(["first", "end"]), True), "AND id>? AND id<?)"),
+        (PastShape("newest", True, True, frozenset(["ids"]), False), "(namespace=? AND id=?)"),
+        (PastShape("seq", False, True, frozenset(["after_seq", "until_seq"]), False), "datums_seq"),
+        (PastShape("-seq", False, True, frozenset(["before_seq"]), False), "datums_seq"),
+        (PastShape("newest", False, True, frozenset(["until_seq", "end", "first"]), True), "datums_seq"),
+        (PastShape("newest", False, False, frozenset(["until_seq", "after_seq"]), True), "datums_seq"),
+    ],
+)
+def test_each_way_into_the_past_takes_its_index(connection: Connection, shape: PastShape, index: str) -> None:
+    steps = plan(connection, _standing(shape))
+    assert index in next(step for step in steps if step.startswith("SEARCH dgent_datums ")), steps
+    assert "(namespace=? AND id=? AND version>?)" in next(step for step in steps if "later" in step), steps

@@ -243,7 +243,7 @@ def answers(connection: Connection, ids: list[str]) -> list[Any]:
         reads.count(connection, "sync", "d", now),
         causal_reads.causal_chain(connection, "sync", "d9", now, 100),
         reads.history(connection, "sync", "d0", 100, None),
-        list(reads.as_of(connection, "sync", now, None, 100, None)),
+        list(queries.query(connection, "sync", Query(as_of=now, order="id"), now)),
         key_listing.namespaces(connection, NamespaceListing(), 10),
         reads.stats(connection, "sync", now),
     ]

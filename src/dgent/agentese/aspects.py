@@ -154,7 +154,7 @@ def _query(value: Any) -> Query:
     record = _object(value)
     if unknown := record.keys() - _QUERY_FIELDS:
         raise InvalidInput(f"a query has no {min(map(str, unknown))!r}; its fields are {', '.join(_QUERY_FIELDS)}")
-    for name in ("since", "until"):
+    for name in ("since", "until", "as_of"):
         if isinstance(record.get(name), str):
             record[name] = _moment(record[name])
     return Query(**record)

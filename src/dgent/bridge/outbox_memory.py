@@ -146,7 +146,7 @@ class OutboxMemory(StoreBase):
     @override
     async def _query(self, query: Query) -> Page:
         waiting, erasures = await self._waiting(None), await self._box.erasures(self._runner)
-        if not (waiting or erasures) or query.ordered_by == "seq" or {"after_seq", "before_seq"} & query.asked:
+        if not (waiting or erasures) or query.ordered_by == "seq" or {"after_seq", "before_seq", "as_of"} & query.asked:
             return await self._memory.query(query)
         if not query.limit:
             return Page()
@@ -207,10 +207,6 @@ class OutboxMemory(StoreBase):
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         return await self._memory.history(id, limit=limit, before=before)
-
-    @override
-    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
 
     @override
     async def _head(self) -> int:

@@ -90,6 +90,7 @@ async def list_(
     parent: Annotated[str | None, typer.Option(help="Only what names this id as its cause.")] = None,
     after_seq: Annotated[int | None, typer.Option(help="Only what came after this seq.")] = None,
     before_seq: Annotated[int | None, typer.Option(help="Only what came before this seq.")] = None,
+    as_of: Annotated[str | None, typer.Option(help="What was live at this time, instead of now.")] = None,
     order: Order = "newest",
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -109,6 +110,7 @@ async def list_(
         causal_parent=parent,
         after_seq=after_seq,
         before_seq=before_seq,
+        as_of=arguments.moment(as_of),
         order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
         limit=arguments.page(limit, kg.settings.max_page),
         cursor=cursor,

@@ -26,9 +26,7 @@ from dgent.testing.writing_laws import WritingLaws
 from dgent.validation import check_namespace
 
 
-class DgentContract(
-    WritingLaws, BatchLaws, ErasureLaws, ReadingLaws, OrderLaws, HistoryLaws, ClockLaws, ValueLaws
-):
+class DgentContract(WritingLaws, BatchLaws, ErasureLaws, ReadingLaws, OrderLaws, HistoryLaws, ClockLaws, ValueLaws):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python

@@ -6,15 +6,20 @@ from __future__ import annotations
 
 import asyncio
 import warnings
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dgent.exceptions import InvalidCursor, InvalidInput, InvalidQuery, LimitExceeded
 from dgent.limits import Limits
 from dgent.query import Query
-from dgent.testing.contract_base import ContractBase, all_changes, fresh
+from dgent.testing.contract_base import ContractBase, all_changes, examples, fresh, pages
 from dgent.testing.manual_clock import ManualClock
+from dgent.testing.order_laws import orders_of
+from dgent.testing.reading_laws import any_datum, any_query
 from dgent.warnings import DamagedWarning
 
 if TYPE_CHECKING:
@@ -219,6 +224,45 @@ class HistoryLaws(ContractBase):
             assert await store.as_of(start + 10, prefix="b") == [other]
             with pytest.raises(InvalidInput):
                 await store.as_of(float("nan"))
+
+    @examples(4)
+    @given(data=st.data())
+    @pytest.mark.requires("history", "schema_free")
+    async def test_l_c3_a_query_of_the_past_answers_as_its_matches(self, place: Any, data: st.DataObject) -> None:
+        """At any moment, with any filters, in any order: as `matches` over what was live then."""
+        clock, then = ManualClock(), list[Any]()
+        ids = [f"i{n}" for n in range(5)]
+        async with self.opened(place, clock=clock) as store:
+            then.append((clock.now - 1, {}))
+            for _ in range(data.draw(st.integers(1, 4))):
+                for id in data.draw(st.lists(st.sampled_from(ids), max_size=5, unique=True)):
+                    if data.draw(st.booleans()):
+                        await store.put(data.draw(any_datum(id)), ttl=data.draw(st.sampled_from([None, 1.0, 1e6])))
+                    else:
+                        await store.delete(id)
+                then.append((clock.now, await store.get_many(ids)))
+                clock.advance(10)
+            for moment, live in then:
+                named, order = data.draw(any_query()), data.draw(st.sampled_from(orders_of(self)))
+                asked: Any = {**named, "order": order, "as_of": moment + data.draw(st.sampled_from([0.0, 0.5]))}
+                plain = Query(**asked)
+                wanted = sorted(filter(plain.matches, live.values()), key=plain.position, reverse=plain.descending)
+                limit = data.draw(st.integers(1, 4))
+                found = await pages(lambda at, a=asked, n=limit: store.query(Query(**a, limit=n, cursor=at)))  # type: ignore[misc]
+                assert found == wanted == await store.query(plain), plain
+
+    @pytest.mark.requires("history")
+    async def test_a_query_of_the_past_takes_what_a_time_is(self, place: Any) -> None:
+        async with self.opened(place) as store:
+            stored = await store.put(self.make_datum("a", 1))
+            later = datetime.now(UTC) + timedelta(days=9)
+            assert (
+                await store.query(Query(as_of=later)) == [stored] == await store.query(Query(as_of=later.timestamp()))
+            )
+            assert (
+                await store.query(Query(as_of=later, limit=0)) == await store.query(Query(as_of=later, offset=1)) == []
+            )
+            assert await store.query(Query(as_of=0.0)) == []
 
     @pytest.mark.requires("history", "ttl")
     async def test_as_of_knows_what_had_expired(self, place: Any) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dgent.store import DgentProtocol
 
 BATCH: Final = 5_000
+_NO_FILTERS: Final = {"order", "limit", "cursor", "offset", "as_of"}
 VALUES: Final = (1, 1.0, 0, 2**53 + 1, -2.5, True, False, None, "1", "", "a'b", "é", [1, "x"], {"k": 1}, 1e300)
 PATHS: Final = ("metadata.n", 'metadata["a.b"]', "metadata.deep.x", "x", "content.deep.x", "list[0]", "list[-1].y")
 
@@ -78,7 +79,7 @@ def some_of(
     filters: dict[str, st.SearchStrategy[Any]], *, without: frozenset[str] = frozenset()
 ) -> st.SearchStrategy[dict[str, Any]]:
     """Draw some of the filters of a query, all of which have to be here but those `without` which a store can do."""
-    assert filters.keys() | without == {field.name for field in fields(Query)} - {"order", "limit", "cursor", "offset"}
+    assert filters.keys() | without == {field.name for field in fields(Query)} - _NO_FILTERS
     # Most examples have few filters, so that something is found.
     few = st.sampled_from(sorted(filters)).flatmap(lambda name: st.fixed_dictionaries({name: filters[name]}))
     return few | st.fixed_dictionaries({}, optional=filters)

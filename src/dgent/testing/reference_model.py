@@ -145,7 +145,8 @@ class ReferenceModel:
 
     def query(self, query: Query) -> list[Datum]:
         """Return everything that matches, in order: all pages joined."""
-        found = sorted(filter(query.matches, self.live.values()), key=query.position)
+        live = self.live if query.as_of is None else self.at(float(query.as_of))  # type: ignore[arg-type]
+        found = sorted(filter(query.matches, live.values()), key=query.position)
         return found[::-1] if query.descending else found
 
     def keys(self, query: Query) -> list[str]:

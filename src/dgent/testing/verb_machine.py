@@ -105,6 +105,7 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     ]
     ordered = [
         _step("head"),
+        _step("list", limit, as_of=st.sampled_from(AGO), order=order, prefix=prefix),
         _step("causal_chain", id, version=st.integers(0, 4), limit=st.integers(1, 3)),
         _step("causal_chain", id, as_of=st.sampled_from(AGO), limit=st.integers(1, 3)),
         st.builds(VerbStep, st.just("seq_at"), st.just(()), st.fixed_dictionaries({"time": st.sampled_from(AGO)})),

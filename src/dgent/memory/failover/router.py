@@ -255,14 +255,6 @@ class DgentRouter(BackendBase):
         return await self._routing.read([id], lambda store: store.history(id, limit=limit, before=before))
 
     @override
-    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        page = await self._routing.read(
-            None, lambda store: store.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
-        )
-        self._routing.saw(page)
-        return page
-
-    @override
     async def _head(self) -> int:
         await self._routing.refuse_while_away("head")
         return await self._routing.read(None, lambda store: store.head())

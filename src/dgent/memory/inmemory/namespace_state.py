@@ -8,10 +8,6 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple
 
-import orjson
-from blake3 import blake3
-
-from dgent.cursor import Position, open_cursor, seal_cursor
 from dgent.memory.inmemory import key_listing
 from dgent.memory.inmemory.commit_log import CommitLog
 from dgent.memory.inmemory.key_listing import Key, walked
@@ -22,6 +18,7 @@ from dgent.store import Revision, StoreStats
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from dgent.cursor import Position
     from dgent.datum import Datum
     from dgent.limits import Limits
     from dgent.name_listing import SegmentListing
@@ -224,19 +221,6 @@ class NamespaceState:
         chosen = versions[max(0, end - limit) : end]
         return [Revision(stored.version, stored.seq, stored.stored_at, stored.datum) for stored in chosen]
 
-    def as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        """Return a page of what was live at a time, in the order of the ids."""
-        fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
-        last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
-        if limit == 0:
-            return Page()
-        first, end = self._range(prefix)
-        ids = self._ids.keys
-        then = (self.stored_at_time(ids[at], time) for at in range(max(first, bisect_right(ids, last)), end))
-        found = list(islice((stored.datum for stored in then if stored and stored.datum), limit + 1))
-        more = len(found) > limit
-        return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint) if more else None)
-
     def versions_of(self, id: str) -> list[StoredVersion]:
         """Return every version of an id, oldest first."""
         return list(self._versions.get(id, ()))
@@ -301,14 +285,16 @@ class NamespaceState:
 
     def _walk(self, query: Query, start: Position | None) -> Iterator[Datum]:
         """Go through what may match, in the query's order, from behind `start`."""
+        if query.as_of is not None:
+            return self._past(query, start)
         if query.causal_parent is not None:
-            return self._sorted(self._children.get(query.causal_parent, ()), query, start)
+            return _sorted(self._datums(self._children.get(query.causal_parent, ())), query, start)
         if query.ordered_by == "id":
             return self._through_ids(query, start)
         if query.prefix:
             first, end = self._range(query.prefix)
             if (end - first) * _NARROW < len(self._live):
-                return self._sorted(self._ids.keys[first:end], query, start)
+                return _sorted(self._datums(self._ids.keys[first:end]), query, start)
         if query.ordered_by == "seq":
             return self._through_seqs(query, start)
         return self._through_time(query, start)
@@ -332,10 +318,17 @@ class NamespaceState:
         keys = walked(self._by_time.keys, first, end, start, descending=query.descending)
         return self._datums(id for _, id in keys)
 
-    def _sorted(self, ids: Iterable[str], query: Query, start: Position | None) -> Iterator[Datum]:
-        live = ((query.position(datum), datum) for datum in self._datums(ids))
-        behind = live if start is None else (pair for pair in live if query.is_behind(pair[0], start))
-        return iter([datum for _, datum in sorted(behind, key=itemgetter(0), reverse=query.descending)])
+    def _past(self, query: Query, start: Position | None) -> Iterator[Datum]:
+        """Go through what was live at the time of a query; no index knows it, but that of the ids."""
+        time = float(query.as_of)  # type: ignore[arg-type]  # it was made one on entry
+        if not self.log.seq_at(time):
+            return iter(())
+        prefix, by_id = query.prefix or "", query.ordered_by == "id"
+        here = start[1] if by_id and start is not None else None
+        ids = walked(self._ids.keys, prefix, prefix_end(prefix), here, descending=by_id and query.descending)
+        then = (self.stored_at_time(id, time) for id in ids)
+        found = (stored.datum for stored in then if stored is not None and stored.datum is not None)
+        return found if by_id else _sorted(found, query, start)
 
     def _first_live(self, text: str) -> str | None:
         """Return the first live id from a text on."""
@@ -346,3 +339,10 @@ class NamespaceState:
             stored = self._live.get(id)
             if stored is not None and stored.datum is not None:
                 yield stored.datum
+
+
+def _sorted(datums: Iterable[Datum], query: Query, start: Position | None) -> Iterator[Datum]:
+    """Return datums in the order of a query, from behind a position."""
+    placed = ((query.position(datum), datum) for datum in datums)
+    behind = placed if start is None else (pair for pair in placed if query.is_behind(pair[0], start))
+    return iter([datum for _, datum in sorted(behind, key=itemgetter(0), reverse=query.descending)])

@@ -78,10 +78,6 @@ class ResidentBackend(BackendBase):
         return await self._read(lambda namespace_state: namespace_state.history(id, limit, before))
 
     @override
-    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        return await self._read(lambda namespace_state: namespace_state.as_of(time, prefix, limit, cursor))
-
-    @override
     async def _purge(self, id: str) -> int:
         return await self._forget_here(
             lambda namespace_state: namespace_state.versions_of(id), [Change("purge", self.namespace, id)]

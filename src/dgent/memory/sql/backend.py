@@ -130,7 +130,7 @@ class SqlBackend(SqlStore, BackendBase):
 
     @override
     async def _query(self, query: Query) -> Page:
-        short = query.limit <= SHORT and covers(query)
+        short = query.limit <= SHORT and covers(query) and query.as_of is None
         return await self._read(self._here(queries.query, query, self.clock()), short=short)
 
     @override
@@ -170,10 +170,6 @@ class SqlBackend(SqlStore, BackendBase):
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         return await self._read(self._here(reads.history, id, limit, before))
-
-    @override
-    async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
-        return await self._read(self._here(reads.as_of, time, prefix, limit, cursor))
 
     @override
     async def _purge(self, id: str) -> int:

@@ -103,15 +103,23 @@ def changes(connection: Connection, namespace: str, after_seq: int, until: int |
 
 
 def seq_at(connection: Connection, namespace: str, time: float) -> int:
-    """Return the seq of the last version stored at or before a time; 0 before all.
-
-    A damaged time that led astray is that of one of the two rows between which the search ended.
-    """
+    """Return the seq of the last version stored at or before a time; 0 before all."""
     try:
-        around = [_change(namespace, row) for row in _AROUND_TIME.rows(connection, namespace, time)]
+        return sure_seq_at(connection, namespace, time)
     except Exception as error:
         check_passable(error)
         return _last_whole(connection, namespace, time)
+
+
+def sure_seq_at(connection: Connection, namespace: str, time: float) -> int:
+    """Return what `seq_at` does, unless a damaged row may have led the search astray.
+
+    It is one of the two between which the search ends: those that are whole are in order.
+
+    Raises:
+        Corrupt: one of them is damaged.
+    """
+    around = [_change(namespace, row) for row in _AROUND_TIME.rows(connection, namespace, time)]
     return around[0].seq if around and around[0].stored_at <= time else 0
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, false, func, literal_column, select
 
 from dgent.memory.metadata_index import also, terms, terms_for
+from dgent.memory.sql import past_queries
 from dgent.memory.sql.datum_tables import KEYS, READ, datums, datums_of, each_of
-from dgent.memory.sql.reads import check_passable, end_of, get_many, in_range, unexpired
-from dgent.name_listing import BEHIND
+from dgent.memory.sql.query_bounds import NARROW, bounds_of, is_narrow
+from dgent.memory.sql.reads import check_passable, get_many, unexpired
 from dgent.page import Page
 from dgent.query import ORDERS
 from dgent.sql.constructs import BYTEWISE, unindexed
@@ -32,19 +33,9 @@ if TYPE_CHECKING:
 
 d, t = datums.c, terms.c
 
-_BOUNDS: Final = ("since", "until", "after", "after_seq", "before_seq")
-NARROW: Final = 1000
-"""A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
-
 _MORE: Final = 4
 """How many times as much is asked of an index, where too little of what it found was an answer."""
 
-_WIDTH_OF_RANGE = Statement(
-    select(func.count()).select_from(
-        select(literal_column("1")).where(in_range).limit(literal_column(str(NARROW))).subquery()
-    ),
-    "ns first end",
-)
 _WIDTH_OF_TERM = Statement(
     select(func.count()).select_from(
         select(literal_column("1"))
@@ -65,14 +56,18 @@ class _QueryShape(NamedTuple):
     bounds: frozenset[str]  # of since, until, after, after_seq, before_seq, and of ids the first and the end
     resumed: bool  # in the orders by time: whether it goes on behind a position
     keys: bool = False  # whether to read `KEYS` alone
+    lasting: bool = False  # whether to read what never expires alone
 
 
 def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
-    """Return a page of the live datums that match.
+    """Return a page of the live datums that match, or of those that were live at a time.
 
     Terms and ranges narrow what is read; where conditions remain that no index knows, rows are read in batches and
     looked into until the page is full.
     """
+    if query.as_of is not None:
+        lasting = partial(reader, connection, namespace, now=now, lasting=True)
+        return past_queries.query(connection, namespace, query, lasting)
     at = query.start()
     if query.limit == 0:
         return Page()
@@ -88,16 +83,25 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
 
 
 def reader(
-    connection: Connection, namespace: str, query: Query, now: float, *, keys: bool = False
+    connection: Connection,
+    namespace: str,
+    query: Query,
+    now: float,
+    *,
+    keys: bool = False,
+    lasting: bool = False,
 ) -> Callable[[Position | None, int], list[Any]]:
-    """Return what reads the next rows behind a position of what is live and may match; `keys` reads `KEYS` alone."""
+    """Return what reads the next rows behind a position of what is live and may match.
+
+    With `keys` they are of the columns `KEYS` alone, with `lasting` of what never expires alone.
+    """
     wanted = [] if query.causal_parent is not None else terms_for(query)
     if len(wanted) > 1:
         wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
     by = "term" if wanted else _walk(connection, namespace, query)
 
     def rows(behind: Position | None, most: int) -> list[Any]:
-        statement, values = _asked(query, by, wanted, behind, keys)
+        statement, values = _asked(query, by, wanted, behind, keys=keys, lasting=lasting)
         return statement.rows(connection, namespace, now, most, *values)
 
     return rows
@@ -147,30 +151,21 @@ def _walk(connection: Connection, namespace: str, query: Query) -> str:
     """
     if query.causal_parent is not None:
         return "parent"
-    if not query.prefix or query.ordered_by == "id":
+    if query.ordered_by == "id":
         return "order"
-    width = _WIDTH_OF_RANGE.rows(connection, namespace, query.prefix, end_of(query.prefix))[0][0]
-    return "id" if width < NARROW else "order"
+    return "id" if is_narrow(connection, namespace, query) else "order"
 
 
 def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
     return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
 
 
-def _asked(query: Query, by: str, wanted: list[int], at: Position | None, keys: bool) -> tuple[Statement, list[Any]]:
-    """Return a statement and its values, but for the namespace, the time and how many rows.
-
-    In the orders of ids and seqs a position narrows the range that there is: of two bounds SQLite may start at either.
-    """
-    bounds: dict[str, Any] = {name: getattr(query, name) for name in _BOUNDS}
-    if query.prefix:
-        bounds |= {"first": query.prefix, "end": end_of(query.prefix)}
-    resumed = at is not None and query.ordered_by == "time"
-    if at is not None and not resumed:
-        name, nearer, place = _narrower(query, at)
-        bounds[name] = place if bounds.get(name) is None else nearer(bounds[name], place)
-    given = {name: value for name, value in bounds.items() if value is not None}
-    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys)
+def _asked(
+    query: Query, by: str, wanted: list[int], at: Position | None, *, keys: bool, lasting: bool
+) -> tuple[Statement, list[Any]]:
+    """Return a statement and its values, but for the namespace, the time and how many rows."""
+    given, resumed = bounds_of(query, at)
+    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting)
     values: list[Any] = [*wanted]
     if by == "parent":
         values.append(query.causal_parent)
@@ -178,13 +173,6 @@ def _asked(query: Query, by: str, wanted: list[int], at: Position | None, keys: 
     if resumed and at is not None:
         values += at
     return _listing(shape), values
-
-
-def _narrower(query: Query, at: Position) -> tuple[str, Callable[[Any, Any], Any], Any]:
-    """Return which bound a position moves in an order of ids or seqs, which of two counts, and where it is then."""
-    if query.ordered_by == "id":
-        return ("end", min, at[1]) if query.descending else ("first", max, at[1] + BEHIND)
-    return ("before_seq", min, int(at[0])) if query.descending else ("after_seq", max, int(at[0]))
 
 
 @lru_cache(maxsize=256)
@@ -196,7 +184,8 @@ def _listing(shape: _QueryShape) -> Statement:
     id: Any = t.id if shape.by == "term" else d.id
     by_id = shape.by == "order" and ordered_by == "id"
     # "is not false" where the key is walked, because for "live" a planner may take a partial index, and sort it all.
-    where: list[ColumnElement[bool]] = [d.live.is_not(false()) if by_id else d.live, unexpired(d)]
+    where: list[ColumnElement[bool]] = [d.live.is_not(false()) if by_id else d.live]
+    where.append(d.expires_at.is_(None) if shape.lasting else unexpired(d))
     source = select(*(KEYS if shape.keys else READ))
     if shape.by == "term":
         source = source.select_from(terms).join(

@@ -6,11 +6,8 @@ which datums have expired or not, where the database has no clock of its own: se
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
-from blake3 import blake3
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -24,13 +21,11 @@ from sqlalchemy import (
     select,
 )
 
-from dgent.cursor import open_cursor, seal_cursor
 from dgent.exceptions import Corrupt
-from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, each_of, heads
-from dgent.page import Page
+from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, heads
 from dgent.query import prefix_end
-from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time
-from dgent.sql.damaged_pages import Source, is_undecodable, page_of
+from dgent.sql.constructs import last_of_each, statement_time
+from dgent.sql.damaged_pages import is_undecodable
 from dgent.sql.statement import Statement
 from dgent.store import Revision, StoreStats
 from dgent.validation import ID_LENGTH
@@ -93,31 +88,6 @@ _HISTORY = Statement(_history, "ns id most")
 _HISTORY_BELOW = Statement(_history.where(d.version < bindparam("before")), "ns id most before")
 
 
-def _as_of() -> Statement:
-    later = datums.alias("later")
-    last_then = (
-        select(func.max(later.c.version))
-        .where(later.c.namespace == bindparam("ns"), later.c.id == d.id, later.c.stored_at <= bindparam("time"))
-        .scalar_subquery()
-    )
-    return Statement(
-        select(*READ)
-        .where(
-            d.namespace == bindparam("ns"),
-            d.id > bindparam("last"),
-            d.id >= bindparam("first"),
-            or_(bindparam("end", type_=BYTEWISE).is_(None), d.id < bindparam("end", type_=BYTEWISE)),
-            d.version == last_then,
-            or_(d.content.is_not(None), d.live),  # a live row without a content is damaged, and is named
-            or_(d.expires_at.is_(None), d.expires_at > bindparam("time")),
-        )
-        .order_by(d.id)
-        .limit(bindparam("most", type_=Integer)),
-        "ns last first end time most",
-    )
-
-
-_AS_OF = _as_of()
 _VERSIONS = Statement(select(func.count()).where(d.namespace == bindparam("ns")), "ns")
 _HEAD = Statement(select(heads.c.seq).where(heads.c.namespace == bindparam("ns")), "ns")
 
@@ -202,31 +172,6 @@ def history(connection: Connection, namespace: str, id: str, limit: int, before:
 def _revision(namespace: str, row: Any) -> Revision:
     _, version, seq, _, stored_at, *_ = row
     return Revision(version, seq, stored_at, datum_of(namespace, row))
-
-
-def as_of(
-    connection: Connection, namespace: str, time: float, prefix: str | None, limit: int, cursor: str | None
-) -> Page:
-    """Return a page of what was live at a time, in the order of the ids."""
-    fingerprint = blake3(orjson.dumps(["as_of", time, prefix])).digest(16)
-    last = "" if cursor is None else open_cursor(cursor, fingerprint)[1]
-    end = end_of(prefix) if prefix else None
-
-    def rows(behind: str | None, most: int) -> list[Any]:
-        return _AS_OF.rows(connection, namespace, behind or "", prefix or "", end, time, most)
-
-    try:
-        found = datums_of(namespace, rows(last, limit + 1))
-    except Exception as error:
-        check_passable(error)
-        each: Source[Datum, str] = Source(rows, partial(each_of, namespace), lambda datum: datum.id)
-        part = page_of(connection, each, last, limit, lambda _: True, f"namespace {namespace!r}")
-        return Page(
-            part.found, None if part.last is None else seal_cursor((0, part.last.id), fingerprint), part.damaged
-        )
-    if len(found) <= limit or not limit:
-        return Page(found[:limit])
-    return Page(found[:limit], seal_cursor((0, found[limit - 1].id), fingerprint))
 
 
 def check_passable(error: Exception) -> None:
