@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, func, literal_column, select
 
 from dgent.cursor import Position, seal_cursor
-from dgent.memory.metadata_index import also, terms, terms_for
+from dgent.memory.metadata_index import also, terms, terms_for, terms_of_any
+from dgent.memory.sql.condition_sql import condition_on, prefilter_of
 from dgent.memory.sql.datum_tables import READ, datums, datums_of, each_of
 from dgent.memory.sql.reads import check_passable, end_of, get_many, in_range, unexpired
 from dgent.page import Page
+from dgent.sql.condition_shape import padded
 from dgent.sql.constructs import BYTEWISE, unindexed
 from dgent.sql.damaged_pages import Source, page_of
+from dgent.sql.json_part import can_test_json
 from dgent.sql.keyset import BATCH, behind, first_of, in_order
 from dgent.sql.statement import Statement
 from dgent.sql.table_set import formats
@@ -27,11 +30,15 @@ if TYPE_CHECKING:
     from dgent.datum import Datum
     from dgent.memory.datum_index import DatumIndex
     from dgent.query import Query
+    from dgent.sql.condition_shape import Prefilter, Shape
 
 d, t = datums.c, terms.c
 
 NARROW: Final = 1000
 """A prefix or a term with fewer rows than this is read whole and sorted; a wider one is walked in its order."""
+
+_MOST_TERMS: Final = 64
+"""Of how many terms rows are looked for that have any of them."""
 
 _MORE: Final = 4
 """How many times as much is asked of an index, where too little of what it found was an answer."""
@@ -42,26 +49,32 @@ _WIDTH_OF_RANGE = Statement(
     ),
     "ns first end",
 )
-_WIDTH_OF_TERM = Statement(
-    select(func.count()).select_from(
-        select(literal_column("1"))
-        .where(t.namespace == bindparam("ns"), t.term == bindparam("term"))
-        .limit(literal_column(str(NARROW)))
-        .subquery()
-    ),
-    "ns term",
-)
 
 
 class _QueryShape(NamedTuple):
     """What a statement that lists datums looks like, apart from its values."""
 
     order: str
-    by: str  # what is walked: "order", an "id" range that is sorted, or a "term"
+    by: str  # what is walked: "order" or a "term"; or few rows, sorted: an "id" range, those with any of some "terms"
     terms: int
     prefix: bool
     bounds: frozenset[str]  # of since, until, after, after_seq
     resumed: bool
+    condition: Shape | None = None  # on the metadata
+
+
+class _Narrowing(NamedTuple):
+    """By what few rows are read.
+
+    Attributes:
+        by: as in a shape.
+        terms: of "term" those that each row has, the rarest first; of "terms" those of which each has one.
+        condition: what SQL says of the conditions that no term stands for.
+    """
+
+    by: str
+    terms: list[int]
+    condition: Prefilter | None
 
 
 def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
@@ -73,13 +86,12 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     at = query.start()
     if query.limit == 0:
         return Page()
-    wanted = terms_for(query)
-    if len(wanted) > 1:
-        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
-    by = "term" if wanted else _walk(connection, namespace, query)
+    narrowing = _narrowing(connection, namespace, query)
+    if narrowing is None:
+        return Page()
 
     def rows(behind: Position | None, most: int) -> list[Any]:
-        return _rows(connection, namespace, query, by, wanted, behind, most, now)
+        return _rows(connection, namespace, query, narrowing, behind, most, now)
 
     try:
         return _whole_page(namespace, query, at, rows)
@@ -128,6 +140,25 @@ def _whole_page(
     return query.page(first_of(read, query.position, wanted, at, query.limit, query.limit + 1))
 
 
+def _narrowing(connection: Connection, namespace: str, query: Query) -> _Narrowing | None:
+    """Choose what is walked; None if nothing can match."""
+    alternatives = [terms_of_any(condition) for condition in query.conditions]
+    if frozenset() in alternatives:
+        return None
+    left = [node for node, among in zip(query.conditions, alternatives, strict=True) if among is None or len(among) > 1]
+    condition = prefilter_of(left) if left and can_test_json(connection) else None
+    wanted = terms_for(query)
+    if len(wanted) > 1:
+        wanted.sort(key=lambda term: _width_of_terms(connection, namespace, [term]))
+    if wanted:
+        return _Narrowing("term", wanted, condition)
+    for among in sorted((each for each in alternatives if each is not None and len(each) <= _MOST_TERMS), key=len):
+        terms = padded(sorted(among))
+        if _width_of_terms(connection, namespace, terms) < NARROW:
+            return _Narrowing("terms", terms, condition)
+    return _Narrowing(_walk(connection, namespace, query), [], condition)
+
+
 def _walk(connection: Connection, namespace: str, query: Query) -> str:
     """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100."""
     if not query.prefix:
@@ -136,29 +167,45 @@ def _walk(connection: Connection, namespace: str, query: Query) -> str:
     return "id" if width < NARROW else "order"
 
 
-def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
-    return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
+def _width_of_terms(connection: Connection, namespace: str, terms: list[int]) -> int:
+    return int(_width_statement(len(terms)).rows(connection, namespace, *terms)[0][0])
+
+
+@lru_cache(maxsize=16)
+def _width_statement(count: int) -> Statement:
+    names = [f"term{at}" for at in range(count)]
+    rows: Any = select(literal_column("1")).where(t.namespace == bindparam("ns"), _has_any(names))
+    rows = rows.limit(literal_column(str(NARROW)))
+    return Statement(select(func.count()).select_from(rows.subquery()), " ".join(["ns", *names]))
+
+
+def _has_any(names: list[str]) -> ColumnElement[bool]:
+    given: list[Any] = [bindparam(name) for name in names]
+    return t.term == given[0] if len(given) == 1 else t.term.in_(given)
 
 
 def _rows(
     connection: Connection,
     namespace: str,
     query: Query,
-    by: str,
-    wanted: list[int],
+    narrowing: _Narrowing,
     at: Position | None,
     batch: int,
     now: float,
 ) -> list[Any]:
     bounds = {name: getattr(query, name) for name in ("since", "until", "after", "after_seq")}
     given = {name: value for name, value in bounds.items() if value is not None}
-    shape = _QueryShape(query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None)
-    values: list[Any] = [namespace, now, batch, *wanted]
+    by, terms, condition = narrowing
+    looks = None if condition is None else condition.shape
+    shape = _QueryShape(query.order, by, len(terms), bool(query.prefix), frozenset(given), at is not None, looks)
+    values: list[Any] = [namespace, now, batch, *terms]
     if query.prefix:
         values += [query.prefix, end_of(query.prefix)]
     values += [given[name] for name in sorted(given)]
     if at is not None:
         values += [at[0]] if query.order == "seq" else list(at)
+    if condition is not None:
+        values += condition.values
     return _listing(shape).rows(connection, *values)
 
 
@@ -178,6 +225,9 @@ def _listing(shape: _QueryShape) -> Statement:
         where += [also(at) for at in range(1, shape.terms)]
     else:
         where.append(d.namespace == bindparam("ns"))
+    if shape.by == "terms":
+        these = _has_any([f"term{at}" for at in range(shape.terms)])
+        where.append(d.id.in_(select(t.id).where(t.namespace == bindparam("ns"), these)))
     if shape.prefix:
         ranged: Any = id if shape.by == "id" else unindexed(id)
         where += [ranged >= bindparam("first", type_=BYTEWISE), ranged < bindparam("end", type_=BYTEWISE)]
@@ -185,7 +235,7 @@ def _listing(shape: _QueryShape) -> Statement:
     seq: Any = d.seq
     if shape.by != "order":
         seq = unindexed(seq)
-    if shape.by == "id" or (shape.by == "term" and shape.order == "seq"):
+    if shape.by in {"id", "terms"} or (shape.by == "term" and shape.order == "seq"):
         created = unindexed(created)
     tests = {
         "since": created >= bindparam("since"),
@@ -200,5 +250,7 @@ def _listing(shape: _QueryShape) -> Statement:
         place = ["at"] if shape.order == "seq" else ["at", "at_id"]
         where.append(behind(keys, place, descending=shape.order == "newest"))
         names += place
+    if shape.condition is not None:
+        where.append(condition_on(d.metadata, shape.condition, names))
     listed = source.where(*where).order_by(*in_order(keys, descending=shape.order == "newest"))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join(names))
