@@ -15,7 +15,7 @@ from sqlalchemy.sql.visitors import InternalTraversal
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import BindParameter, Connection
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
@@ -83,11 +83,7 @@ class json_part(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL
 
     def __init__(self, column: ColumnElement[Any], path: PathParams, kind: As) -> None:
         self.column, self.kind, self.type = column, kind, _TYPES[kind]
-        self.path = bindparam(path.whole, type_=Text())
-        self.steps = [
-            bindparam(name, type_=Integer() if index else Text())
-            for name, index in zip(path.steps, path.indexes, strict=True)
-        ]
+        self.path, self.steps = _bound(path)
 
     _traverse_internals = [  # noqa: RUF012  # SQLAlchemy's own form
         ("column", InternalTraversal.dp_clauseelement),
@@ -97,32 +93,90 @@ class json_part(ColumnElement[Any]):  # noqa: N801  # reads as a function in SQL
     ]
 
 
+class json_number(ColumnElement[bool]):  # noqa: N801  # reads as a function in SQL expressions
+    """Tell whether a number at a path of a column of JSON text is at least a bound, or at most: one for each kind.
+
+    It stands for two comparisons of a `json_part`, and takes half of their time.
+    """
+
+    inherit_cache = True
+    type = Boolean()
+
+    def __init__(self, column: ColumnElement[Any], path: PathParams, sign: str, integer: str, real: str) -> None:
+        self.column, self.sign = column, sign
+        self.path, self.steps = _bound(path)
+        self.integer, self.real = bindparam(integer, type_=Numeric()), bindparam(real, type_=Numeric())
+
+    _traverse_internals = [  # noqa: RUF012  # SQLAlchemy's own form
+        ("column", InternalTraversal.dp_clauseelement),
+        ("sign", InternalTraversal.dp_string),
+        ("path", InternalTraversal.dp_clauseelement),
+        ("steps", InternalTraversal.dp_clauseelement_list),
+        ("integer", InternalTraversal.dp_clauseelement),
+        ("real", InternalTraversal.dp_clauseelement),
+    ]
+
+
+def _bound(path: PathParams) -> tuple[BindParameter[str], list[BindParameter[Any]]]:
+    typed = zip(path.steps, path.indexes, strict=True)
+    steps: list[BindParameter[Any]] = [bindparam(name, type_=Integer() if index else Text()) for name, index in typed]
+    return bindparam(path.whole, type_=Text()), steps
+
+
+def _sqlite(element: json_part | json_number, function: str, compiler: SQLCompiler, **kw: Any) -> str:
+    return f"{function}({compiler.process(element.column, **kw)}, {compiler.process(element.path, **kw)})"
+
+
 @compiles(json_part, "sqlite")
 def _part_sqlite(element: json_part, compiler: SQLCompiler, **kw: Any) -> str:
-    def at(function: str) -> str:
-        return f"{function}({compiler.process(element.column, **kw)}, {compiler.process(element.path, **kw)})"
-
+    kind = _sqlite(element, "json_type", compiler, **kw)
     if element.kind == "kind":
-        return at("json_type")
-    return f"CASE {at('json_type')} WHEN '{element.kind}' THEN {at('json_extract')} END"
+        return kind
+    return f"CASE {kind} WHEN '{element.kind}' THEN {_sqlite(element, 'json_extract', compiler, **kw)} END"
 
 
-_INTEGER = r"^-?\d{1,19}$"
-_REAL = r"^-?\d+(\.\d+([eE][+-]?\d{1,3})?|[eE][+-]?\d{1,3})$"
+@compiles(json_number, "sqlite")
+def _number_sqlite(element: json_number, compiler: SQLCompiler, **kw: Any) -> str:
+    cases = [f"CASE {_sqlite(element, 'json_type', compiler, **kw)}"]  # in the order of the parameters
+    for kind, bound in (("integer", element.integer), ("real", element.real)):
+        value = _sqlite(element, "json_extract", compiler, **kw)
+        cases.append(f"WHEN '{kind}' THEN {value} {element.sign} {compiler.process(bound, **kw)}")
+    return " ".join([*cases, "END"])
+
+
+# What a cast of a damaged number could not take, and would end the statement with, is not cast. Patterns would take
+# longer than all the rest.
+_NUMBER = "v::text::numeric"
+_IS_INTEGER = "translate(v::text, '-0123456789', '') = ''"
+_IS_REAL = "length(split_part(lower(v::text), 'e', 2)) < 5"
+_PARTS = {
+    "kind": (
+        f"CASE json_typeof(v) WHEN 'string' THEN 'text' WHEN 'boolean' THEN v::text WHEN 'number' THEN "
+        f"CASE WHEN {_IS_INTEGER} THEN 'integer' ELSE 'real' END ELSE json_typeof(v) END"
+    ),
+    "text": "CASE json_typeof(v) WHEN 'string' THEN (v #>> '{}') COLLATE \"C\" END",
+    "integer": f"CASE WHEN json_typeof(v) = 'number' AND {_IS_INTEGER} THEN {_NUMBER} END",
+    "real": f"CASE WHEN json_typeof(v) <> 'number' OR {_IS_INTEGER} THEN NULL WHEN {_IS_REAL} THEN {_NUMBER} END",
+}
+
+
+def _postgresql(element: json_part | json_number, what: str, compiler: SQLCompiler, **kw: Any) -> str:
+    """Return a subquery of what stands at the path, so that it is looked for once; OFFSET keeps it one."""
+    part = f"{compiler.process(element.column, **kw)}::json"
+    for step in element.steps:
+        name = compiler.process(step, **kw).split("::")[0]
+        part += f" -> {name}::{'integer' if isinstance(step.type, Integer) else 'text'}"
+    return f"(SELECT {what} FROM (SELECT {part} AS v OFFSET 0) AS part)"  # noqa: S608  # our names, parameters bound
 
 
 @compiles(json_part, "postgresql")
 def _part_postgresql(element: json_part, compiler: SQLCompiler, **kw: Any) -> str:
-    steps = [compiler.process(step, **kw).split("::")[0] for step in element.steps]
-    kinds = ["integer" if isinstance(step.type, Integer) else "text" for step in element.steps]
-    part = f"{compiler.process(element.column, **kw)}::json"
-    part = "".join([part, *(f" -> {step}::{kind}" for step, kind in zip(steps, kinds, strict=True))])
-    part, kind = f"({part})", f"json_typeof({part})"
-    if element.kind == "kind":
-        number = f"CASE WHEN {part}::text ~ '{_INTEGER}' THEN 'integer' ELSE 'real' END"
-        named = f"WHEN 'string' THEN 'text' WHEN 'boolean' THEN {part}::text WHEN 'number' THEN {number}"
-        return f"CASE {kind} {named} ELSE {kind} END"
-    if element.kind == "text":
-        return f"CASE {kind} WHEN 'string' THEN ({part} #>> '{{}}') COLLATE \"C\" END"
-    pattern = _INTEGER if element.kind == "integer" else _REAL
-    return f"CASE WHEN {kind} = 'number' AND {part}::text ~ '{pattern}' THEN {part}::text::numeric END"
+    return _postgresql(element, _PARTS[element.kind], compiler, **kw)
+
+
+@compiles(json_number, "postgresql")
+def _number_postgresql(element: json_number, compiler: SQLCompiler, **kw: Any) -> str:
+    cases = ["CASE WHEN json_typeof(v) <> 'number' THEN NULL"]
+    for test, bound in ((_IS_INTEGER, element.integer), (_IS_REAL, element.real)):
+        cases.append(f"WHEN {test} THEN {_NUMBER} {element.sign} {compiler.process(bound, **kw)}")
+    return _postgresql(element, " ".join([*cases, "END"]), compiler, **kw)

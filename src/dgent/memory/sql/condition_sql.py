@@ -22,7 +22,7 @@ from dgent.sql.condition_shape import (
     padded,
     prefilter,
 )
-from dgent.sql.json_part import PathParams, is_json, json_part, sqlite_path
+from dgent.sql.json_part import PathParams, is_json, json_number, json_part, sqlite_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _DAY: Final = timedelta(days=1)
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SIGNS: Final = {"ge": ">=", "le": "<="}
 _CONTAINERS: Final = {"[": "array", "{": "object"}
 
 
@@ -49,6 +50,8 @@ def condition_on(column: ColumnElement[Any], shape: Shape, names: list[str]) -> 
 
     def compare(kind: Any, order: str, count: int, indexes: tuple[bool, ...]) -> ColumnElement[bool]:
         path = PathParams(new(), [new() for _ in indexes], indexes)
+        if kind == "number":
+            return json_number(column, path, _SIGNS[order], new(), new())
         part = json_part(column, path, kind)
         given: list[Any] = [bindparam(new(), type_=part.type) for _ in range(count)]
         if order == "exists":
@@ -60,7 +63,7 @@ def condition_on(column: ColumnElement[Any], shape: Shape, names: list[str]) -> 
 
 
 class _Comparison(NamedTuple):
-    kind: str  # which `json_part`
+    kind: str  # which `json_part`, or "number" for a `json_number`
     order: str
     given: list[Any]
 
@@ -89,9 +92,7 @@ def _alternatives(test: Test, *, may: bool) -> list[list[_Comparison]]:
         return [[_Comparison("text", test.name, [value])]]
     if isinstance(value, Moment):
         return [[_dated(value, upward=test.name in {"gt", "ge"})]] if may else []
-    whole = integers(test.name, value)
-    exact = [[_Comparison("integer", whole[0], [whole[1]])]] if whole else []
-    return exact + _real(test.name, value, may=may)
+    return _numbers(test.name, value, may=may)
 
 
 def _equal(values: frozenset[str], *, may: bool) -> list[list[_Comparison]]:
@@ -108,12 +109,21 @@ def _equal(values: frozenset[str], *, may: bool) -> list[list[_Comparison]]:
     found: list[tuple[str, list[Any]]] = [("kind", kinds), ("text", texts), ("integer", whole)]
     alternatives = [[_Comparison(kind, "in", padded(given))] for kind, given in found if given]
     if numbers and may:
-        (low,), (high,) = _real("ge", min(numbers), may=True), _real("le", max(numbers), may=True)
+        (low,), (high,) = _reals("ge", min(numbers), may=True), _reals("le", max(numbers), may=True)
         alternatives.append(low + high)
     return alternatives
 
 
-def _real(name: str, bound: float, *, may: bool) -> list[list[_Comparison]]:
+def _numbers(name: str, bound: float, *, may: bool) -> list[list[_Comparison]]:
+    """Compare integers exactly, and other numbers nearly."""
+    whole, near = integers(name, bound), nearly(name, bound, may=may)
+    if whole and near:
+        return [[_Comparison("number", near[0], [whole[1], near[1]])]]
+    exact = [[_Comparison("integer", whole[0], [whole[1]])]] if whole else []
+    return exact + _reals(name, bound, may=may)
+
+
+def _reals(name: str, bound: float, *, may: bool) -> list[list[_Comparison]]:
     near = nearly(name, bound, may=may)
     if near is not None:
         return [[_Comparison("real", near[0], [near[1]])]]
