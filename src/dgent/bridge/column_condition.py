@@ -161,15 +161,16 @@ class ColumnConditions:
         return "compare", field.name, order, 1
 
     def _nearly(self, field: ColumnMapping, test: Test) -> tuple[str, Any] | None:
+        """Return an order and a bound that all rows hold for which a test holds, and few others."""
         kind, bound = field.column.type, test.value
         if isinstance(bound, Moment):
             return self._moment(field, bound, upward=test.name in {"gt", "ge"})
         if isinstance(bound, str):
             day = _date(bound) if type(kind) is Date else None
             return None if day is None else (test.name, self._mapping.bind([field], [day], self._dialect)[0])
-        return (
-            nearly(test.name, bound, may=True) if isinstance(kind, Float) and isinstance(bound, int | float) else None
-        )
+        if isinstance(kind, Float) and isinstance(bound, int | float):
+            return nearly(test.name, bound, may=True)
+        return None
 
     def _moment(self, field: ColumnMapping, bound: Moment, *, upward: bool) -> tuple[str, Any] | None:
         try:
