@@ -96,12 +96,13 @@ class Test(NamedTuple):
 
     def holds(self, facts: Facts) -> bool:
         """Tell whether it holds."""
-        found = facts.at(self.root, self.path)
+        root, path, name, value = self
+        found = facts.at(root, path)
         if found is MISSING:
             return False
-        if isinstance(self.value, frozenset):
-            return stored_comparable(found) in self.value
-        return self.value is None or _stands(self.name, found, self.value)
+        if name == "in":
+            return stored_comparable(found) in value  # type: ignore[operator]  # it is a set
+        return name == "exists" or _stands(name, found, value)
 
     @property
     def form(self) -> Any:

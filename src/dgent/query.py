@@ -151,7 +151,10 @@ class Query:
         if not self.conditions:
             return True
         facts = Facts(datum, metadata)
-        return all(condition.holds(facts) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110  # a generator takes as long as an equality
+            if not condition.holds(facts):
+                return False
+        return True
 
     def start(self) -> Position | None:
         """Return where the page begins: the position in the cursor, or None.
