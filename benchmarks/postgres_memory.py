@@ -7,15 +7,18 @@ import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 
 from benchmarks.measure import Case, spread
+from dgent.conditions import Gt
 from dgent.datum import Datum
 from dgent.memory.sql.datum_tables import digest
 from dgent.memory.sql.postgres_backend import PostgresBackend
+from dgent.query import Query
 
 COLUMNS = "namespace, id, version, seq, live, created_at, stored_at, parent, metadata, content, digest"
 INSERT = f"INSERT INTO dgent_datums ({COLUMNS}) VALUES ($1, $2, 1, $3, true, $4, $5, $6, $7, $8, $9)"
@@ -76,6 +79,8 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
         async for case in _writes(store, floor, size):
             yield case
         async for case in _reads(store, floor, size):
+            yield case
+        async for case in _ranges(store.within("q"), floor, size):
             yield case
     finally:
         await connection.close()
@@ -143,3 +148,22 @@ async def _reads(store: PostgresBackend, floor: Floor, size: int) -> AsyncIterat
 
     calls = [("floor", "chain-99")] * 30
     yield Case(f"causal_chain, depth 100, {size} B", "asyncpg fetch", 0.60, ours, lambda: floor.fetch(recursive, calls))
+
+
+async def _ranges(store: PostgresBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Find the 100 of 100 000 beyond a bound, which have to be looked at one by one, by both in the same rows."""
+    for start in range(0, 100_000, 10_000):
+        numbers = range(start, start + 10_000)
+        await store.put_many([Datum.create(b"x" * size, metadata={"tags": ["t"], "n": at % 1000}) for at in numbers])
+    sql = (
+        "SELECT * FROM dgent_datums WHERE namespace = $1 AND live AND (metadata::jsonb ->> 'n')::numeric > $2 "
+        "ORDER BY created_at DESC, id DESC LIMIT 101"
+    )
+
+    async def ours() -> int:
+        for _ in range(3):
+            assert len(await store.query(Query(where={"metadata.n": Gt(998)}))) == 100
+        return 3
+
+    bare = partial(floor.fetch, sql, [("q", 998)] * 3)
+    yield Case(f"query by range, 100 of 100 000, {size} B", "the same scan", 0.40, ours, bare)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measure import Case, spread
+from dgent.conditions import Gt
 from dgent.datum import Datum
 from dgent.memory.metadata_index import terms_for, terms_of
 from dgent.memory.sql.datum_tables import digest
@@ -245,6 +246,29 @@ async def _queries(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterat
             return floor.fetch(sql, wanted)
 
         yield Case(f"query by {name}, 100 of 100 000, {size} B", "the same join, tuples", 0.40, ours, bare)
+    async for case in _ranges(there, floor, size):
+        yield case
+
+
+async def _ranges(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:
+    """Find the 100 of 100 000 beyond a bound, which have to be looked at one by one."""
+    sql = (
+        "SELECT * FROM dgent_datums WHERE namespace = 'q' AND live = 1 AND json_extract(metadata, '$.n') > ? "
+        "ORDER BY created_at DESC, id DESC LIMIT 101"
+    )
+
+    async def ours() -> int:
+        for _ in range(3):
+            assert len(await store.query(Query(where={"metadata.n": Gt(998)}))) == 100
+        return 3
+
+    yield Case(
+        f"query by range, 100 of 100 000, {size} B",
+        "the same scan, tuples",
+        0.50,
+        ours,
+        lambda: floor.fetch(sql, [(998,)] * 3),
+    )
 
 
 async def _erasures(store: SQLiteBackend, floor: Floor, size: int) -> AsyncIterator[Case]:

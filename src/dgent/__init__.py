@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dgent.capabilities import Capabilities
+from dgent.conditions import AllOf, AnyOf, Eq, Exists, Ge, Gt, In, Le, Lt, Ne, Not
 from dgent.datum import Datum
 from dgent.exceptions import DgentError
 from dgent.limits import Limits
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "AllOf",
+    "AnyOf",
     "Backend",
     "BackendBase",
     "Capabilities",
@@ -63,18 +66,27 @@ __all__ = [
     "DgentProtocol",
     "DgentRouter",
     "Doorbell",
+    "Eq",
+    "Exists",
     "Flux",
     "FluxAgent",
     "Functor",
     "FunctorRegistry",
+    "Ge",
     "Generation",
+    "Gt",
     "Id",
+    "In",
     "JSONLBackend",
     "KeyPage",
+    "Le",
     "Lens",
     "LensAgent",
     "Limits",
+    "Lt",
     "MemoryBackend",
+    "Ne",
+    "Not",
     "Outcome",
     "Page",
     "PostgresBackend",

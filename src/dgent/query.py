@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
 import orjson
 from blake3 import blake3
 
+from dgent.condition_tree import Facts, Node, form_of, nodes_of
 from dgent.cursor import CURSOR_CONTEXT, Position, open_cursor, seal_cursor
 from dgent.error_messages import called
-from dgent.exceptions import InvalidDatum, InvalidQuery
-from dgent.jsonvalue import MISSING, comparable, follow, parse_path, stored_comparable
+from dgent.exceptions import InvalidQuery
 from dgent.page import Page
 from dgent.validation import check_limit, check_query_text, check_seq
 
 if TYPE_CHECKING:
+    from dgent.conditions import Condition
     from dgent.datum import Datum
 
 Order: TypeAlias = Literal["newest", "oldest", "id", "-id", "seq", "-seq"]
@@ -44,10 +45,14 @@ class Query:
         since: `since <= created_at`, an aware datetime or Unix seconds.
         until: `created_at < until`, the same.
         after: `created_at > after`, Unix seconds.
-        where: path to JSON value, compared for equality. A path starts with `metadata.` or `content.`; without either
-            it is a path into the content: `{"user.address[0].city": "Bern"}`. A name with other characters is quoted:
-            `metadata["a.b"]`. Metadata paths to text, numbers and booleans are indexed, content paths are not. In a
-            table a content path begins with a column; another is InvalidQuery there.
+        where: path to JSON value, compared for equality, or to a condition, `Gt(3)` or `{"$gt": 3}`; or conditions
+            that are joined, `AnyOf({...}, {...})` or `{"$or": [{...}, {...}]}`: `dgent.conditions` says what there is
+            and what compares with what. A path starts with `metadata.` or `content.`; without either it is a path
+            into the content: `{"user.address[0].city": "Bern"}`. A name with other characters is quoted:
+            `metadata["a.b"]`. Equality of metadata paths with text, numbers and booleans is indexed; the database
+            looks at other conditions on metadata row by row, and D-gent at those on content, which is slower. In a
+            table a content path begins with a column; another is InvalidQuery there, as is an order that the type of
+            the column does not have.
         prefix: the id starts with it, byte for byte.
         causal_parent: it is the id that the datum names as its cause: what came of that one.
         order: "newest" or "oldest" by (created_at, id); "id" by the id, byte for byte; "seq" in the order of the
@@ -74,7 +79,7 @@ class Query:
     since: datetime | float | None = None
     until: datetime | float | None = None
     after: float | None = None
-    where: Mapping[str, Any] = field(default_factory=dict)
+    where: Mapping[str, Any] | Condition = field(default_factory=dict)
     prefix: str | None = None
     causal_parent: str | None = None
     order: Order = "newest"
@@ -87,9 +92,8 @@ class Query:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tags", _tag_set(self.tags))
-        if not isinstance(self.where, Mapping):
-            raise InvalidQuery(f"where is {type(self.where).__name__}, not a mapping of paths to values")
-        object.__setattr__(self, "where", MappingProxyType(dict(self.where)))
+        if isinstance(self.where, Mapping):
+            object.__setattr__(self, "where", MappingProxyType(dict(self.where)))
         for name in ("since", "until", "after", "as_of"):
             object.__setattr__(self, name, _seconds(name, getattr(self, name)))
         for name in ("schema", "author", "prefix", "causal_parent", "cursor"):
@@ -113,16 +117,9 @@ class Query:
         return self.fingerprint, self.limit, self.cursor, self.offset
 
     @cached_property
-    def conditions(self) -> tuple[tuple[Literal["metadata", "content"], tuple[str | int, ...], str], ...]:
-        """The `where` part as (root, path inside of it, canonical JSON)."""
-        found = []
-        for text, value in self.where.items():
-            root, path = _rooted(parse_path(text))
-            try:
-                found.append((root, path, comparable(value, f"where[{text!r}]")))
-            except InvalidDatum as error:
-                raise InvalidQuery(str(error)) from None
-        return tuple(found)
+    def conditions(self) -> tuple[Node, ...]:
+        """The `where` part in its one form: all of these have to hold."""
+        return nodes_of(self.where)
 
     @cached_property
     def asked(self) -> frozenset[str]:
@@ -137,7 +134,7 @@ class Query:
     def fingerprint(self) -> bytes:
         """16 bytes that are equal for equal filters and orders, whatever the limit and the cursor."""
         filters = {name: getattr(self, name) for name in self._defaults() if name not in _OF_A_PAGE}
-        filters["where"] = sorted(orjson.dumps(condition).decode() for condition in self.conditions)
+        filters["where"] = form_of(self.conditions)
         spelled = b",".join(_spelled(name, value) for name, value in filters.items())
         return blake3(spelled, derive_key_context=CURSOR_CONTEXT).digest(16)
 
@@ -170,18 +167,11 @@ class Query:
             tags = metadata.get("tags")
             if not isinstance(tags, list) or not all(map(tags.__contains__, self.tags)):
                 return False
-        return not self.conditions or self._where_holds(datum, metadata)
-
-    def _where_holds(self, datum: Datum, metadata: dict[str, Any]) -> bool:
-        content: Any = MISSING
-        for root, path, expected in self.conditions:
-            if root == "content" and content is MISSING:
-                try:
-                    content = orjson.loads(datum.content)
-                except orjson.JSONDecodeError:
-                    return False
-            found = follow(metadata if root == "metadata" else content, path)
-            if found is MISSING or stored_comparable(found) != expected:
+        if not self.conditions:
+            return True
+        facts = Facts(datum, metadata)
+        for condition in self.conditions:  # noqa: SIM110  # a generator takes as long as an equality
+            if not condition.holds(facts):
                 return False
         return True
 
@@ -270,12 +260,6 @@ def checked_query(query: Query) -> Query:
     if not isinstance(query, Query):
         raise InvalidQuery(f"{called(query)} is no Query: pass Query(prefix=..., tags=..., limit=...)")
     return query
-
-
-def _rooted(path: tuple[str | int, ...]) -> tuple[Literal["metadata", "content"], tuple[str | int, ...]]:
-    if len(path) > 1 and path[0] == "metadata":
-        return "metadata", path[1:]
-    return "content", path[1:] if len(path) > 1 and path[0] == "content" else path
 
 
 def prefix_end(prefix: str) -> str | None:

@@ -257,6 +257,14 @@ def test_hidden_columns_stay_hidden(house: House) -> None:
         assert str(found).startswith(f"citizens has no column {guess.partition('.')[0]!r}")
 
 
+def test_conditions_come_as_json(house: House) -> None:
+    query = '{"where": {"$or": [{"name": {"$in": ["Caroline"]}}, {"name": {"$gt": "\U0010ffff"}}]}}'
+    (found,) = house.resolve("self.data.table.citizen.query", query=query)
+    assert found.id == "z1"
+    for wrong in ({"name": {"$gt": 1}}, {"name": {"$like": "C%"}}, {"traits.secret": {"$exists": True}}):
+        assert isinstance(house.outcome("self.data.table.citizen.query", query={"where": wrong}), InvalidQuery)
+
+
 def test_every_verb_is_reached_with_its_own_arguments() -> None:
     for aspect in ASPECTS.values():
         parameters = dict(inspect.signature(getattr(DgentProtocol, aspect.name)).parameters)

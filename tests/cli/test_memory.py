@@ -181,6 +181,21 @@ def test_pages_joined_give_everything_once(kg: Runner) -> None:
     assert kg("memory", "list", "--where", "n=4").text == "no datums in 'default' match\n"  # it is in the metadata
 
 
+def test_where_takes_every_comparison(kg: Runner) -> None:
+    for number in range(4):
+        kg("memory", "put", "x", f"n={number}", "--id", str(number))
+    for words, wanted in (
+        (["metadata.n>2"], "3"),
+        (["metadata.n>=1", "metadata.n<3"], "12"),
+        (["metadata.n!=3", "metadata.n<=2"], "012"),
+        (['{"$or": [{"metadata.n": 0}, {"metadata.n": {"$gt": 2}}]}', "metadata.n<3"], "0"),
+        (['metadata["a>=b"]!=x'], "0123"),
+    ):
+        options = [each for word in words for each in ("--where", word)]
+        found = kg.json("memory", "list", "--order", "oldest", *options)["datums"]
+        assert "".join(each["id"] for each in found) == wanted
+
+
 def test_times_are_utc_unless_they_say_more(kg: Runner) -> None:
     kg("memory", "put", "x", "--id", "now")
     assert kg.json("memory", "list", "--since", "2999-01-01")["datums"] == []
@@ -224,6 +239,11 @@ def test_what_no_store_takes_is_refused_in_one_line(kg: Runner, arguments: tuple
         "memory list --cursor forged",
         "memory list --order random",
         "memory list --where a..b=1",
+        "memory list --where a",
+        "memory list --where a!b",
+        "memory list --where =1",
+        "memory list --where a>null",
+        'memory list --where {"a":{"$gte":1}}',
         "memory list --since x",
         "memory history a --limit 10001",
         "log show s --limit 10001",

@@ -155,7 +155,28 @@ class LeavesOutOfEachPage(MemoryBackend):
         return Page(page[query.offset :], page.cursor) if query.cursor else page
 
 
+class HidesTheAbsent(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        page = await super().query(query)
+        return Page([datum for datum in page if "n" in datum.metadata], page.cursor)
+
+
+class HidesTheLargest(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        page = await super().query(query)
+        return Page([datum for datum in page if datum.metadata.get("n") != 2**63 - 1], page.cursor)
+
+
+class KnowsNoQuote(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        page = await super().query(query)
+        return Page([datum for datum in page if not any("'" in name for name in datum.metadata)], page.cursor)
+
+
 WRONG: list[tuple[type[MemoryBackend], str]] = [
+    (HidesTheAbsent, "test_l_q1_null_is_there_and_absent_is_not"),
+    (HidesTheLargest, "test_l_q1_every_value_stands_in_the_same_order_to_every_other"),
+    (KnowsNoQuote, "test_l_q1_injections_in_keys_and_values_change_nothing"),
     (PutsTwice, "test_l_d11_a_put_of_an_equal_datum_changes_nothing"),
     (SwapsWithoutComparing, "test_l_d11_compare_and_swap_succeeds_for_exactly_one"),
     (PutsSome, "test_batches_are_all_or_none"),

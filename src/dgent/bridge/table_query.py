@@ -10,9 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-import orjson
 from sqlalchemy import (
-    JSON,
     ColumnElement,
     Connection,
     Integer,
@@ -23,11 +21,11 @@ from sqlalchemy import (
     select,
 )
 
-from dgent.bridge.column_codec import is_text, unwrapped
-from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc, has_zone
+from dgent.bridge.column_codec import is_text
+from dgent.bridge.column_condition import SLACK, ColumnConditions, bound_moment, condition_on
+from dgent.bridge.mapping import EPOCH, MICROSECOND, TableMapping, as_utc
 from dgent.bridge.table_sql import bound_key
-from dgent.error_messages import nearest
-from dgent.exceptions import Corrupt, InvalidCursor, InvalidQuery, InvalidRow
+from dgent.exceptions import Corrupt, InvalidCursor, InvalidRow
 from dgent.name_listing import BEHIND
 from dgent.page import Page
 from dgent.query import Query, prefix_end
@@ -39,15 +37,14 @@ from dgent.sql.statement import Statement
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dgent.bridge.column import ColumnMapping
     from dgent.datum import Datum
     from dgent.page import Damaged
+    from dgent.sql.condition_shape import Shape
 
 NARROW: Final = 1000
 """An id range with fewer rows than this is read whole and sorted; a wider one is walked in the order of time."""
 
 _Pair: TypeAlias = "tuple[Datum, Sequence[Any]]"
-_SLACK: Final = timedelta(milliseconds=1)
 _one = literal_column("1", Integer)
 _PLANNED: Final = frozenset(
     {
@@ -68,7 +65,7 @@ class _ListingShape(NamedTuple):
     parent: bool = False
     bounds: tuple[str, ...] = ()  # of since, until, after
     tags: int = 0
-    equal: tuple[tuple[str, bool], ...] = ()  # (field, whether it must be null)
+    condition: Shape | None = None
     resumed: bool = False
 
 
@@ -92,8 +89,7 @@ class _Plan:
         self._add_parent(query.causal_parent)
         self._add_bounds(query)
         self._add_tags(sorted(query.tags))
-        for root, path, expected in query.conditions:
-            self._add_condition(root, path, orjson.loads(expected))
+        self._add_conditions(query)
         self.exact = not (self.loose or self.shape.bounds or query.tags or query.conditions)
 
     def rows(self, at: list[Any] | None, most: int) -> list[Any]:
@@ -138,8 +134,8 @@ class _Plan:
             return
         self.shape = self.shape._replace(bounds=tuple(given))
         for name, seconds in given.items():
-            moment = _moment(seconds, -_SLACK if name != "until" else _SLACK)
-            self.values.append(_bound_moment(self.connection, self.mapping, moment))
+            moment = _moment(seconds, -SLACK if name != "until" else SLACK)
+            self.values.append(bound_moment(self.mapping, self.mapping.ordered, moment, self.connection.dialect))
 
     def _add_tags(self, tags: list[str]) -> None:
         if not tags:
@@ -153,29 +149,12 @@ class _Plan:
         self.shape = self.shape._replace(tags=len(tags), narrow=self.shape.narrow or widths[rarest] < NARROW)
         self.values += [rarest, *(tag for tag in tags if tag != rarest)]
 
-    def _add_condition(self, root: str, path: tuple[str | int, ...], value: Any) -> None:
-        if root == "metadata":
-            self.loose = True
-            return
-        field = self.mapping.by_name.get(str(path[0]))
-        if field is None:
-            near = nearest(str(path[0]), self.mapping.by_name)
-            raise InvalidQuery(f"{self.mapping.name} has no column {path[0]!r:.80}{near}")
-        if len(path) > 1 and not _is_json(field):
-            self.nothing = True  # no content leads there
-        elif _is_json(field):
-            self.loose = True
-        else:
-            self._add_equal(field, value)
-
-    def _add_equal(self, field: ColumnMapping, value: Any) -> None:
-        self.shape = self.shape._replace(equal=(*self.shape.equal, (field.name, value is None)))
-        if value is None:
-            return
-        try:
-            self.values += self.mapping.bind([field], [field.form.load(value)], self.connection.dialect)
-        except ValueError:  # what the column does not take, no row has
-            self.nothing = True
+    def _add_conditions(self, query: Query) -> None:
+        said = ColumnConditions(self.mapping, query.conditions, self.connection.dialect)
+        self.nothing, self.loose = self.nothing or said.nothing, self.loose or said.loose
+        if said.prefilter is not None:
+            self.shape = self.shape._replace(condition=said.prefilter.shape)
+            self.values += said.prefilter.values
 
 
 def query(connection: Connection, mapping: TableMapping, query: Query) -> Page:
@@ -260,7 +239,7 @@ def _start(plan: _Plan, query: Query) -> list[Any] | None:
         key = None
     if key is None:
         raise InvalidCursor("the cursor is no place in this table: start again without it")
-    first = [] if plan.ordered is None else [_bound_moment(connection, mapping, moment)]
+    first = [] if plan.ordered is None else [bound_moment(mapping, plan.ordered, moment, connection.dialect)]
     return first + bound_key(connection, mapping, key)
 
 
@@ -277,16 +256,6 @@ def _moment(seconds: float, slack: timedelta) -> datetime:
         return datetime.fromtimestamp(seconds, UTC) + slack
     except (OverflowError, ValueError, OSError):
         return datetime.max.replace(tzinfo=UTC) if seconds > 0 else datetime.min.replace(tzinfo=UTC)
-
-
-def _bound_moment(connection: Connection, mapping: TableMapping, moment: datetime) -> Any:
-    assert mapping.ordered is not None  # noqa: S101  # the caller looked
-    kept = moment if has_zone(mapping.ordered) else moment.replace(tzinfo=None)
-    return mapping.bind([mapping.ordered], [kept], connection.dialect)[0]
-
-
-def _is_json(field: ColumnMapping) -> bool:
-    return isinstance(unwrapped(field.column.type), JSON)
 
 
 @lru_cache(maxsize=1024)
@@ -331,10 +300,8 @@ def _listing(mapping: TableMapping, shape: _ListingShape) -> Statement:
         names += shape.bounds
     where += [_tagged(mapping, at, find=shape.narrow and not at and not shape.prefix) for at in range(shape.tags)]
     names += [f"tag{at}" for at in range(shape.tags)]
-    for at, (name, null) in enumerate(shape.equal):
-        column = mapping.by_name[name].column
-        where.append(column.is_(None) if null else column == bindparam(f"equal{at}"))
-        names += [] if null else [f"equal{at}"]
+    if shape.condition is not None:
+        where.append(condition_on(mapping, shape.condition, names))
     if shape.resumed:
         here = [f"at{at}" for at in range(len(order))]
         where.append(behind(order, here, descending=shape.descending))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from dgent.operations import TTL
+
+_SIGNS: Final = {"!=": "$ne", "<": "$lt", "<=": "$le", ">": "$gt", ">=": "$ge"}
+_COMPARISON: Final = re.compile(
+    r"""((?:\["(?:[^"\\]|\\.)*"\]|(?!!=)[^=<>])+)(!=|<=|>=|=|<|>)(.*)""",  # a quoted name may have any sign
+    re.DOTALL,
+)
 
 
 def content(word: str, limit: int) -> bytes:
@@ -70,6 +77,21 @@ def assignments(words: Iterable[str], *, typed: bool) -> dict[str, Any]:
             misused(f"{word!r} is neither key=value nor a JSON object")
         found[key] = _json_or_text(value) if typed else value
     return found
+
+
+def where(words: Iterable[str]) -> dict[str, Any]:
+    """Return what comparisons, `path=value` with any sign, and JSON objects say together: all have to hold."""
+    found = [_object(word) if word.startswith("{") else _comparison(word) for word in words]
+    return found[0] if len(found) == 1 else {"$and": found} if found else {}
+
+
+def _comparison(word: str) -> dict[str, Any]:
+    parts = _COMPARISON.fullmatch(word)
+    if parts is None:
+        misused(f"{word!r} is neither path=value, with =, !=, <, <=, > or >=, nor a JSON object")
+    path, sign, value = parts.groups()
+    compared = _json_or_text(value)
+    return {path: compared if sign == "=" else {_SIGNS[sign]: compared}}
 
 
 def _object(word: str) -> dict[str, Any]:

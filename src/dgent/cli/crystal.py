@@ -67,7 +67,9 @@ async def query(
     author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
     where: Annotated[
         list[str] | None,
-        typer.Option(help="path=value in the content that is stored, metadata.path=value in the metadata."),
+        typer.Option(
+            help="path=value in what is stored, metadata.path=value in its metadata; !=, <, <=, >, >=; or JSON."
+        ),
     ] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
@@ -83,7 +85,7 @@ async def query(
         schema=schema,
         tags=frozenset(tag or ()),
         author=author,
-        where=arguments.assignments(where or (), typed=True),
+        where=arguments.where(where or ()),
         since=arguments.moment(since),
         until=arguments.moment(until),
         limit=arguments.page(limit, kg.settings.max_page),

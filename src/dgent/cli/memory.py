@@ -83,7 +83,8 @@ async def list_(
     author: Annotated[str | None, typer.Option(help="Only by this author.")] = None,
     schema: Annotated[str | None, typer.Option(help="Only of this schema.")] = None,
     where: Annotated[
-        list[str] | None, typer.Option(help="path=value in the content, metadata.path=value in the metadata.")
+        list[str] | None,
+        typer.Option(help="path=value in the content, metadata.path=value in the metadata; !=, <, <=, >, >=; or JSON."),
     ] = None,
     since: Annotated[str | None, typer.Option(help="Made at or after this time.")] = None,
     until: Annotated[str | None, typer.Option(help="Made before this time.")] = None,
@@ -104,7 +105,7 @@ async def list_(
         tags=frozenset(tag or ()),
         author=author,
         schema=schema,
-        where=arguments.assignments(where or (), typed=True),
+        where=arguments.where(where or ()),
         since=arguments.moment(since),
         until=arguments.moment(until),
         causal_parent=parent,

@@ -26,6 +26,7 @@ from sqlalchemy import (
     tuple_,
 )
 
+from dgent.condition_tree import All, No, Test
 from dgent.exceptions import InvalidQuery
 from dgent.jsonvalue import comparable_or_none
 from dgent.memory.sql.datum_tables import datums, is_whole
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection
 
+    from dgent.condition_tree import Node
     from dgent.datum import Datum
     from dgent.memory.sql.datum_tables import Row
 
@@ -122,16 +124,35 @@ def terms_for(query: Query) -> list[int]:
         found.append(term(("schema",), orjson.dumps(query.schema).decode()))
     if query.author is not None and query.author != "system":  # "system" also means that there is none
         found.append(term(("author",), orjson.dumps(query.author).decode()))
-    return found + [term(path, value) for root, path, value in query.conditions if _has_term(root, path, value)]
+    alternatives = map(terms_of_any, query.conditions)
+    return found + [only for among in alternatives if among is not None and len(among) == 1 for only in among]
 
 
 def covers(query: Query) -> bool:
     """Tell whether terms stand for all that a query asks of the metadata and the content."""
-    return query.author != "system" and all(_has_term(*condition) for condition in query.conditions)
+    return query.author != "system" and all(
+        isinstance(condition, Test) and len(_terms_of_test(condition) or ()) == 1 for condition in query.conditions
+    )
 
 
-def _has_term(root: str, path: tuple[str | int, ...], value: str) -> bool:
-    return root == "metadata" and value[0] not in "{[" and all(isinstance(step, str) for step in path)
+def terms_of_any(node: Node) -> frozenset[int] | None:
+    """Return terms of which every match of a condition has at least one, as few as can be; None if there are none."""
+    if isinstance(node, Test):
+        return _terms_of_test(node)
+    if isinstance(node, No):
+        return None
+    among = [terms_of_any(part) for part in node.parts]
+    if isinstance(node, All):
+        return min((each for each in among if each is not None), key=len, default=None)
+    return None if None in among else frozenset().union(*among)  # type: ignore[arg-type]  # None is not in it
+
+
+def _terms_of_test(test: Test) -> frozenset[int] | None:
+    """Return the terms of scalars in the metadata, which are what has one."""
+    named = test.root == "metadata" and all(isinstance(step, str) for step in test.path)
+    if not named or not isinstance(test.value, frozenset) or any(value[0] in "{[" for value in test.value):
+        return None
+    return frozenset(term(test.path, value) for value in test.value)
 
 
 def _scalars(value: dict[str, Any], path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:

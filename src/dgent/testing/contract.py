@@ -15,6 +15,7 @@ from dgent.exceptions import InvalidNamespace, StoreClosed
 from dgent.store import Backend, DgentProtocol
 from dgent.testing.batch_laws import BatchLaws
 from dgent.testing.clock_laws import ClockLaws
+from dgent.testing.condition_laws import ConditionLaws
 from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.erasure_laws import ErasureLaws
 from dgent.testing.history_laws import HistoryLaws
@@ -26,7 +27,17 @@ from dgent.testing.writing_laws import WritingLaws
 from dgent.validation import check_namespace
 
 
-class DgentContract(WritingLaws, BatchLaws, ErasureLaws, ReadingLaws, OrderLaws, HistoryLaws, ClockLaws, ValueLaws):
+class DgentContract(
+    WritingLaws,
+    BatchLaws,
+    ErasureLaws,
+    ReadingLaws,
+    ConditionLaws,
+    OrderLaws,
+    HistoryLaws,
+    ClockLaws,
+    ValueLaws,
+):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python

@@ -10,53 +10,66 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, false, func, literal_column, select
 
-from dgent.memory.metadata_index import also, terms, terms_for
+from dgent.memory.metadata_index import also, terms, terms_for, terms_of_any
 from dgent.memory.sql import past_queries
+from dgent.memory.sql.condition_sql import condition_on, prefilter_of
 from dgent.memory.sql.datum_tables import KEYS, READ, datums, datums_of, each_of
 from dgent.memory.sql.query_bounds import NARROW, bounds_of, is_narrow
 from dgent.memory.sql.reads import check_passable, get_many, unexpired
 from dgent.page import Page
 from dgent.query import ORDERS
+from dgent.sql.condition_shape import padded
 from dgent.sql.constructs import BYTEWISE, unindexed
 from dgent.sql.damaged_pages import Source, page_of
+from dgent.sql.json_part import can_test_json
 from dgent.sql.keyset import BATCH, behind, first_of, in_order
 from dgent.sql.statement import Statement
 from dgent.sql.table_set import formats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
+    from dgent.condition_tree import Node
     from dgent.cursor import Position
     from dgent.datum import Datum
     from dgent.memory.datum_index import DatumIndex
     from dgent.query import Order, Query
+    from dgent.sql.condition_shape import Prefilter, Shape
 
 d, t = datums.c, terms.c
 
+_MOST_TERMS: Final = 64
+"""Of how many terms rows are looked for that have any of them."""
+
 _MORE: Final = 4
 """How many times as much is asked of an index, where too little of what it found was an answer."""
-
-_WIDTH_OF_TERM = Statement(
-    select(func.count()).select_from(
-        select(literal_column("1"))
-        .where(t.namespace == bindparam("ns"), t.term == bindparam("term"))
-        .limit(literal_column(str(NARROW)))
-        .subquery()
-    ),
-    "ns term",
-)
 
 
 class _QueryShape(NamedTuple):
     """What a statement that lists datums looks like, apart from its values."""
 
     order: Order
-    by: str  # what is walked: "order", an "id" range or the "parent" that is sorted, or a "term"
+    by: str  # what is walked: "order" or a "term"; or few rows, sorted: an "id" range, a "parent", any of some "terms"
     terms: int
     bounds: frozenset[str]  # of since, until, after, after_seq, before_seq, and of ids the first and the end
     resumed: bool  # in the orders by time: whether it goes on behind a position
     keys: bool = False  # whether to read `KEYS` alone
     lasting: bool = False  # whether to read what never expires alone
+    condition: Shape | None = None  # on the metadata
+
+
+class _Narrowing(NamedTuple):
+    """By what few rows are read.
+
+    Attributes:
+        by: as in a shape.
+        terms: of "term" those that each row has, the rarest first; of "terms" those of which each has one.
+        condition: what SQL says of the conditions that no term stands for.
+    """
+
+    by: str
+    terms: list[int]
+    condition: Prefilter | None
 
 
 def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
@@ -95,13 +108,12 @@ def reader(
 
     With `keys` they are of the columns `KEYS` alone, with `lasting` of what never expires alone.
     """
-    wanted = [] if query.causal_parent is not None else terms_for(query)
-    if len(wanted) > 1:
-        wanted.sort(key=lambda term: _width_of_term(connection, namespace, term))
-    by = "term" if wanted else _walk(connection, namespace, query)
+    narrowing = _narrowing(connection, namespace, query)
+    if narrowing is None:
+        return lambda *_: []
 
     def rows(behind: Position | None, most: int) -> list[Any]:
-        statement, values = _asked(query, by, wanted, behind, keys=keys, lasting=lasting)
+        statement, values = _asked(query, narrowing, behind, keys=keys, lasting=lasting)
         return statement.rows(connection, namespace, now, most, *values)
 
     return rows
@@ -144,34 +156,69 @@ def _whole_page(
     return query.page(first_of(read, query.position, wanted, at, query.limit, query.limit + 1))
 
 
-def _walk(connection: Connection, namespace: str, query: Query) -> str:
-    """Choose between the order's own index and the id range: SQLite's planner picks wrong by a factor of 100.
+def _narrowing(connection: Connection, namespace: str, query: Query) -> _Narrowing | None:
+    """Choose what is walked; None if nothing can match.
 
     The children of a datum are few nearly always, and found by its id; those of many are sorted.
     """
+    alternatives = [terms_of_any(condition) for condition in query.conditions]
+    if frozenset() in alternatives:
+        return None
     if query.causal_parent is not None:
-        return "parent"
-    if query.ordered_by == "id":
-        return "order"
-    return "id" if is_narrow(connection, namespace, query) else "order"
+        return _Narrowing("parent", [], _prefilter(connection, query.conditions))
+    left = [node for node, among in zip(query.conditions, alternatives, strict=True) if among is None or len(among) > 1]
+    condition = _prefilter(connection, left)
+    wanted = terms_for(query)
+    if len(wanted) > 1:
+        wanted.sort(key=lambda term: _width_of_terms(connection, namespace, [term]))
+    if wanted:
+        return _Narrowing("term", wanted, condition)
+    for among in sorted((each for each in alternatives if each is not None and len(each) <= _MOST_TERMS), key=len):
+        some = padded(sorted(among))
+        if _width_of_terms(connection, namespace, some) < NARROW:
+            return _Narrowing("terms", some, condition)
+    # SQLite's planner picks wrong by a factor of 100 between the order's own index and the id range.
+    narrow = query.ordered_by != "id" and is_narrow(connection, namespace, query)
+    return _Narrowing("id" if narrow else "order", [], condition)
 
 
-def _width_of_term(connection: Connection, namespace: str, term: int) -> int:
-    return int(_WIDTH_OF_TERM.rows(connection, namespace, term)[0][0])
+def _prefilter(connection: Connection, conditions: Sequence[Node]) -> Prefilter | None:
+    return prefilter_of(conditions) if conditions and can_test_json(connection) else None
+
+
+def _width_of_terms(connection: Connection, namespace: str, terms: list[int]) -> int:
+    return int(_width_statement(len(terms)).rows(connection, namespace, *terms)[0][0])
+
+
+@lru_cache(maxsize=16)
+def _width_statement(count: int) -> Statement:
+    names = [f"term{at}" for at in range(count)]
+    rows: Any = select(literal_column("1")).where(t.namespace == bindparam("ns"), _has_any(names))
+    rows = rows.limit(literal_column(str(NARROW)))
+    return Statement(select(func.count()).select_from(rows.subquery()), " ".join(["ns", *names]))
+
+
+def _has_any(names: list[str]) -> ColumnElement[bool]:
+    given: list[Any] = [bindparam(name) for name in names]
+    return t.term == given[0] if len(given) == 1 else t.term.in_(given)
 
 
 def _asked(
-    query: Query, by: str, wanted: list[int], at: Position | None, *, keys: bool, lasting: bool
+    query: Query, narrowing: _Narrowing, at: Position | None, *, keys: bool, lasting: bool
 ) -> tuple[Statement, list[Any]]:
     """Return a statement and its values, but for the namespace, the time and how many rows."""
     given, resumed = bounds_of(query, at)
-    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting)
+    by, wanted, condition = narrowing
+    looks = None if condition is None else condition.shape
+    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting, looks)
     values: list[Any] = [*wanted]
     if by == "parent":
         values.append(query.causal_parent)
     values += [given[name] for name in sorted(given)]
     if resumed and at is not None:
         values += at
+    if condition is not None:
+        values += condition.values
     return _listing(shape), values
 
 
@@ -195,6 +242,9 @@ def _listing(shape: _QueryShape) -> Statement:
         where += [also(at) for at in range(1, shape.terms)]
     else:
         where.append(d.namespace == bindparam("ns"))
+    if shape.by == "terms":
+        these = _has_any([f"term{at}" for at in range(shape.terms)])
+        where.append(d.id.in_(select(t.id).where(t.namespace == bindparam("ns"), these)))
     if shape.by == "parent":
         where += [d.parent == bindparam("parent", type_=BYTEWISE), d.parent.is_not(None)]  # as in its partial index
         names.append("parent")
@@ -202,9 +252,9 @@ def _listing(shape: _QueryShape) -> Statement:
     seq: Any = d.seq
     if shape.by != "order" or by_id:
         seq = unindexed(seq)
-    if shape.by in {"id", "parent"} or by_id or (shape.by == "term" and ordered_by != "time"):
+    if shape.by in {"id", "parent", "terms"} or by_id or (shape.by == "term" and ordered_by != "time"):
         created = unindexed(created)
-    if shape.by == "parent" or (shape.by == "term" and ordered_by == "id"):
+    if shape.by == "parent" or (shape.by in {"term", "terms"} and ordered_by == "id"):
         id = unindexed(id)
     tests = {
         "since": created >= bindparam("since"),
@@ -221,5 +271,7 @@ def _listing(shape: _QueryShape) -> Statement:
     if shape.resumed:
         where.append(behind(keys, ["at", "at_id"], descending=descending))
         names += ["at", "at_id"]
+    if shape.condition is not None:
+        where.append(condition_on(d.metadata, shape.condition, names))
     listed = source.where(*where).order_by(*in_order(keys, descending=descending))
     return Statement(listed.limit(bindparam("most", type_=Integer)), " ".join(names))
