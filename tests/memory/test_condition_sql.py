@@ -19,8 +19,10 @@ from dgent.sql import condition_shape, open_database
 from dgent.testing.condition_laws import NOON, NUMBERS, OTHERS, TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
+
+    from dgent.cursor import Position
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -41,14 +43,19 @@ async def store(url: str) -> AsyncIterator[SqlBackend]:
 def rows_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many rows each statement of a query gave."""
     counts: list[int] = []
-    read = queries._rows
+    reader = queries.reader
 
-    def counted(*given: Any) -> list[Any]:
-        rows = read(*given)
-        counts.append(len(rows))
-        return rows
+    def counting(*given: Any, **named: Any) -> Callable[..., list[Any]]:
+        read = reader(*given, **named)
 
-    monkeypatch.setattr(queries, "_rows", counted)
+        def counted(behind: Position | None, most: int) -> list[Any]:
+            rows = read(behind, most)
+            counts.append(len(rows))
+            return rows
+
+        return counted
+
+    monkeypatch.setattr(queries, "reader", counting)
     return counts
 
 
