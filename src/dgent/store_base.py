@@ -19,7 +19,7 @@ from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisio
 from dgent.validation import (
     as_list,
     check_expect,
-    check_id,
+    check_key,
     check_kind,
     check_limit,
     check_namespace,
@@ -47,7 +47,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @abstractmethod
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
-        """Write in one transaction, in order, all or none; one outcome each. See `admit` and `check_id`."""
+        """Write in one transaction, in order, all or none; one outcome each. See `WriteBatch`."""
 
     @abstractmethod
     async def _get(self, id: str, version: int | None) -> Datum | None:
@@ -86,14 +86,6 @@ class StoreBase(DgentProtocol, ABC):
         """What messages call it."""
         return self.name
 
-    def _checked_id(self, id: str) -> str:
-        """Return an id that the store can keep, or raise InvalidDatum."""
-        return check_id(id)
-
-    def _checked_ids(self, ids: Iterable[str]) -> Names:
-        """Return ids as a list, each once, in the order given."""
-        return list(dict.fromkeys(map(self._checked_id, as_list(ids, "ids"))))
-
     @override
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
         (outcome,) = await self._apply([Put(datum, expect, ttl)])
@@ -111,7 +103,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
-        self._checked_id(id)
+        check_key(id)
         if version is not None:
             self.capabilities.require("history", self._called)
             version = check_version(version)
@@ -119,16 +111,16 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
-        return await self._get_many(self._checked_ids(ids))
+        return await self._get_many(_checked_ids(ids))
 
     @override
     async def delete(self, id: str, *, expect: int | None = None) -> bool:
-        (outcome,) = await self._apply([Delete(self._checked_id(id), expect)])
+        (outcome,) = await self._apply([Delete(check_key(id), expect)])
         return outcome.changed
 
     @override
     async def delete_many(self, ids: Iterable[str]) -> int:
-        outcomes = await self._apply([Delete(id) for id in self._checked_ids(ids)])
+        outcomes = await self._apply([Delete(id) for id in _checked_ids(ids)])
         return sum(outcome.changed for outcome in outcomes)
 
     @override
@@ -146,7 +138,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def causal_chain(self, id: str, *, newest_first: bool = False) -> Datums:
-        self._checked_id(id)
+        check_key(id)
         self.capabilities.require("causal", self._called)
         check_kind(newest_first, bool, "newest_first is True or False")
         chain = await self._causal_chain(id)
@@ -154,7 +146,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
-        self._checked_id(id)
+        check_key(id)
         self.capabilities.require("history", self._called)
         return await self._history(id, self.limits.page(limit), check_version(before, "before"))
 
@@ -168,7 +160,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def purge(self, id: str) -> int:
-        return await self._purge(self._checked_id(id))
+        return await self._purge(check_key(id))
 
     # The last one in the class: below it, `list` no longer means the type.
     @override
@@ -237,6 +229,11 @@ class BackendBase(StoreBase, Backend):
     @override
     @abstractmethod
     async def close(self) -> None: ...
+
+
+def _checked_ids(ids: Iterable[str]) -> Names:
+    """Return ids as a list, each once, in the order given."""
+    return list(dict.fromkeys(map(check_key, as_list(ids, "ids"))))
 
 
 def _stored(outcome: Outcome) -> Datum:

@@ -131,7 +131,7 @@ def test_namespaces_do_not_meet(kg: Runner) -> None:
     "arguments",
     [
         ("put", "x", "--id", ""),
-        ("put", "x", "--id", "a" * 513),
+        ("put", "x", "--id", "a" * 2001),
         ("put", "x", "--ttl", "-1"),
         ("put", "x", "--parent", "\udcff"),
         ("put", "\udcff"),

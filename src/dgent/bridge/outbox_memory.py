@@ -10,12 +10,11 @@ from typing_extensions import override
 
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CapabilityMissing, LimitExceeded
-from dgent.memory.write_batch import check_acyclic_within, closes_cycle
+from dgent.memory.write_batch import check_acyclic_within, check_names, closes_cycle
 from dgent.operations import Outcome
 from dgent.page import Damaged, Page
 from dgent.store import FindsParents
 from dgent.store_base import StoreBase
-from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -99,7 +98,6 @@ class OutboxMemory(StoreBase):
     def _admit(self, operations: Iterable[Operation]) -> None:
         """Refuse what cannot be delivered later."""
         for one in operations:
-            check_id(one.id)
             if one.expect is not None:
                 raise CapabilityMissing(
                     "the agent memory lies outside of this transaction, which cannot compare its versions: leave out "
@@ -107,6 +105,7 @@ class OutboxMemory(StoreBase):
                 )
             if one.datum is not None:
                 self.limits.admit(one.datum)
+                check_names(self._memory.namespace, one.datum)
             if isinstance(one.ttl, float):
                 self.capabilities.require("ttl", self.name)
 

@@ -24,7 +24,7 @@ from dgent.sql import Database, Runner, Transaction
 from dgent.sql.runner import SHORT, SessionRunner
 from dgent.sql.savepoints import apart
 from dgent.store_base import StoreBase
-from dgent.validation import as_list, check_id, check_kind
+from dgent.validation import as_list, check_key, check_kind
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -150,7 +150,7 @@ class TableAdapter(StoreBase):
             IntegrityViolation: as for `put`.
         """
         check_kind(changes, Mapping, "pass a dict of columns and their new values")
-        asked = table_update.admitted(self.mapping, id, self.mapping.key_of(self._checked_id(id)), changes, given)
+        asked = table_update.admitted(self.mapping, id, self.mapping.key_of(check_key(id)), changes, given)
         try:
             stored, changed = await self._write(table_update.write, asked, self.limits)
         except VersionConflict as error:
@@ -171,7 +171,7 @@ class TableAdapter(StoreBase):
 
     @override
     async def exists(self, id: str) -> bool:
-        key = self.mapping.key_of(self._checked_id(id))
+        key = self.mapping.key_of(check_key(id))
         return key is not None and await self._read(True, table_sql.exists, key)
 
     @override
@@ -201,19 +201,12 @@ class TableAdapter(StoreBase):
     def _called(self) -> str:
         return self.mapping.name
 
-    @override
-    def _checked_id(self, id: str) -> str:
-        """Return an id; one of several columns may be longer than others, since each of its parts may be as long."""
-        if len(self.mapping.keys) > 1 and isinstance(id, str) and self.mapping.key_of(id) is not None:
-            return id
-        return check_id(id)
-
     def _admitted(self, operation: Operation) -> RowPut | RowDelete:
         datum, expect = operation.datum, operation.expect
         if expect is not None and (expect or datum is None):
             self.capabilities.require("versioned", self._called)
         if datum is None:
-            return RowDelete(operation.id, self.mapping.key_of(self._checked_id(operation.id)), expect)
+            return RowDelete(operation.id, self.mapping.key_of(operation.id), expect)
         if operation.ttl is not None and operation.ttl != "keep":
             self.capabilities.require("ttl", self._called)
         self.limits.admit(datum)

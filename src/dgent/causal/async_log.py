@@ -70,7 +70,7 @@ class AsyncLog(SqlStore):
         """Add an entry behind the last one of a writer in a stream, and return it.
 
         Raises:
-            InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            InvalidDatum: stream or writer are no text, longer than 2,400 bytes together, or the payload is no bytes.
             LimitExceeded: the payload is larger than the setting `max_content`.
             OutcomeUnknown: the answer to the commit was lost: look whether the entry is in.
         """

@@ -19,7 +19,7 @@ from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceede
 from dgent.limits import Limits
 from dgent.page import Damaged
 from dgent.sql.damaged_pages import Source, as_bytes, is_undecodable, page_of
-from dgent.validation import as_list, check_id, check_kind, check_limit
+from dgent.validation import KEY_BYTES, as_list, check_key, check_kind, check_limit, utf8_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -64,7 +64,7 @@ class WriterLog:
         Whoever appends to the same log at the same time comes before or after it.
 
         Raises:
-            InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            InvalidDatum: stream or writer are no text, longer than 2,400 bytes together, or the payload is no bytes.
             LimitExceeded: the payload is larger than `limits.max_content`.
             MalformedRow: the last entry has a form that it cannot have, and nothing can follow it.
         """
@@ -326,8 +326,13 @@ class WriterLog:
 
 def check_place(stream: str, writer: str) -> None:
     """Refuse what names no log, with InvalidDatum."""
-    check_id(stream, "a stream")
-    check_id(writer, "a writer")
+    check_key(stream, "a stream")
+    check_key(writer, "a writer")
+    together = utf8_size(stream) + utf8_size(writer)
+    if together > KEY_BYTES:
+        raise InvalidDatum(
+            f"a stream and its writer have {together:,} bytes together, and {KEY_BYTES:,} fit into an index: shorten"
+        )
 
 
 def check_names(*names: object) -> None:

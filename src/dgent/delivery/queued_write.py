@@ -25,7 +25,8 @@ DIGITS: Final = 32
 
 PAGE: Final = 32
 _AT_ONCE: Final = 1e-6
-_HEADER_ROOM: Final = 16 * 2**10
+_HEADER_ROOM: Final = 32 * 2**10
+"""For names in which each byte is written as six."""
 
 
 def roomy(limits: Limits) -> Limits:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeVar
 from dgent.datum import stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
 from dgent.operations import Delete, Operation, Outcome, Put
-from dgent.validation import check_id
+from dgent.validation import ID_BYTES, KEY_BYTES, check_fits, check_id, utf8_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -95,6 +95,7 @@ class WriteBatch(Generic[R]):
         self.last: dict[str, R] = {}
         self._limits, self._held = limits, held
         self._parents: set[str] = set()
+        self._surely_fits = min(ID_BYTES, KEY_BYTES - utf8_size(namespace)) // 4  # characters
 
     def apply(self, operations: Iterable[Operation]) -> list[Outcome]:
         """Plan some operations of which all are kept, or none where one raises.
@@ -130,6 +131,8 @@ class WriteBatch(Generic[R]):
         datum, expect, ttl = put
         self._limits.admit(datum)
         id, parent = datum.id, datum.causal_parent
+        if len(id) > self._surely_fits or (parent is not None and len(parent) > self._surely_fits):
+            check_names(self.namespace, datum)
         last = self.last.get(id) or self._held.latest(id)
         live = self._live(last)
         if expect is not None:
@@ -148,7 +151,7 @@ class WriteBatch(Generic[R]):
         return Outcome(stamped(datum, row.version, row.seq), True, row.version, row.seq)
 
     def _delete(self, delete: Delete) -> Outcome:
-        id = check_id(delete.id)
+        id = delete.id
         last = self.last.get(id) or self._held.latest(id)
         live = self._live(last)
         check_expected(id, delete.expect, live)
@@ -202,6 +205,17 @@ class WriteBatch(Generic[R]):
                 known[above] = None  # unless it is there
                 known.update(self._held.ancestors(above))
             above = known[above]
+
+
+def check_names(namespace: str, datum: Datum) -> None:
+    """Refuse an id or a parent that some index of some store does not hold.
+
+    Raises:
+        InvalidDatum: one of them is too long, alone or together with the namespace.
+    """
+    check_fits(namespace, check_id(datum.id))
+    if datum.causal_parent is not None:
+        check_fits(namespace, check_id(datum.causal_parent, "causal_parent"), "causal_parent")
 
 
 def check_expected(id: str, expect: int | None, live: Row | None) -> None:

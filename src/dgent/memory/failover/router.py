@@ -18,7 +18,7 @@ from dgent.memory.sql.backend import SqlBackend
 from dgent.settings import Settings
 from dgent.sql import database_of
 from dgent.store_base import BackendBase
-from dgent.validation import check_kind
+from dgent.validation import check_key, check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -211,7 +211,7 @@ class DgentRouter(BackendBase):
 
     @override
     async def exists(self, id: str) -> bool:
-        checked = self._checked_id(id)
+        checked = check_key(id)
         return await self._routing.read([checked], lambda store: store.exists(checked))
 
     @override

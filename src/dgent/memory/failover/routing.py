@@ -28,10 +28,9 @@ from dgent.exceptions import (
     StorageError,
     StorageTimeout,
 )
-from dgent.memory.write_batch import check_acyclic_within
+from dgent.memory.write_batch import check_acyclic_within, check_names
 from dgent.operations import Outcome
 from dgent.store import HasHead
-from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -166,9 +165,9 @@ class NamespaceRouting:
         """Check writes as the store that they wait for would, as far as that can be told without it."""
         check_acyclic_within(operations)
         for one in operations:
-            check_id(one.id)
             if one.datum is not None:
                 self._limits.admit(one.datum)
+                check_names(self._namespace, one.datum)
         has_parent = any(one.datum is not None and one.datum.causal_parent is not None for one in operations)
         if has_parent and self._failover.state == "started late":  # what waits already may have it below
             (await self._failover.view(self._namespace)).check(operations)

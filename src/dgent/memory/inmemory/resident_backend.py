@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from typing_extensions import override
 
 from dgent.store_base import BackendBase
-from dgent.validation import check_id
+from dgent.validation import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +63,7 @@ class ResidentBackend(BackendBase):
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
-        check_id(id)
+        check_key(id)
         return await self._read(lambda namespace_state: namespace_state.is_parent(id))
 
     @override

@@ -24,7 +24,7 @@ from dgent.query import DEFAULT_LIMIT
 from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
 from dgent.store_base import BackendBase
-from dgent.validation import check_id, check_namespace
+from dgent.validation import check_key, check_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -147,7 +147,7 @@ class SqlBackend(SqlStore, BackendBase):
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
-        check_id(id)
+        check_key(id)
         return await self._read(self._here(is_parent, id), short=True)
 
     @override

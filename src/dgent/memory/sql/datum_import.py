@@ -26,7 +26,7 @@ from dgent.memory.sql.writes import append, latest_rows
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.maintained import check_fields
 from dgent.sql.statement import Statement
-from dgent.validation import check_id, check_namespace, check_time
+from dgent.validation import check_held_id, check_namespace, check_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -171,23 +171,18 @@ def _version(record: Record) -> Row:
     """Return the row that a record says, once it is known that it is whole and that a store could have written it."""
     check_fields(record, *_FIELDS)
     content = None if record["content"] is None else base64.b64decode(record["content"], validate=True)
-    datum = Datum(
-        check_id(record["id"]),
-        content or b"",
-        record["created_at"],
-        record["parent"],
-        orjson.loads(record["metadata"]),
-    )
+    id, parent = check_held_id(record["id"]), record["parent"]
+    datum = Datum("any", content or b"", record["created_at"], None, orjson.loads(record["metadata"]))
     row = Row(
         check_namespace(record["namespace"]),
-        datum.id,
+        id,
         _count(record["version"], "version"),
         _count(record["seq"], "seq"),
         content is not None,
         datum.created_at,
         check_time(record["stored_at"], "stored_at"),
         _moment(record["expires_at"]),
-        datum.causal_parent,
+        None if parent is None else check_held_id(parent, "causal_parent"),
         datum.metadata_json,
         content,
         bytes.fromhex(record["digest"]),

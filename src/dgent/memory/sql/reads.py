@@ -34,7 +34,6 @@ from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time
 from dgent.sql.damaged_pages import Source, is_undecodable, page_of
 from dgent.sql.statement import Statement
 from dgent.store import Revision, StoreStats
-from dgent.validation import ID_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,9 +45,13 @@ _WIDTH: Final = len(READ)
 _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 
+_LONGEST_RUN: Final = 512
+"""More than that of the last of all characters, of four bytes each, no id has ever held."""
+
+
 def end_of(prefix: str) -> str:
     """Return a text above every id that starts with a prefix."""
-    return prefix_end(prefix) or prefix + "\U0010ffff" * ID_LENGTH
+    return prefix_end(prefix) or prefix + "\U0010ffff" * _LONGEST_RUN
 
 
 def unexpired(columns: Any) -> ColumnElement[bool]:
