@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from dgent.exceptions import StorageError
-from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
+from dgent.operations import TTL, Delete, Operation, Outcome, Purge, Put, Touch, checked_operations
 from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
 from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
 from dgent.validation import (
@@ -77,10 +77,6 @@ class StoreBase(DgentProtocol, ABC):
         """Return a page of what was live; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
 
-    @abstractmethod
-    async def _purge(self, id: str) -> int:
-        """Erase every version and return how many there were."""
-
     @property
     def _called(self) -> str:
         """What messages call it."""
@@ -114,8 +110,10 @@ class StoreBase(DgentProtocol, ABC):
         return await self._get_many(_checked_ids(ids))
 
     @override
-    async def delete(self, id: str, *, expect: int | None = None) -> bool:
-        (outcome,) = await self._apply([Delete(check_key(id), expect)])
+    async def delete(
+        self, id: str, *, expect: int | None = None, author: str | None = None, reason: str | None = None
+    ) -> bool:
+        (outcome,) = await self._apply([Delete(id, expect, author, reason)])
         return outcome.changed
 
     @override
@@ -159,8 +157,19 @@ class StoreBase(DgentProtocol, ABC):
         return await self._as_of(moment, checked, self.limits.page(limit), cursor)
 
     @override
+    async def touch(self, ids: Iterable[str], ttl: float | None) -> int:
+        outcomes = await self._apply([Touch(id, ttl) for id in _checked_ids(ids)])
+        return sum(outcome.changed for outcome in outcomes)
+
+    @override
     async def purge(self, id: str) -> int:
-        return await self._purge(check_key(id))
+        (outcome,) = await self._apply([Purge(id)])
+        return outcome.erased
+
+    @override
+    async def purge_many(self, ids: Iterable[str]) -> int:
+        outcomes = await self._apply([Purge(id) for id in _checked_ids(ids)])
+        return sum(outcome.erased for outcome in outcomes)
 
     # The last one in the class: below it, `list` no longer means the type.
     @override

@@ -33,7 +33,7 @@ from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.datum_tables import Row, digest_of
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
-from dgent.operations import Delete, Put
+from dgent.operations import Delete, Purge, Put, Touch
 from dgent.query import Query
 from dgent.runtime.file_lock import FileLock
 from dgent.settings import Settings
@@ -292,12 +292,15 @@ async def test_what_one_side_wrote_the_other_side_reads(engine: Engine, place: s
     ids = [*(f"d{n}" for n in range(10)), "late", "kept", "x"]
     store = async_store(place, namespace="sync")
     try:
-        for write in (erasure.purge, erasure.compact):
-            theirs = await asked(store, ids)
-            with engine.begin() as connection:
-                assert answers(connection, ids) == theirs
-                arguments = [["d1"]] if write is erasure.purge else [time.time, 1, None]
-                assert write(connection, "sync", *arguments) > 0
+        theirs = await asked(store, ids)
+        with engine.begin() as connection:
+            assert answers(connection, ids) == theirs
+            [[purged, touched]] = writes.apply_each(connection, "sync", [[Purge("d1"), Touch("d2", 60)]], time.time)
+            assert (purged.erased, touched.changed) == (1, True)
+        theirs = await asked(store, ids)
+        with engine.begin() as connection:
+            assert answers(connection, ids) == theirs
+            assert erasure.compact(connection, "sync", time.time, 1, None) > 0
         await store.put_many([datum.replace(content=b"theirs") for datum in datums[5:]])
         await store.delete("d6")
         theirs = await asked(store, ids)
@@ -369,7 +372,8 @@ def test_an_id_that_was_taken_once_is_read_deleted_and_purged(engine: Engine) ->
         assert isinstance(refused, InvalidDatum)
         [[deleted]] = writes.apply_each(connection, "default", [[Delete(id)]], time.time)
         assert deleted.changed
-        assert erasure.purge(connection, "default", [id]) == 2
+        [[purged]] = writes.apply_each(connection, "default", [[Purge(id)]], time.time)
+        assert purged.erased == 2
 
 
 def test_what_is_too_large_is_refused_and_takes_its_batch_along(engine: Engine) -> None:

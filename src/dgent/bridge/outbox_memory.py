@@ -11,7 +11,7 @@ from typing_extensions import override
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CapabilityMissing, LimitExceeded
 from dgent.memory.write_batch import check_acyclic_within, check_names, closes_cycle
-from dgent.operations import Outcome
+from dgent.operations import Delete, Outcome, Purge, Put, Touch
 from dgent.page import Damaged, Page
 from dgent.store import FindsParents
 from dgent.store_base import StoreBase
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
-    from dgent.operations import TTL, Operation
+    from dgent.operations import Operation
     from dgent.query import Query
     from dgent.sql import Runner
     from dgent.store import Datums, Names, Outcomes, Revisions
@@ -72,21 +72,22 @@ class OutboxMemory(StoreBase):
         self._admit(operations)
         await self._refuse_cycles(operations)
         live = await self._live_among(operations)
-        writes: _Writes = []
+        writes: list[Operation] = []
         outcomes: Outcomes = []
         for one in operations:
             was_live = one.id in live
-            if one.datum is None:
-                outcomes.append(Outcome(None, was_live))
-                live.discard(one.id)
-                if not was_live:
-                    continue
-            else:
+            if one.datum is not None:
                 outcomes.append(Outcome(stamped(one.datum, 0, 0), changed=True))
                 live.add(one.id)
+            else:
+                outcomes.append(Outcome(None, was_live))
+                if isinstance(one, Delete):
+                    live.discard(one.id)
+                if not was_live:
+                    continue
             # Those that are live now and gone on delivery take the new one along.
-            keeps = one.ttl == "keep" and not (was_live and self.capabilities.ttl)
-            writes.append((one.id, one.datum, None if keeps else one.ttl))
+            keeps = isinstance(one, Put) and one.ttl == "keep" and not (was_live and self.capabilities.ttl)
+            writes.append(Put(one.datum) if keeps and isinstance(one, Put) else one)
         await self._add(writes)
         return outcomes
 
@@ -96,8 +97,10 @@ class OutboxMemory(StoreBase):
         return set(await self._get_many(list(dict.fromkeys(ids)))) if ids else set()
 
     def _admit(self, operations: Iterable[Operation]) -> None:
-        """Refuse what cannot be delivered later."""
+        """Refuse what cannot be delivered later. What is erased cannot be rolled back."""
         for one in operations:
+            if isinstance(one, Purge):
+                raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {one.id!r} after it")
             if one.expect is not None:
                 raise CapabilityMissing(
                     "the agent memory lies outside of this transaction, which cannot compare its versions: leave out "
@@ -106,7 +109,7 @@ class OutboxMemory(StoreBase):
             if one.datum is not None:
                 self.limits.admit(one.datum)
                 check_names(self._memory.namespace, one.datum)
-            if isinstance(one.ttl, float):
+            if isinstance(one, Touch) or isinstance(one.ttl, float):
                 self.capabilities.require("ttl", self.name)
 
     @override
@@ -193,21 +196,14 @@ class OutboxMemory(StoreBase):
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         return await self._memory.as_of(time, prefix=prefix, limit=limit, cursor=cursor)
 
-    @override
-    async def _purge(self, id: str) -> int:
-        """Refuse: what is erased cannot be rolled back.
-
-        Raises:
-            CapabilityMissing: always.
-        """
-        raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
-
     async def _refuse_cycles(self, operations: Sequence[Operation]) -> None:
         """Refuse a parent below its child here, where it can still be rolled back; it may be absent until now."""
         check_acyclic_within(operations)
         given: dict[str, str | None] = {}
         named: set[str] = set()
         for one in operations:
+            if isinstance(one, Touch):
+                continue
             datum = one.datum
             parent = given[one.id] = None if datum is None else datum.causal_parent
             if datum is None or parent is None:
@@ -234,7 +230,7 @@ class OutboxMemory(StoreBase):
             above = await self.get(at)
             at = None if above is None else above.causal_parent
 
-    async def _add(self, writes: _Writes) -> None:
+    async def _add(self, writes: Sequence[Operation]) -> None:
         if writes:
             await self._box.add(self._runner, writes)
 
@@ -243,7 +239,6 @@ class OutboxMemory(StoreBase):
 
 
 _Damaged = tuple[Damaged, ...]
-_Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
 
 

@@ -20,6 +20,7 @@ from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
+from dgent.operations import Delete, Purge, Touch
 from dgent.sql import Database, Runner, Transaction
 from dgent.sql.runner import SHORT, SessionRunner
 from dgent.sql.savepoints import apart
@@ -47,10 +48,10 @@ class TableAdapter(StoreBase):
 
     A put replaces the row, as `dgent.bridge.from_datum` says; it is one upsert, and `expect=` compares the version
     column in the same statement. A table keeps one version of a row, so there is no history, no seq and no ttl:
-    ttl: `ttl="keep"` finds nothing to keep. `expect=0`, that there is no row, is known without a version column, too.
-    A put also raises InvalidRow, which names the table, the field and the reason, and IntegrityViolation where a key, a
-    check or a reference refuses the row. Every verb raises InvalidRow for another spelling of an id: see
-    `dgent.bridge.row_id`.
+    `ttl="keep"` finds nothing to keep, and a purge deletes the row. `expect=0`, that there is no row, is known without
+    a version column, too. A put also raises InvalidRow, which names the table, the field and the reason, and
+    IntegrityViolation where a key, a check or a reference refuses the row. Every verb raises InvalidRow for another
+    spelling of an id: see `dgent.bridge.row_id`.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.column_codec`.
@@ -133,7 +134,10 @@ class TableAdapter(StoreBase):
             if isinstance(row, RowDelete) and row.key is not None:
                 self._forget(row.key)
         await self._refresh([row.key for row in rows if isinstance(row, RowPut)])
-        return outcomes
+        return [
+            outcome._replace(erased=int(outcome.changed)) if isinstance(one, Purge) else outcome
+            for one, outcome in zip(operations, outcomes, strict=True)
+        ]
 
     async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any] = _NOTHING) -> Datum:
         """Write some columns of a row if those `given` are still as they were read, and return the row as stored.
@@ -191,11 +195,6 @@ class TableAdapter(StoreBase):
         key = self.mapping.key_of(id)
         return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain)
 
-    @override
-    async def _purge(self, id: str) -> int:
-        """Delete the row, which has no other versions."""
-        return int(await self.delete(id))
-
     @property
     @override
     def _called(self) -> str:
@@ -205,6 +204,10 @@ class TableAdapter(StoreBase):
         datum, expect = operation.datum, operation.expect
         if expect is not None and (expect or datum is None):
             self.capabilities.require("versioned", self._called)
+        if isinstance(operation, Touch):
+            self.capabilities.require("ttl", self._called)
+        if isinstance(operation, Delete) and operation.note != "{}":
+            self.capabilities.require("history", self._called)
         if datum is None:
             return RowDelete(operation.id, self.mapping.key_of(operation.id), expect)
         if operation.ttl is not None and operation.ttl != "keep":

@@ -6,7 +6,7 @@ from dgent.delivery.deliverer import Deliverer
 from dgent.delivery.delivery_report import DeliveryReport, Progress, Tally
 from dgent.delivery.moved_queue import move_page
 from dgent.delivery.queue import Queue, QueueUnreadable
-from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, roomy
+from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, queued, roomy
 
 __all__ = [
     "RESERVED",
@@ -22,5 +22,6 @@ __all__ = [
     "digest_of",
     "entry_key",
     "move_page",
+    "queued",
     "roomy",
 ]

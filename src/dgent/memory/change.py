@@ -5,12 +5,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.runtime.callbacks import call_all
+
+Kind: TypeAlias = Literal["put", "delete", "purge", "touch"]
+_KINDS: Final[Mapping[type[Any], Kind]] = {Put: "put", Delete: "delete", Purge: "purge", Touch: "touch"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +22,11 @@ class Change:
     """A pointer to what changed, without the payload.
 
     Attributes:
-        version: of the datum or the tombstone that was appended; 0 for a purge, which appends nothing.
+        version: of the datum or the tombstone that was appended; 0 for a purge or a touch, which append nothing.
         seq: the same.
     """
 
-    kind: Literal["put", "delete", "purge"]
+    kind: Kind
     namespace: str
     id: str
     version: int = 0
@@ -32,6 +36,15 @@ class Change:
 OnChange: TypeAlias = Callable[[Change], None]
 """Is called after the commit, once per change and in the order of the commits, on the thread that committed: it must be
 quick and safe between threads."""
+
+
+def changes_of(namespace: str, operations: Sequence[Operation], outcomes: Sequence[Outcome]) -> list[Change]:
+    """Return what operations changed. A touch counts: no seq moves by it, so nobody else would hear of it."""
+    return [
+        Change(_KINDS[type(operation)], namespace, operation.id, outcome.version, outcome.seq)
+        for operation, outcome in zip(operations, outcomes, strict=True)
+        if outcome.changed
+    ]
 
 
 def announce(on_change: OnChange | None, changes: Iterable[Change]) -> None:

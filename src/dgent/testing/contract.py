@@ -17,6 +17,7 @@ from dgent.testing.batch_laws import BatchLaws
 from dgent.testing.clock_laws import ClockLaws
 from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.id_laws import IdLaws
+from dgent.testing.operation_laws import OperationLaws
 from dgent.testing.reading_laws import ReadingLaws
 from dgent.testing.value_laws import ValueLaws
 from dgent.testing.verb_machine import VerbMachine, steps
@@ -24,7 +25,7 @@ from dgent.testing.writing_laws import WritingLaws
 from dgent.validation import check_namespace
 
 
-class DgentContract(WritingLaws, BatchLaws, IdLaws, ReadingLaws, ClockLaws, ValueLaws):
+class DgentContract(WritingLaws, BatchLaws, OperationLaws, IdLaws, ReadingLaws, ClockLaws, ValueLaws):
     """Inherit it, name what the store can do, and say how to open it:
 
     ```python

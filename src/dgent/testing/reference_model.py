@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.datum import Datum, stamped
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
-from dgent.operations import Operation, Outcome, Put
+from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
@@ -25,10 +25,19 @@ class ModelVersion(NamedTuple):
     stored_at: float
     expires_at: float | None
     datum: Datum | None
+    author: str | None = None
+    reason: str | None = None
 
     def live_at(self, time: float) -> bool:
         """Tell whether it counts as present at a time."""
         return self.datum is not None and (self.expires_at is None or time < self.expires_at)
+
+
+def _entry(
+    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None, *told: str | None
+) -> ModelVersion:
+    kept = None if datum is None else stamped(datum, version, seq, stored_at, expires_at)
+    return ModelVersion(id, version, seq, stored_at, expires_at, kept, *told)
 
 
 class ReferenceModel:
@@ -83,19 +92,38 @@ class ReferenceModel:
             raise
 
     def _outcome(self, operation: Operation) -> Outcome:
-        seq, datum = self.seq, None
-        if isinstance(operation, Put):
-            datum = self.put(operation.datum, expect=operation.expect, ttl=operation.ttl)
-        else:
-            self.delete(operation.id, expect=operation.expect)
-        if self.seq == seq:
-            return Outcome(datum, changed=False)
-        return Outcome(datum, True, self.log[-1].version, self.seq)
+        seq = self.seq
+        match operation:
+            case Put(datum, expect, ttl):
+                kept = self.put(datum, expect=expect, ttl=ttl)
+                changed = (True, self.log[-1].version, self.seq) if self.seq > seq else (False,)
+                return Outcome(kept, *changed)
+            case Delete(id, expect, author, reason):
+                deleted = self.delete(id, expect=expect, author=author, reason=reason)
+                return Outcome(None, deleted, self.log[-1].version, self.seq) if deleted else Outcome(None, False)
+            case Purge(id, expect):
+                self._expect(id, expect)
+                erased = self.purge(id)
+                return Outcome(None, erased > 0, erased=erased)
+            case Touch(id, ttl, expect):
+                self._expect(id, expect)
+                return Outcome(None, self.touch([id], ttl) > 0)
 
-    def delete(self, id: str, *, expect: int | None = None) -> bool:
+    def delete(
+        self, id: str, *, expect: int | None = None, author: str | None = None, reason: str | None = None
+    ) -> bool:
         """Append a tombstone where something is live."""
         self._expect(id, expect)
-        return id in self.live and bool(self._append(id, None, None))
+        return id in self.live and bool(self._append(id, None, None, author, reason))
+
+    def touch(self, ids: Iterable[str], ttl: float | None) -> int:
+        """Change when what is live expires, and count it."""
+        found = [id for id in dict.fromkeys(ids) if id in self.live]
+        for id in found:
+            at = self.log.index(self.versions(id)[-1])
+            _, version, seq, stored_at, _, datum, *_ = self.log[at]
+            self.log[at] = _entry(id, version, seq, stored_at, None if ttl is None else self.clock() + ttl, datum)
+        return len(found)
 
     def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the live datum, or the one put as `version`."""
@@ -146,11 +174,16 @@ class ReferenceModel:
         """Return the last versions below `before`, oldest first."""
         found = [entry for entry in self.versions(id) if before is None or entry.version < before]
         chosen = found[-limit:] if limit else []
-        return [Revision(entry.version, entry.seq, entry.stored_at, entry.datum) for entry in chosen]
+        return [Revision(one.version, one.seq, one.stored_at, one.datum, one.author, one.reason) for one in chosen]
 
     def purge(self, id: str) -> int:
         """Forget an id."""
-        return self._keep(lambda entry: entry.id != id)
+        return self.purge_many([id])
+
+    def purge_many(self, ids: Iterable[str]) -> int:
+        """Forget ids."""
+        gone = set(ids)
+        return self._keep(lambda entry: entry.id not in gone)
 
     def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         """Forget ids whose last version expired, whole, and superseded versions that are too many or too old."""
@@ -171,11 +204,10 @@ class ReferenceModel:
         """Return what was ever stored under an id, oldest first."""
         return [entry for entry in self.log if entry.id == id]
 
-    def _append(self, id: str, datum: Datum | None, expires_at: float | None) -> ModelVersion:
+    def _append(self, id: str, datum: Datum | None, expires_at: float | None, *told: str | None) -> ModelVersion:
         self.seq, self.stored_at = self.seq + 1, max(self.clock(), self.stored_at)
         version = max((entry.version for entry in self.versions(id)), default=0) + 1
-        kept = None if datum is None else stamped(datum, version, self.seq)
-        self.log.append(ModelVersion(id, version, self.seq, self.stored_at, expires_at, kept))
+        self.log.append(_entry(id, version, self.seq, self.stored_at, expires_at, datum, *told))
         return self.log[-1]
 
     def _expect(self, id: str, expect: int | None) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dgent.datum import Datum
 from dgent.exceptions import DgentError
-from dgent.operations import Delete, Operation, Outcome, Put
+from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
 from dgent.testing.contract_base import START, ContractBase, fresh, pages
@@ -63,8 +63,9 @@ def _writes(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("put", datum, **expect, **ttl),
         _step("put", datum),
         _step("put_many", st.lists(datum, max_size=5), **ttl),
-        _step("delete", id, **expect),
+        _step("delete", id, **expect, **_told(contract)),
         _step("delete_many", st.lists(id, max_size=3)),
+        *([_step("touch", st.lists(id, max_size=3), st.sampled_from([None, 1.0, 4.0]))] if can.ttl else []),
         _step("apply", st.lists(_operations(contract, datum, id), max_size=4)),
     )
 
@@ -75,7 +76,22 @@ def _operations(
     can = contract.capabilities
     expect = st.sampled_from([None, None, None, 0, 1, 2]) if can.versioned else st.none()
     ttl = st.sampled_from([None, None, 1.0, "keep"] if can.ttl else [None, "keep"])
-    return st.builds(Put, datum, expect, ttl) | st.builds(Delete, id, expect)
+    found: list[st.SearchStrategy[Operation]] = [
+        st.builds(Put, datum, expect, ttl),
+        st.builds(Delete, id, expect, **_told(contract)),
+    ]
+    if can.history:
+        found.append(st.builds(Purge, id, expect))
+    if can.ttl:
+        found.append(st.builds(Touch, id, st.sampled_from([None, 1.0]), expect))
+    return st.one_of(found)
+
+
+def _told(contract: ContractBase) -> dict[str, st.SearchStrategy[str | None]]:
+    """Draw who deletes and why, where the store keeps it."""
+    if not contract.capabilities.history:
+        return {"author": st.none(), "reason": st.none()}
+    return {"author": st.sampled_from([None, "é"]), "reason": st.sampled_from([None, "", 'a "reason"\n'])}
 
 
 def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
@@ -107,7 +123,12 @@ def _rare(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         found.append(_step("reopen"))
     if can.history:
         ago = st.sampled_from([0.0, 1.0, 3.0])
-        found += [_step("purge", id), _step("stats"), _step("compact", keep_versions=st.integers(0, 2), older_than=ago)]
+        found += [
+            _step("purge", id),
+            _step("purge_many", st.lists(id, max_size=3)),
+            _step("stats"),
+            _step("compact", keep_versions=st.integers(0, 2), older_than=ago),
+        ]
     return st.one_of(found)
 
 
@@ -198,12 +219,14 @@ class VerbMachine:
 
     def _comparable(self, answer: Any) -> Any:
         if isinstance(answer, Datum):
-            return (answer, answer.version, answer.seq) if self.contract.capabilities.history else answer
+            numbers = (answer.version, answer.seq, answer.stored_at, answer.expires_at)
+            return (answer, *numbers) if self.contract.capabilities.history else answer
         if isinstance(answer, Revision):
-            return (answer.version, answer.seq, answer.stored_at, answer.datum)
+            told = (answer.version, answer.seq, answer.stored_at, answer.author, answer.reason)
+            return (*told, self._comparable(answer.datum))
         if isinstance(answer, Outcome):
-            numbers = (answer.version, answer.seq) if self.contract.capabilities.history else ()
-            return (self._comparable(answer.datum), answer.changed, *numbers)
+            appended = (answer.version, answer.seq) if self.contract.capabilities.history else ()
+            return (self._comparable(answer.datum), answer.changed, answer.erased, *appended)
         if isinstance(answer, list):
             return [self._comparable(one) for one in answer]
         if isinstance(answer, dict):
@@ -228,8 +251,20 @@ def _expecting(operations: list[Operation], live: Mapping[str, Datum]) -> list[O
         wanted = None
         if one.expect is not None and first[one.id] == at:
             wanted = _expected(live.get(one.id), one.expect - 1)
-        found.append(Put(one.datum, wanted, one.ttl) if one.datum is not None else Delete(one.id, wanted))
+        found.append(_with_expect(one, wanted))
     return found
+
+
+def _with_expect(one: Operation, expect: int | None) -> Operation:
+    match one:
+        case Put(datum, _, ttl):
+            return Put(datum, expect, ttl)
+        case Delete(id, _, author, reason):
+            return Delete(id, expect, author, reason)
+        case Purge(id, _):
+            return Purge(id, expect)
+        case Touch(id, ttl, _):
+            return Touch(id, ttl, expect)
 
 
 def _expected(live: Datum | None, distance: int) -> int:

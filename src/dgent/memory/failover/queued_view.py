@@ -38,12 +38,15 @@ class QueuedView:
         return self.memory.within(namespace)
 
     async def _take(self, entry: QueuedWrite) -> None:
-        store = self.memory.within(entry.namespace)
+        store, ttl = self.memory.within(entry.namespace), entry.rest_of_ttl(time.time())
+        if entry.touches:
+            await store.touch([entry.id], None if ttl == "keep" else ttl)
+            return
         if entry.datum is None:
             await store.delete(entry.id)
             return
         try:
-            await store.put(entry.datum, ttl=entry.rest_of_ttl(time.time()))
+            await store.put(entry.datum, ttl=ttl)
         except DgentError:  # it closes a cycle; it is set aside on delivery
             return
 

@@ -20,7 +20,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally
+from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedWrite, QueueUnreadable, Tally, queued
 from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
@@ -104,9 +104,7 @@ class ReplayQueues:
         """
         queue, now = self._all[-1].queue, time.time()
         each = zip(writes, known, strict=True)
-        taken = await queue.append(
-            [QueuedWrite(namespace, one.id, one.datum, one.ttl, now, knew) for one, knew in each]
-        )
+        taken = await queue.append([queued(namespace, one, now, knew) for one, knew in each])
         self.remember(queue)
         return taken
 

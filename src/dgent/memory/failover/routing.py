@@ -29,7 +29,7 @@ from dgent.exceptions import (
     StorageTimeout,
 )
 from dgent.memory.write_batch import check_acyclic_within, check_names
-from dgent.operations import Outcome
+from dgent.operations import Delete, Outcome, Put
 from dgent.store import HasHead
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class NamespaceRouting:
             elif not chain.away:
                 break
             elif needs_live:
-                raise chain.refusal("only it can compare versions and keep a time to live")
+                raise chain.refusal("only it can compare versions, keep a time to live and purge")
             else:
                 await self._admit(operations)
                 if await chain.keep(self._namespace, operations):
@@ -186,7 +186,8 @@ class NamespaceRouting:
     def _doubt(self, operations: Iterable[Operation]) -> None:
         """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
         for one in operations:
-            self._failover.observed.doubt(self._namespace, one.id, one.datum)
+            if isinstance(one, Put | Delete):  # the others append nothing
+                self._failover.observed.doubt(self._namespace, one.id, one.datum)
 
     async def _look_first(self) -> None:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""

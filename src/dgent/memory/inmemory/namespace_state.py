@@ -13,10 +13,11 @@ import orjson
 from blake3 import blake3
 
 from dgent.cursor import Position, open_cursor, seal_cursor
+from dgent.datum import stamped
 from dgent.exceptions import LimitExceeded
 from dgent.page import Page
 from dgent.query import Query, prefix_end
-from dgent.store import Revision, StoreStats
+from dgent.store import Revision, StoreStats, revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -30,7 +31,10 @@ _NARROW: Final = 8
 
 
 class StoredVersion(NamedTuple):
-    """One version of an id: a datum that carries its version and seq, or None where it was deleted."""
+    """One version of an id: a datum that carries its numbers and times, or None where it was deleted.
+
+    `note` is the metadata of a tombstone: who deleted it and why, in canonical JSON.
+    """
 
     id: str
     version: int
@@ -38,6 +42,7 @@ class StoredVersion(NamedTuple):
     stored_at: float
     expires_at: float | None
     datum: Datum | None
+    note: str = "{}"
 
     @property
     def live(self) -> bool:
@@ -56,9 +61,21 @@ class StoredVersion(NamedTuple):
     def check(self) -> None:
         """Do nothing: in memory it is as it was written."""
 
+    def until(self, expires_at: float | None) -> StoredVersion:
+        """Return it with another moment of expiry."""
+        return stored_version(*self[:4], expires_at, self.datum, self.note)
+
     def live_at(self, time: float) -> bool:
         """Tell whether it is neither a tombstone nor expired at a time."""
         return self.datum is not None and (self.expires_at is None or self.expires_at > time)
+
+
+def stored_version(
+    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None, note: str
+) -> StoredVersion:
+    """Return a version whose datum carries its numbers and times."""
+    kept = None if datum is None else stamped(datum, version, seq, stored_at, expires_at)
+    return StoredVersion(id, version, seq, stored_at, expires_at, kept, note)
 
 
 class SortedKeys(Generic[Key]):
@@ -131,8 +148,21 @@ class NamespaceState:
             versions.append(stored)
             self._retire(stored.id)
         self._show(stored)
-        self.seq = max(self.seq, stored.seq)
-        self.stored_at = max(self.stored_at, stored.stored_at)
+        self.move(stored.seq, stored.stored_at)
+
+    def move(self, seq: int, stored_at: float) -> None:
+        """Stand at a seq and a time from now on, unless it stands further on."""
+        self.seq = max(self.seq, seq)
+        self.stored_at = max(self.stored_at, stored_at)
+
+    def touch(self, id: str, version: int, expires_at: float | None) -> None:
+        """Give a version another moment of expiry."""
+        versions = self._versions[id]
+        at = bisect_left(versions, version, key=lambda stored: stored.version)
+        versions[at] = stored = versions[at].until(expires_at)
+        if at == len(versions) - 1:
+            self._retire(id)
+            self._show(stored)
 
     def erase(self, doomed: Iterable[StoredVersion]) -> None:
         """Forget these versions for good."""
@@ -158,10 +188,10 @@ class NamespaceState:
         self._swept_at = now
         while self._expiring and self._expiring[0][0] <= now:
             _, id, seq = heapq.heappop(self._expiring)
-            if id in self._live and self._live[id].seq == seq:  # not its version: a purged id begins at 1 again
-                stored = self._live[id]
+            held = self._live.get(id)  # its seq is compared, not its version: a purged id begins at 1 again
+            if held is not None and held.seq == seq and not held.live_at(now):  # else it was touched meanwhile
                 self._retire(id)
-                self._expired[id] = stored
+                self._expired[id] = held
 
     def latest(self, id: str) -> StoredVersion | None:
         """Return the last version of an id, live or not."""
@@ -214,7 +244,7 @@ class NamespaceState:
         versions = self._versions.get(id, [])
         end = len(versions) if before is None else bisect_left(versions, before, key=lambda stored: stored.version)
         chosen = versions[max(0, end - limit) : end]
-        return [Revision(stored.version, stored.seq, stored.stored_at, stored.datum) for stored in chosen]
+        return [revision(one.version, one.seq, one.stored_at, one.datum, one.note) for one in chosen]
 
     def as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         """Return a page of what was live at a time, in the order of the ids."""

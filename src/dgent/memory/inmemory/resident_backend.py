@@ -31,7 +31,7 @@ class ResidentBackend(BackendBase):
         """Return the state, in which every write that was acknowledged anywhere is."""
 
     @abstractmethod
-    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
+    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]]) -> int:
         """Forget for good, here and where the state is kept, what `choose` returns; return how many versions went."""
 
     async def _read(self, read: Callable[[NamespaceState], T]) -> T:
@@ -75,12 +75,8 @@ class ResidentBackend(BackendBase):
         return await self._read(lambda namespace_state: namespace_state.as_of(time, prefix, limit, cursor))
 
     @override
-    async def _purge(self, id: str) -> int:
-        return await self._erase(lambda namespace_state: namespace_state.versions_of(id), id)
-
-    @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
-        return await self._erase(lambda namespace_state: namespace_state.outdated(keep_versions, older_than), None)
+        return await self._erase(lambda namespace_state: namespace_state.outdated(keep_versions, older_than))
 
     @override
     async def _namespaces(self, prefix: str | None, limit: int) -> Names:

@@ -15,9 +15,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from dgent.datum import Datum, stamped
-from dgent.memory.change import Change
-from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion, stored_version
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 
 if TYPE_CHECKING:
@@ -55,19 +53,28 @@ class StoreState:
             return {} if datum is None else {id: datum.causal_parent}
 
         head = NamespaceHead(namespace_state.seq, namespace_state.stored_at, now)
-        return WriteBatch(
-            namespace, self.limits, head, Held(namespace_state.latest, namespace_state.is_parent, above, _stored)
-        )
+        here = namespace_state
+        held = Held(here.latest, lambda each: len(here.versions_of(each)), here.is_parent, above, stored_version)
+        return WriteBatch(namespace, self.limits, head, held)
 
-    def take(self, batches: Iterable[WriteBatch[StoredVersion]]) -> list[Change]:
-        """Show what some batches append, and return what changed."""
-        return [self._show(batch.namespace, stored) for batch in batches for stored in batch.rows]
+    def take(self, batches: Iterable[WriteBatch[StoredVersion]]) -> None:
+        """Show what some batches erase, touch and append."""
+        for batch in batches:
+            if batch:
+                self._show(batch)
 
     def append(self, namespace: str, stored: StoredVersion) -> None:
         """Take the next version of an id."""
+        self._made(namespace).append(stored)
+
+    def touch(self, namespace: str, id: str, version: int, expires_at: float | None) -> None:
+        """Give a version another moment of expiry."""
+        self._made(namespace).touch(id, version, expires_at)
+
+    def _made(self, namespace: str) -> NamespaceState:
         if namespace not in self.namespace_states:
             self.namespace_states[namespace] = NamespaceState(self.limits)
-        self.namespace_states[namespace].append(stored)
+        return self.namespace_states[namespace]
 
     def _swept(self, namespace: str, now: float) -> NamespaceState:
         namespace_state = self.namespace_states.get(namespace)
@@ -76,20 +83,19 @@ class StoreState:
         namespace_state.sweep(now)
         return namespace_state
 
-    def _show(self, namespace: str, stored: StoredVersion) -> Change:
-        self.append(namespace, stored)
-        return Change("put" if stored.live else "delete", namespace, stored.id, stored.version, stored.seq)
+    def _show(self, batch: WriteBatch[StoredVersion]) -> None:
+        here = self._made(batch.namespace)
+        for id in batch.purged:
+            here.erase(here.versions_of(id))
+        for touched in batch.touched.values():
+            here.touch(touched.id, touched.version, touched.expires_at)
+        for stored in batch.rows:
+            here.append(stored)
+        if batch.moves:
+            here.move(batch.seq, batch.stored_at)
 
     def namespaces(self, prefix: str | None, limit: int) -> list[str]:
         """Return the namespaces that hold something, sorted: all, or `prefix` and those below it."""
         held = (name for name, namespace_state in self.namespace_states.items() if namespace_state)
         below = (name for name in held if prefix is None or name == prefix or name.startswith(f"{prefix}/"))
         return sorted(below)[:limit]
-
-
-def _stored(
-    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None
-) -> StoredVersion:
-    return StoredVersion(
-        id, version, seq, stored_at, expires_at, None if datum is None else stamped(datum, version, seq)
-    )

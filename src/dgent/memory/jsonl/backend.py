@@ -26,7 +26,7 @@ from typing_extensions import override
 from dgent.capabilities import Capabilities
 from dgent.exceptions import DgentError, StorageError, StoreClosed
 from dgent.limits import Limits
-from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.change import OnChange, announce, changes_of
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.runtime.batch_worker import BatchWorker, Job, complete
@@ -56,7 +56,6 @@ class _Write:
 class _Erase:
     namespace: str
     choose: Callable[[NamespaceState], list[StoredVersion]]
-    purged: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +143,8 @@ class JSONLBackend(ResidentBackend):
         return outcomes
 
     @override
-    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]], purged: str | None) -> int:
-        erased: int = await self._shared.do(_Erase(self.namespace, choose, purged))
+    async def _erase(self, choose: Callable[[NamespaceState], list[StoredVersion]]) -> int:
+        erased: int = await self._shared.do(_Erase(self.namespace, choose))
         return erased
 
 
@@ -199,10 +198,14 @@ class _SharedFile:
 
     def _write(self, flush: _Flush) -> None:
         try:
-            announce(self._on_change, self.journal.append(flush.batches.values()))
+            self.journal.append(flush.batches.values())
         except StorageError as error:
             for job in flush.jobs:  # even one that changed nothing may have relied on one that did
                 job.error = job.error or error
+        if self._on_change is not None:
+            for job in flush.jobs:
+                if job.error is None:
+                    announce(self._on_change, changes_of(job.task.namespace, job.task.operations, job.result))
 
     def _do_erase(self, job: Job) -> None:
         task, state = job.task, self.journal.state
@@ -211,8 +214,6 @@ class _SharedFile:
                 doomed = task.choose(state.namespace_state(task.namespace))
             if doomed:
                 self.journal.erase(task.namespace, doomed)
-            if doomed and task.purged is not None:
-                announce(self._on_change, [Change("purge", task.namespace, task.purged)])
             job.result = len(doomed)
         except DgentError as error:
             job.error = error

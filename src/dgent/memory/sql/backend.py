@@ -13,13 +13,12 @@ from typing_extensions import override
 from dgent.capabilities import Capabilities
 from dgent.exceptions import DgentError
 from dgent.memory import datum_index
-from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.change import Change, OnChange, announce, changes_of
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
 from dgent.memory.sql import erasure, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
-from dgent.operations import Put
 from dgent.query import DEFAULT_LIMIT
 from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
@@ -110,7 +109,7 @@ class SqlBackend(SqlStore, BackendBase):
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
         outcomes = await self._write_each(self._writer(self.namespace), operations, ("put", self.namespace))
         if self.on_change is not None:
-            self._announce(_changes(self.namespace, operations, outcomes))
+            self._announce(changes_of(self.namespace, operations, outcomes))
         return outcomes
 
     @override
@@ -157,13 +156,6 @@ class SqlBackend(SqlStore, BackendBase):
     @override
     async def _as_of(self, time: float, prefix: str | None, limit: int, cursor: str | None) -> Page:
         return await self._read(self._here(reads.as_of, time, prefix, limit, cursor))
-
-    @override
-    async def _purge(self, id: str) -> int:
-        went = await self._write(self._here(erasure.purge, [id]))
-        if went:
-            self._announce([Change("purge", self.namespace, id)])
-        return went
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
@@ -221,11 +213,3 @@ def _reader(namespace: str, clock: Callable[[], float]) -> Each[tuple[str, int |
         return reads.get_each(connection, namespace, asked, clock())
 
     return read
-
-
-def _changes(namespace: str, operations: Sequence[Operation], outcomes: Outcomes) -> list[Change]:
-    return [
-        Change("put" if isinstance(operation, Put) else "delete", namespace, operation.id, outcome.version, outcome.seq)
-        for operation, outcome in zip(operations, outcomes, strict=True)
-        if outcome.changed
-    ]

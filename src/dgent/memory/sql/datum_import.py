@@ -22,7 +22,8 @@ from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidFile
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_tables import Row, datums, digest_of, is_whole
-from dgent.memory.sql.writes import append, latest_rows
+from dgent.memory.sql.last_versions import latest_rows
+from dgent.memory.sql.writes import append
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.maintained import check_fields
 from dgent.sql.statement import Statement
@@ -189,7 +190,7 @@ def _version(record: Record) -> Row:
     )
     if not is_whole(row) or row.metadata != record["metadata"]:
         raise InvalidFile(f"the digest of version {row.version} of {row.id!r:.200} is that of another")
-    if row.parent == row.id or (content is None and (row.parent, row.metadata, row.expires_at) != (None, "{}", None)):
+    if row.parent == row.id or (content is None and (row.parent, row.expires_at) != (None, None)):
         raise InvalidFile(f"version {row.version} of {row.id!r:.200} is none that a store could have written")
     return row
 

@@ -15,8 +15,8 @@ from sqlalchemy import bindparam, delete, func, literal_column, or_, select, tup
 
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, datums, is_whole
+from dgent.memory.sql.last_versions import latest_rows
 from dgent.memory.sql.namespace_head import lock, touch
-from dgent.memory.sql.writes import latest_rows
 from dgent.sql.constructs import one_of
 from dgent.sql.maintained import BATCH, BATCH_BYTES
 from dgent.sql.statement import Statement
@@ -62,15 +62,12 @@ _COMPACT = Statement(
 )
 
 
-def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
-    """Erase every version of these ids and return how many there were."""
-    if lock(connection, namespace, _no_time) is None:
-        return 0
+def erase(connection: Connection, namespace: str, ids: list[str]) -> int:
+    """Erase every version of these ids and return how many there were. Whoever calls it holds the namespace."""
     went = 0
-    for some in _pages(_SIZES.rows(connection, namespace, list(ids))):
-        rows = latest_rows(connection, namespace, some)
-        went += _erase(connection, namespace, list(rows.values()))
-    return _touched(connection, namespace, went)
+    for some in _pages(_SIZES.rows(connection, namespace, ids)):
+        went += _erase(connection, namespace, list(latest_rows(connection, namespace, some).values()))
+    return went
 
 
 def compact(
@@ -126,7 +123,3 @@ def _touched(connection: Connection, namespace: str, went: int) -> int:
     if went:
         touch(connection, namespace)
     return went
-
-
-def _no_time() -> float:
-    return 0.0

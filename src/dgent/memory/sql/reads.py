@@ -33,7 +33,7 @@ from dgent.query import prefix_end
 from dgent.sql.constructs import BYTEWISE, last_of_each, statement_time
 from dgent.sql.damaged_pages import Source, is_undecodable, page_of
 from dgent.sql.statement import Statement
-from dgent.store import Revision, StoreStats
+from dgent.store import Revision, StoreStats, revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -262,8 +262,9 @@ def history(connection: Connection, namespace: str, id: str, limit: int, before:
 
 
 def _revision(namespace: str, row: Any) -> Revision:
-    _, version, seq, _, stored_at, *_ = row
-    return Revision(version, seq, stored_at, datum_of(namespace, row))
+    _, version, seq, _, stored_at, _, _, metadata, *_ = row
+    datum = datum_of(namespace, row)
+    return revision(version, seq, stored_at, datum, metadata)
 
 
 def as_of(
