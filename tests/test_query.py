@@ -278,6 +278,7 @@ ANOTHER: dict[str, Any] = {
     "after": 1.0,
     "where": {"a": 1},
     "prefix": "a",
+    "expired": True,
     "order": "oldest",
     "after_seq": 1,
     "limit": 1,

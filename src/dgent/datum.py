@@ -205,7 +205,7 @@ class Datum:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Datum:
-        """Make the datum that `to_dict` described.
+        """Make the datum that `to_dict` described; `stored_at` and `expires_at` may stand beside it.
 
         Raises:
             InvalidDatum: a field is missing, unknown or of the wrong type; the message names it.
@@ -224,7 +224,10 @@ class Datum:
         version, seq = record.get("version", 0), record.get("seq", 0)
         if not all(type(number) is int and 0 <= number < 2**63 for number in (version, seq)):
             raise InvalidDatum("version and seq are whole numbers from 0 to 2**63 - 1")
-        return stamped(datum, version, seq)
+        stored_at, expires_at = record.get("stored_at", 0.0), record.get("expires_at")
+        if not all(type(each) in {int, float} for each in (stored_at, 0 if expires_at is None else expires_at)):
+            raise InvalidDatum("stored_at and expires_at are Unix seconds")
+        return stamped(datum, version, seq, float(stored_at), None if expires_at is None else float(expires_at))
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Datum:
@@ -240,7 +243,9 @@ class Datum:
         return cls.from_dict(record)
 
 
-_RECORD_FIELDS: Final = {"id", "text", "base64", "created_at", "causal_parent", "metadata", "version", "seq"}
+_RECORD_FIELDS: Final = {
+    *("id", "text", "base64", "created_at", "causal_parent", "metadata", "version", "seq", "stored_at", "expires_at")
+}
 _new = object.__new__
 _set_fields = Datum._fields.__set__  # type: ignore[attr-defined, misc]  # the slot, hidden by its annotation
 

@@ -29,7 +29,7 @@ DEFAULT_LIMIT: Final = 100
 MAX_SECONDS: Final = 1e15  # beyond every created_at, with room for callers who mean "forever"
 
 _OF_A_PAGE: Final = frozenset({"limit", "cursor"})
-_OUTSIDE: Final = frozenset({"prefix", "since", "until", "after", "after_seq", "order"}) | _OF_A_PAGE
+_OUTSIDE: Final = frozenset({"prefix", "since", "until", "after", "after_seq", "order", "expired"}) | _OF_A_PAGE
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,8 @@ class Query:
         prefix: the id starts with it, byte for byte.
         order: "newest" or "oldest" by (created_at, id), or "seq": in the order of the commits.
         after_seq: `seq > after_seq`, for "what is new since I last looked"; use it with the order "seq".
+        expired: also what has expired and was not swept yet, for people who look after a store: `datum.expires_at`
+            tells which it is. Of one id, `history(id)` and `get(id, version=n)` show it as well.
         limit: datums on a page; 0 is an empty page.
         cursor: where the previous page of the same query ended.
 
@@ -67,6 +69,7 @@ class Query:
     prefix: str | None = None
     order: Order = "newest"
     after_seq: int | None = None
+    expired: bool = False
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
 
@@ -83,6 +86,8 @@ class Query:
             raise InvalidQuery(f"order is {self.order!r}: use one of {', '.join(get_args(Order))}")
         if self.after_seq is not None and not (type(self.after_seq) is int and abs(self.after_seq) < 2**63):
             raise InvalidQuery("after_seq is an integer of 64 bits")
+        if type(self.expired) is not bool:
+            raise InvalidQuery(f"expired is {type(self.expired).__name__}: use True or False")
         check_limit(self.limit)
         _ = self.conditions
 

@@ -36,7 +36,8 @@ def to_json(value: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Datum):
-        return value.to_dict()
+        times = {"stored_at": value.stored_at, "expires_at": value.expires_at} if value.stored_at else {}
+        return {**value.to_dict(), **times}
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, Mapping):
@@ -117,6 +118,8 @@ def datum(found: Datum) -> RenderableType:
             "created": f"{when(found.created_at)} UTC",
             "parent": found.causal_parent or "none",
             "version": f"{found.version} (seq {found.seq})" if found.version else "not stored",
+            **({"stored": f"{when(found.stored_at)} UTC"} if found.stored_at else {}),
+            **({} if found.expires_at is None else {"expires": f"{when(found.expires_at)} UTC"}),
             "size": f"{len(found.content):,} bytes",
         }
     )
@@ -207,13 +210,25 @@ def chain(found: Sequence[Datum]) -> RenderableType:
 
 
 def revisions(found: Iterable[Revision]) -> RenderableType:
-    """Return the history of an id as a table, oldest first."""
-    table = grid("v", "seq", "stored (UTC)", "what", "content")
-    for each in found:
-        what = Text("deleted", "red") if each.datum is None else Text("put", "green")
-        content = Text() if each.datum is None else about(gist(each.datum), sorted(each.datum.tags))
-        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), what, content)
+    """Return the history of an id as a table, oldest first; also when it expires, and who deleted it and why."""
+    listed = list(found)
+    expiring = any(each.datum is not None and each.datum.expires_at is not None for each in listed)
+    table = grid("v", "seq", "stored (UTC)", *(["expires (UTC)"] if expiring else []), "what", "content")
+    for each in listed:
+        until = None if each.datum is None else each.datum.expires_at
+        moments = [
+            Text(when(each.stored_at), "dim"),
+            *([Text("" if until is None else when(until))] if expiring else []),
+        ]
+        table.add_row(str(each.version), str(each.seq), *moments, *_what(each))
     return or_none(table, "no versions")
+
+
+def _what(revision: Revision) -> tuple[Text, Text]:
+    if revision.datum is not None:
+        return Text("put", "green"), about(gist(revision.datum), sorted(revision.datum.tags))
+    told = [f"by {revision.author}" if revision.author else "", revision.reason or ""]
+    return Text("deleted", "red"), line(": ".join(filter(None, told)), "dim")
 
 
 def crystal_record(crystal: Crystal) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dgent.exceptions import DgentError, InvalidInput, LimitExceeded, VersionCon
 from dgent.limits import Limits
 from dgent.operations import Delete, Operation, Purge, Put, Touch
 from dgent.query import Query
-from dgent.testing.contract_base import ContractBase, as_backend, examples, fresh
+from dgent.testing.contract_base import ContractBase, as_backend, examples, fresh, pages
 from dgent.testing.manual_clock import ManualClock
 
 if TYPE_CHECKING:
@@ -152,6 +152,53 @@ class OperationLaws(ContractBase):
         clock.advance(10)
         async with self.opened(place, namespace, clock=clock) as store:
             assert [datum.id for datum in await store.list()] == ["a"]
+
+    @pytest.mark.requires("history", "ttl")
+    async def test_what_is_read_says_when_it_was_stored_and_expires(self, place: Any) -> None:
+        """By every verb that reads; as of a time, too. Before it is stored it says nothing of it."""
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as store:
+            assert (self.make_datum("a", 1).stored_at, self.make_datum("a", 1).expires_at) == (0.0, None)
+            start = clock.now
+            put = await store.put(self.make_datum("a", 1), ttl=100)
+            clock.advance(10)
+            again = await store.put(self.make_datum("a", 1), ttl="keep")
+            stays = await store.put(self.make_datum("b", 1))
+            assert [(one.stored_at - start, one.expires_at) for one in (put, again, stays)] == [
+                (0.0, start + 100), (0.0, start + 100), (10.0, None)
+            ]  # fmt: skip
+            shown = [await store.get("a"), await store.get("a", version=1), (await store.get_many(["a"]))["a"]]
+            shown += [*await store.list(prefix="a"), *await store.as_of(start), (await store.history("a"))[0].datum]
+            if self.capabilities.causal:
+                shown += await store.causal_chain("a")
+            assert {_numbers(one) for one in shown} == {_numbers(put)}
+            assert shown[0] is not None
+            assert "expires_at" not in shown[0].to_dict()
+
+    @pytest.mark.requires("history", "ttl")
+    async def test_what_has_expired_is_found_on_request_until_it_is_swept(self, place: Any) -> None:
+        clock = ManualClock()
+        async with self.opened(place, clock=clock) as opened:
+            store = as_backend(opened)
+            put = await store.put_many([self.make_datum(id, 1) for id in "abc"], ttl=10)
+            live = await store.put(self.make_datum("d", 1))
+            await store.delete("c")
+            for _ in range(2):
+                for order in ("newest", "oldest", "seq"):
+                    seen = await pages(
+                        lambda at, order=order: store.query(  # type: ignore[misc]
+                            Query(expired=True, order=order, limit=2, cursor=at)
+                        )
+                    )
+                    assert seen == ([live, put[1], put[0]] if order == "newest" else [put[0], put[1], live])
+                tagged = Query(expired=True, tags=frozenset({"é"}), prefix="a")
+                assert [_numbers(one) for one in await store.query(tagged)] == [_numbers(put[0])]
+                clock.advance(10)
+            assert await store.query(Query()) == [live]
+            assert await store.get("a") is None
+            assert await store.get("a", version=1) == put[0]
+            assert await store.compact() == 2
+            assert await store.query(Query(expired=True)) == [live]
 
     @pytest.mark.requires("ttl", "versioned")
     async def test_touch_is_checked(self, place: Any) -> None:

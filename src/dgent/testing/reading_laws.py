@@ -68,6 +68,7 @@ def any_query() -> st.SearchStrategy[dict[str, Any]]:
         "where": where,
         "prefix": st.sampled_from(["", "i", "i1", "I"]),
         "after_seq": st.integers(-1, 12),
+        "expired": st.just(True),  # nothing expires there: `operation_laws.py` has it
     }
     return some_of(filters)
 

@@ -159,7 +159,9 @@ class ReferenceModel:
 
     def query(self, query: Query) -> list[Datum]:
         """Return everything that matches, in order: all pages joined."""
-        found = sorted(filter(query.matches, self.live.values()), key=query.position)
+        newest = {entry.id: entry.datum for entry in self.log}
+        all_of_them = [datum for datum in newest.values() if datum is not None] if query.expired else self.live.values()
+        found = sorted(filter(query.matches, all_of_them), key=query.position)
         return found[::-1] if query.order == "newest" else found
 
     def causal_chain(self, id: str) -> list[Datum]:

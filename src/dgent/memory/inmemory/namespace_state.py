@@ -325,6 +325,8 @@ class NamespaceState:
 
     def _walk(self, query: Query, start: Position | None) -> Iterator[Datum]:
         """Go through what may match, in the query's order, from behind `start`."""
+        if query.expired and self._expired:
+            return self._sorted([*self._live, *self._expired], query, start)
         if query.prefix:
             first, end = self._range(query.prefix)
             if (end - first) * _NARROW < len(self._live):
@@ -348,12 +350,12 @@ class NamespaceState:
 
     def _sorted(self, ids: Iterable[str], query: Query, start: Position | None) -> Iterator[Datum]:
         newest = query.order == "newest"
-        live = ((query.position(datum), datum) for datum in self._datums(ids))
+        live = ((query.position(datum), datum) for datum in self._datums(ids, query.expired))
         behind = live if start is None else (pair for pair in live if (pair[0] < start) == newest and pair[0] != start)
         return iter([datum for _, datum in sorted(behind, key=itemgetter(0), reverse=newest)])
 
-    def _datums(self, ids: Iterable[str]) -> Iterator[Datum]:
+    def _datums(self, ids: Iterable[str], expired: bool = False) -> Iterator[Datum]:
         for id in ids:
-            stored = self._live.get(id)
+            stored = self._live.get(id) or (self._expired.get(id) if expired else None)
             if stored is not None and stored.datum is not None:
                 yield stored.datum

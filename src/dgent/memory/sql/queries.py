@@ -62,6 +62,7 @@ class _QueryShape(NamedTuple):
     prefix: bool
     bounds: frozenset[str]  # of since, until, after, after_seq
     resumed: bool
+    expired: bool
 
 
 def query(connection: Connection, namespace: str, query: Query, now: float) -> Page:
@@ -152,7 +153,9 @@ def _rows(
 ) -> list[Any]:
     bounds = {name: getattr(query, name) for name in ("since", "until", "after", "after_seq")}
     given = {name: value for name, value in bounds.items() if value is not None}
-    shape = _QueryShape(query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None)
+    shape = _QueryShape(
+        query.order, by, len(wanted), bool(query.prefix), frozenset(given), at is not None, query.expired
+    )
     values: list[Any] = [namespace, now, batch, *wanted]
     if query.prefix:
         values += [query.prefix, end_of(query.prefix)]
@@ -168,7 +171,7 @@ def _listing(shape: _QueryShape) -> Statement:
     names = ["ns", "now", "most", *(f"term{at}" for at in range(shape.terms))]
     created: Any = t.created_at if shape.by == "term" else d.created_at
     id = t.id if shape.by == "term" else d.id
-    where: list[ColumnElement[bool]] = [d.live, unexpired(d)]
+    where: list[ColumnElement[bool]] = [d.live] if shape.expired else [d.live, unexpired(d)]
     source = select(*READ)
     if shape.by == "term":
         source = source.select_from(terms).join(
