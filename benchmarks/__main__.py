@@ -16,7 +16,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import agents, bridge, causal, crystals, growth, peers, postgres_memory, sqlite_memory, start
+from benchmarks import (
+    agents,
+    bridge,
+    causal,
+    crystals,
+    growth,
+    operations,
+    peers,
+    postgres_memory,
+    sqlite_memory,
+    start,
+)
 from benchmarks.measure import REPETITIONS, Case, Result, measure
 
 SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
@@ -28,6 +39,7 @@ SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "crystals": crystals.cases,
     "bridge": bridge.cases,
     "postgres": postgres_memory.cases,
+    "operations": operations.cases,
     "start": start.cases,
 }
 

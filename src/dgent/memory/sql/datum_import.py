@@ -190,9 +190,16 @@ def _version(record: Record) -> Row:
     )
     if not is_whole(row) or row.metadata != record["metadata"]:
         raise InvalidFile(f"the digest of version {row.version} of {row.id!r:.200} is that of another")
-    if row.parent == row.id or (content is None and (row.parent, row.expires_at) != (None, None)):
+    if row.parent == row.id or (content is None and not _is_tombstone(row, datum)):
         raise InvalidFile(f"version {row.version} of {row.id!r:.200} is none that a store could have written")
     return row
+
+
+def _is_tombstone(row: Row, datum: Datum) -> bool:
+    """Tell whether a delete could have left it: it says who and why, and no more."""
+    told = datum.metadata
+    texts = all(isinstance(text, str) for text in told.values())
+    return row.parent is None and row.expires_at is None and told.keys() <= {"author", "reason"} and texts
 
 
 def _count(value: Any, what: str, *, least: int = 1) -> int:

@@ -37,7 +37,9 @@ _EXPIRED = Statement(
     "ns now",
 )
 _SIZES = Statement(
-    select(d.id, func.max(_size)).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")).group_by(d.id),
+    select(d.id, func.max(_size), func.count())
+    .where(d.namespace == bindparam("ns"), one_of(d.id, "ids"))
+    .group_by(d.id),
     "ns ids",
     lists="ids",
 )
@@ -62,12 +64,15 @@ _COMPACT = Statement(
 )
 
 
-def erase(connection: Connection, namespace: str, ids: list[str]) -> int:
-    """Erase every version of these ids and return how many there were. Whoever calls it holds the namespace."""
-    went = 0
-    for some in _pages(_SIZES.rows(connection, namespace, ids)):
-        went += _erase(connection, namespace, list(latest_rows(connection, namespace, some).values()))
-    return went
+def sizes_of(connection: Connection, namespace: str, ids: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the bytes of the largest version of each of these ids, and how many versions there are."""
+    return {id: (size, versions) for id, size, versions in _SIZES.rows(connection, namespace, ids)} if ids else {}
+
+
+def erase(connection: Connection, namespace: str, sized: Iterable[tuple[str, int]]) -> None:
+    """Erase every version of these ids, each with its size. Whoever calls it holds the namespace."""
+    for some in _pages(sized):
+        _erase(connection, namespace, list(latest_rows(connection, namespace, some).values()))
 
 
 def compact(

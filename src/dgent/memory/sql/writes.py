@@ -11,12 +11,12 @@ from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, literal_column, or_, select, update
 
 from dgent.limits import Limits
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, digest
-from dgent.memory.sql.erasure import erase
+from dgent.memory.sql.erasure import erase, sizes_of
 from dgent.memory.sql.last_versions import latest_rows
 from dgent.memory.sql.namespace_head import MOVE, move, take, touch
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
@@ -50,11 +50,6 @@ _EXPIRE = Statement(
     .values(expires_at=bindparam("until"), digest=bindparam("covering")),
     "ns of_id of_version until covering",
 )
-_HOW_MANY = Statement(
-    select(d.id, func.count()).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")).group_by(d.id),
-    "ns ids",
-    lists="ids",
-)
 _ARE_PARENTS = Statement(
     select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
     "ns ids",
@@ -83,7 +78,7 @@ _up = _up.union(  # each once: a clock that went back may have brought a cycle t
     )
 )
 _ANCESTORS = Statement(select(_up), "ns start now")
-_NONE: Final[Mapping[str, int]] = MappingProxyType({})
+_NONE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({})
 _MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
@@ -97,11 +92,11 @@ def planned(
     latest: Mapping[str, Row],
     parents: Container[str],
     ancestors: Callable[[str], Mapping[str, str | None]],
-    versions: Mapping[str, int] = _NONE,
+    purged: Mapping[str, tuple[int, int]] = _NONE,
 ) -> WriteBatch[Row]:
     """Return a batch over the last versions of its ids, and which of them live datums have as their parents.
 
-    `versions` says how many there are of what is purged.
+    `purged` has the size of what is purged, and how many versions of it there are.
     """
 
     def readable(id: str) -> Row | None:
@@ -126,7 +121,7 @@ def planned(
         )
 
     def counted(id: str) -> int:
-        return versions.get(id, 0)
+        return purged[id][1] if id in purged else 0
 
     return WriteBatch(namespace, limits, head, Held(readable, counted, parents.__contains__, ancestors, made))
 
@@ -212,18 +207,20 @@ def _write_together(
     limits: Limits,
 ) -> _Written:
     head = take(connection, namespace, clock)
-    ids = list({one.id: None for batch in batches for one in batch if _compares(one)})
-    latest = latest_rows(connection, namespace, ids)
+    purged = [one.id for batch in batches for one in batch if isinstance(one, Purge)]
+    ids = list({one.id: None for batch in batches for one in batch if not purged or _compares(one)})
+    latest = latest_rows(connection, namespace, ids) if ids else {}
     children = {one.id for batch in batches for one in batch if one.datum is not None and one.datum.causal_parent}
     parents = parents_among(connection, namespace, children)
-    purged = [one.id for batch in batches for one in batch if isinstance(one, Purge)]
-    versions = dict(map(tuple, _HOW_MANY.rows(connection, namespace, purged))) if purged else _NONE
+    sizes = sizes_of(connection, namespace, purged)
     above = partial(ancestors, connection, namespace, now=head.now)
-    batch = planned(namespace, limits, head, latest, parents, above, versions)
+    batch = planned(namespace, limits, head, latest, parents, above, sizes)
     results = batch.apply_each(batches)
     if not batch:
         return results, head
     moved = NamespaceHead(batch.seq, batch.stored_at, head.now) if batch.moves else head
+    if batch.purged:
+        erase(connection, namespace, [(id, sizes[id][0]) for id in batch.purged if id in sizes])
     _keep(connection, batch, latest, moved)
     return results, moved
 
@@ -234,10 +231,8 @@ def _compares(one: Operation) -> bool:
 
 
 def _keep(connection: Connection, batch: WriteBatch[Row], latest: dict[str, Row], head: NamespaceHead) -> None:
-    """Write what was planned, and where the namespace stands then."""
+    """Write what was planned to touch and to append, and where the namespace stands then."""
     namespace, rows = batch.namespace, batch.rows
-    if batch.purged:
-        erase(connection, namespace, [*batch.purged])
     if batch.touched:
         moments = [(namespace, row.id, row.version, row.expires_at, row.digest) for row in batch.touched.values()]
         _EXPIRE.run_many(connection, moments)
