@@ -23,6 +23,7 @@ from benchmarks import (
     crystals,
     growth,
     listing,
+    operations,
     peers,
     postgres_memory,
     sqlite_memory,
@@ -41,6 +42,7 @@ SUITES: dict[str, Callable[[Path, int], AsyncIterator[Case]]] = {
     "crystals": crystals.cases,
     "bridge": bridge.cases,
     "postgres": postgres_memory.cases,
+    "operations": operations.cases,
     "start": start.cases,
     "sync": sync.cases,
 }

@@ -25,7 +25,7 @@ INSERT = f"INSERT INTO dgent_datums ({COLUMNS}) VALUES ($1, $2, 1, $3, true, $4,
 _seq = itertools.count(1)
 
 
-def _server() -> tuple[str, Callable[[], None]]:
+def server() -> tuple[str, Callable[[], None]]:
     """Return the URL of a server, KGENTS_TEST_POSTGRES_URL or one of our own, and what ends it."""
     if url := os.environ.get("KGENTS_TEST_POSTGRES_URL"):
         return url, lambda: None
@@ -69,7 +69,7 @@ def _fresh(count: int, size: int) -> list[Datum]:
 
 async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     """Yield the cases; each prepares its own data."""
-    url, end = _server()
+    url, end = server()
     store = PostgresBackend(url, "ours")
     await store.prepare()
     connection = await asyncpg.connect(url)

@@ -14,6 +14,7 @@ from dgent.exceptions import (
     ChainBroken,
     DeliveryPending,
     DgentError,
+    HeadConflict,
     IntegrityViolation,
     InvalidRow,
     NonMonotonicGeneration,
@@ -65,6 +66,7 @@ def test_each_class_says_what_it_means(kind: type[Exception]) -> None:
 OF_PARTS = {
     ChainBroken,
     DeliveryPending,
+    HeadConflict,
     IntegrityViolation,
     InvalidRow,
     NonMonotonicGeneration,

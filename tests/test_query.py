@@ -284,6 +284,7 @@ ANOTHER: dict[str, Any] = {
     "after": 1.0,
     "where": {"a": 1},
     "prefix": "a",
+    "expired": True,
     "order": "oldest",
     "causal_parent": "a",
     "after_seq": 1,
@@ -387,7 +388,7 @@ def test_garbage_is_no_cursor(garbage: str) -> None:
 @pytest.mark.parametrize(
     "forged",
     [[], [1], [1, "", 3], ["1", "a"], [1, 2], [None, "a"], [True, "a"], [1, None], [1e300, "a"], [2**63, ""],
-     [1, "a\0b"], [1, "x" * 513], {"at": 1}, "1a", 5, None],
+     [1, "a\0b"], {"at": 1}, "1a", 5, None],
 )  # fmt: skip
 def test_a_cursor_sealed_by_somebody_who_read_the_source_holds_a_position_or_nothing(forged: Any) -> None:
     with pytest.raises(InvalidCursor):

@@ -10,7 +10,7 @@ import orjson
 from blake3 import blake3
 
 from dgent.exceptions import InvalidCursor
-from dgent.validation import check_id
+from dgent.validation import check_key
 
 Position: TypeAlias = "tuple[float | int, str]"
 """Where a page ended: (created_at, id); (0, id) in the order of ids; (seq, "") in that of seqs."""
@@ -53,7 +53,7 @@ def _check_position(at: object, id: object) -> None:
     if type(at) not in {int, float} or not -(2**63) <= at < 2**63:  # type: ignore[operator]
         raise ValueError("no position")
     if id != "":
-        check_id(id)
+        check_key(id)
 
 
 def _seal(body: bytes, fingerprint: bytes) -> bytes:

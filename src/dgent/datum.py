@@ -27,9 +27,15 @@ def _field(at: int) -> Any:
 class Datum:
     """One immutable record.
 
-    Equality and hash go by value: id, content, created_at, causal_parent and metadata. `version` and `seq` are what a
-    store assigned (0 before) and are not part of it. `created_at` is Unix seconds in UTC: a claim for people to read,
-    never used to decide who wins.
+    Equality and hash go by value: id, content, created_at, causal_parent and metadata. `created_at` is Unix seconds in
+    UTC: a claim for people to read, never used to decide who wins. What follows is what a store that keeps versions
+    assigned; it is neither part of equality nor, but for the first two, of the JSON form.
+
+    Attributes:
+        version: 1, 2 and so on of its id; 0 before it was stored.
+        seq: its place in the order of the commits; 0 before.
+        stored_at: when it was stored, Unix seconds by the store; 0.0 before.
+        expires_at: from when it counts as absent, the same; None where it stays.
 
     Raises:
         InvalidDatum: the id, content, time, parent or metadata is not one that every store can take.
@@ -38,7 +44,7 @@ class Datum:
     # One tuple in one slot: a store builds a datum in a third of the time that seven slots take.
     __slots__ = ("_fields",)
 
-    _fields: tuple[str, bytes, float, str | None, str, int, int]
+    _fields: tuple[str, bytes, float, str | None, str, int, int, float, float | None]
 
     id: str = _field(0)
     content: bytes = _field(1)
@@ -47,6 +53,8 @@ class Datum:
     metadata_json: str = _field(4)
     version: int = _field(5)
     seq: int = _field(6)
+    stored_at: float = _field(7)
+    expires_at: float | None = _field(8)
 
     def __init__(
         self,
@@ -62,7 +70,7 @@ class Datum:
         content = check_content(content)
         created = check_time(created_at)
         metadata_json = "{}" if metadata is _EMPTY else canonical_metadata(metadata)
-        _set_fields(self, (id, content, created, causal_parent, metadata_json, 0, 0))
+        _set_fields(self, (id, content, created, causal_parent, metadata_json, 0, 0, 0.0, None))
 
     @classmethod
     def create(
@@ -197,7 +205,7 @@ class Datum:
 
     @classmethod
     def from_dict(cls, record: Mapping[str, Any]) -> Datum:
-        """Make the datum that `to_dict` described.
+        """Make the datum that `to_dict` described; `stored_at` and `expires_at` may stand beside it.
 
         Raises:
             InvalidDatum: a field is missing, unknown or of the wrong type; the message names it.
@@ -216,7 +224,10 @@ class Datum:
         version, seq = record.get("version", 0), record.get("seq", 0)
         if not all(type(number) is int and 0 <= number < 2**63 for number in (version, seq)):
             raise InvalidDatum("version and seq are whole numbers from 0 to 2**63 - 1")
-        return stamped(datum, version, seq)
+        stored_at, expires_at = record.get("stored_at", 0.0), record.get("expires_at")
+        if not all(type(each) in {int, float} for each in (stored_at, 0 if expires_at is None else expires_at)):
+            raise InvalidDatum("stored_at and expires_at are Unix seconds")
+        return stamped(datum, version, seq, float(stored_at), None if expires_at is None else float(expires_at))
 
     @classmethod
     def from_json(cls, line: str | bytes) -> Datum:
@@ -232,24 +243,33 @@ class Datum:
         return cls.from_dict(record)
 
 
-_RECORD_FIELDS: Final = {"id", "text", "base64", "created_at", "causal_parent", "metadata", "version", "seq"}
+_RECORD_FIELDS: Final = {
+    *("id", "text", "base64", "created_at", "causal_parent", "metadata", "version", "seq", "stored_at", "expires_at")
+}
 _new = object.__new__
 _set_fields = Datum._fields.__set__  # type: ignore[attr-defined, misc]  # the slot, hidden by its annotation
 
 
 def load_datum(
-    id: str, content: bytes, created_at: float, parent: str | None, metadata_json: str, version: int, seq: int
+    id: str,
+    content: bytes,
+    created_at: float,
+    parent: str | None,
+    metadata_json: str,
+    version: int,
+    seq: int,
+    stored_at: float = 0.0,
+    expires_at: float | None = None,
 ) -> Datum:
     """Build a datum from what a store holds, unchecked: it was checked on its way in and its digest on its way out."""
     datum = _new(Datum)
-    _set_fields(datum, (id, content, created_at, parent, metadata_json, version, seq))
+    _set_fields(datum, (id, content, created_at, parent, metadata_json, version, seq, stored_at, expires_at))
     return datum
 
 
-def stamped(datum: Datum, version: int, seq: int) -> Datum:
-    """Return the same datum with the version and seq that a store assigned."""
-    id, content, created_at, parent, metadata_json, _, _ = datum._fields
-    return load_datum(id, content, created_at, parent, metadata_json, version, seq)
+def stamped(datum: Datum, version: int, seq: int, stored_at: float = 0.0, expires_at: float | None = None) -> Datum:
+    """Return the same datum with what a store assigned."""
+    return load_datum(*datum._fields[:5], version, seq, stored_at, expires_at)
 
 
 def _merged(metadata: Mapping[str, Any], tags: Iterable[str], named: Mapping[str, str | None]) -> Mapping[str, Any]:

@@ -53,6 +53,12 @@ def version_refused(id: str, expected: int, actual: int) -> str:
     return f"{id!r}: expected {wanted}, but {found}: get it again and retry"
 
 
+def head_refused(stream: str, writer: str, expected: str, actual: str) -> str:
+    """Return the message about a log that does not end where it was expected to; both as `Head` writes them."""
+    end = f"the log of {writer!r} in {stream!r} ends at {actual}"
+    return f"{end}, and was expected to end at {expected}: read what is new in it, and retry"
+
+
 def row_refused(table: str | None, columns: tuple[str, ...], kind: str | None, constraint: str | None) -> str:
     """Return the message about a row that a constraint refused, as far as the database says which."""
     rule = f"a {kind} constraint" if kind else "a constraint"

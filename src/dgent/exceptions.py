@@ -28,6 +28,7 @@
     ├── Conflict                            somebody else was first; load again, then try again
     │   ├── VersionConflict                 put(expect=n) met another version
     │   │   └── StateConflict               ... each time that the logic was run
+    │   ├── HeadConflict                    append(expect_head=) met a log that ends elsewhere
     │   └── IntegrityViolation              a foreign key, a check or a unique column said no
     ├── PermissionDenied (PermissionError)  the umwelt does not grant this
     ├── CapabilityMissing                   this backend cannot do that, and says so
@@ -74,7 +75,7 @@ from __future__ import annotations
 import asyncio
 import copyreg
 
-from dgent.error_messages import row_refused, version_refused
+from dgent.error_messages import head_refused, row_refused, version_refused
 
 
 class DgentError(Exception):
@@ -191,7 +192,7 @@ class Conflict(DgentError):
 
 
 class VersionConflict(Conflict):
-    """The live version of `id` is not `expected`, but `actual` (0 means absent)."""
+    """The live version is not the one that was expected. Attributes: `id`, `expected` and `actual` (0 means absent)."""
 
     def __init__(self, id: str, expected: int, actual: int) -> None:
         self.id, self.expected, self.actual = id, expected, actual
@@ -199,16 +200,21 @@ class VersionConflict(Conflict):
 
 
 class StateConflict(VersionConflict):
-    """Another writer was first each time that the logic was run; the state is as that one left it.
-
-    Attributes: `id`, `expected`, `actual` (0 means absent), and `attempts`.
-    """
+    """Another writer was first each of the `attempts` times that the logic was run; the state is as it was left."""
 
     def __init__(self, id: str, expected: int, actual: int, attempts: int) -> None:
         super().__init__(id, expected, actual)
         self.attempts = attempts
         problem = f"other writers were first {attempts} times; at last version {expected} was read and {actual} found"
         self.args = (f"{id!r}: {problem}: let fewer write one state, or allow more attempts",)
+
+
+class HeadConflict(Conflict):
+    """A log ends elsewhere than expected. Attributes: `stream`, `writer`, `expected` and `actual`, each a `Head`."""
+
+    def __init__(self, stream: str, writer: str, expected: object, actual: object) -> None:
+        self.stream, self.writer, self.expected, self.actual = stream, writer, expected, actual
+        super().__init__(head_refused(stream, writer, str(expected), str(actual)))
 
 
 class IntegrityViolation(Conflict):
@@ -317,10 +323,7 @@ class StorageTimeout(StorageError, TimeoutError):
 
 
 class DeliveryPending(StorageTimeout):
-    """Writes that waited for this store are still on their way to it, so that it cannot answer for all of them yet.
-
-    Attributes: `store` by its name, and `waiting`, how many.
-    """
+    """Of what waited for `store` (a name), `waiting` writes are on their way, so that it cannot answer for all yet."""
 
     def __init__(self, store: str, waiting: int) -> None:
         self.store, self.waiting = store, waiting
@@ -371,10 +374,7 @@ class MalformedRow(StoreError):
 
 
 class NonMonotonicGeneration(StoreError):
-    """A generation was asked to move back.
-
-    Attributes: `key`, `current` and `attempted`.
-    """
+    """A generation was asked to move back. Attributes: `key`, `current` and `attempted`."""
 
     def __init__(self, key: str, current: int, attempted: int) -> None:
         self.key, self.current, self.attempted = key, current, attempted

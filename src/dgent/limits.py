@@ -43,6 +43,19 @@ class Limits:
                 f"{self.max_metadata:,}: raise the setting max_metadata, or put them into the content"
             )
 
+    def admit_note(self, id: str, note: str) -> None:
+        """Refuse an author and a reason of a delete that are too large.
+
+        Raises:
+            LimitExceeded: names the id, their size and the setting.
+        """
+        size = len(note.encode())
+        if size > self.max_metadata:
+            raise LimitExceeded(
+                f"the author and the reason for the delete of {id!r} have {size:,} bytes, the limit is "
+                f"{self.max_metadata:,}: shorten them, or raise the setting max_metadata"
+            )
+
     def page(self, limit: int) -> int:
         """Return a limit that a caller may ask for.
 

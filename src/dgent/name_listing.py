@@ -11,8 +11,8 @@ from blake3 import blake3
 from dgent.cursor import open_cursor, seal_cursor
 from dgent.exceptions import InvalidQuery
 from dgent.page import KeyPage
-from dgent.query import prefix_end
-from dgent.validation import ID_LENGTH, check_limit, check_namespace, check_query_text
+from dgent.query import LAST_TEXT, prefix_end
+from dgent.validation import check_limit, check_namespace, check_query_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -106,5 +106,5 @@ class SegmentListing(NameListing):
         return prefix_end(segment) if self._is_shared(segment) else segment + BEHIND
 
     def last_of(self, segment: str) -> str:
-        """Return the greatest id that a segment can have."""
-        return segment.ljust(ID_LENGTH, "\U0010ffff") if self._is_shared(segment) else segment
+        """Return a text that no id of a segment is greater than, and that is below those of the next one."""
+        return segment + LAST_TEXT if self._is_shared(segment) else segment

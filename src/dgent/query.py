@@ -18,7 +18,7 @@ from dgent.cursor import CURSOR_CONTEXT, Position, open_cursor, seal_cursor
 from dgent.error_messages import called
 from dgent.exceptions import InvalidQuery
 from dgent.page import Page
-from dgent.validation import check_limit, check_query_text, check_seq
+from dgent.validation import KEY_BYTES, check_limit, check_query_text, check_seq
 
 if TYPE_CHECKING:
     from dgent.conditions import Condition
@@ -31,7 +31,7 @@ MAX_SECONDS: Final = 1e15  # beyond every created_at, with room for callers who 
 
 _OF_A_PAGE: Final = frozenset({"limit", "cursor", "offset"})
 _BOUNDS: Final = frozenset({"since", "until", "after", "after_seq", "before_seq"})
-_OUTSIDE: Final = _OF_A_PAGE | _BOUNDS | {"prefix", "causal_parent", "order", "as_of"}
+_OUTSIDE: Final = _OF_A_PAGE | _BOUNDS | {"prefix", "causal_parent", "order", "as_of", "expired"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +64,9 @@ class Query:
             Unix seconds. Where that clock went back, what was stored until it had caught up has the time of the last
             write before; what also expired in that time was live at no moment that history has. Pages by id and by seq
             cost the same at any size; an order by time looks at every version up to then, unless the prefix is narrow.
+        expired: also what has expired and was not swept yet, for people who look after a store: `datum.expires_at`
+            tells which it is. With `as_of`, what had expired by then. Of one id, `history(id)` and
+            `get(id, version=n)` show it as well.
         limit: datums on a page; 0 is an empty page.
         cursor: where the previous page of the same query ended.
         offset: how many to leave out first, unless a cursor says where to begin. It costs as much as reading what it
@@ -86,6 +89,7 @@ class Query:
     after_seq: int | None = None
     before_seq: int | None = None
     as_of: datetime | float | None = None
+    expired: bool = False
     limit: int = DEFAULT_LIMIT
     cursor: str | None = None
     offset: int = 0
@@ -103,6 +107,8 @@ class Query:
         for name in ("after_seq", "before_seq"):
             if getattr(self, name) is not None:
                 check_seq(getattr(self, name), name)
+        if type(self.expired) is not bool:
+            raise InvalidQuery(f"expired is {type(self.expired).__name__}: use True or False")
         check_limit(self.limit)
         check_limit(self.offset, "offset")
         _ = self.conditions
@@ -260,6 +266,10 @@ def checked_query(query: Query) -> Query:
     if not isinstance(query, Query):
         raise InvalidQuery(f"{called(query)} is no Query: pass Query(prefix=..., tags=..., limit=...)")
     return query
+
+
+LAST_TEXT: Final = "\U0010ffff" * (KEY_BYTES // 4 + 1)
+"""Greater than every id and every namespace that a store can hold."""
 
 
 def prefix_end(prefix: str) -> str | None:

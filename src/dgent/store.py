@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 from dgent.datum import Datum
-from dgent.operations import TTL, Operation, Outcome
+from dgent.operations import TTL, Operation, Outcome, read_note
 from dgent.query import DEFAULT_LIMIT, Order, Query
 
 if TYPE_CHECKING:
@@ -20,12 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """One entry of a history: what was put, or None where it was deleted; `stored_at` is Unix seconds by the store."""
+    """One entry of a history.
+
+    Attributes:
+        stored_at: Unix seconds by the store.
+        datum: what was put, or None where it was deleted.
+        author: who deleted it, where that was told.
+        reason: why, the same.
+    """
 
     version: int
     seq: int
     stored_at: float
     datum: Datum | None
+    author: str | None = None
+    reason: str | None = None
+
+
+def revision(version: int, seq: int, stored_at: float, datum: Datum | None, note: str) -> Revision:
+    """Return an entry of a history; `note` is the metadata of a tombstone, canonical JSON."""
+    author, reason = (None, None) if datum is not None else read_note(note)
+    return Revision(version, seq, stored_at, datum, author, reason)
 
 
 # Inside of a class, `list` is the verb; these are the type.
@@ -76,12 +91,14 @@ class DgentProtocol(StateBackend, Protocol):
     The laws, each checked by the test of `dgent.testing` that is named after it:
 
     * Append: `put` never destroys. A datum equal to the live one changes nothing; a different one becomes the next
-      version of its id. `delete` appends a tombstone; only `purge`, `erase` and `compact` erase.
+      version of its id. `delete` appends a tombstone; only `purge`, `erase` and `compact` erase, and no seq comes
+      again.
+    * Batches: `apply` does what its operations do one by one; one that is refused undoes all.
     * Compare and swap: `put(d, expect=n)` succeeds for exactly one of many concurrent callers, and only if n is the
       live version (0: absent).
     * Time to live: what has expired is absent, by one clock: the process's, or that of the server that holds the store.
       All verbs agree on it, whatever that clock does. `put(d, ttl="keep")` moves no moment of expiry; any other put
-      sets it.
+      sets it. `touch` changes when a datum expires and nothing else.
     * Causality: `causal_chain(x)` unfolds the parents of x, oldest first; an absent parent ends it; a put that would
       close a cycle is refused; deleting a parent changes no child.
     * Pages: joined under any sequence of limits they give each live id once, equal times included, in the order asked
@@ -129,16 +146,17 @@ class DgentProtocol(StateBackend, Protocol):
         """
 
     async def apply(self, operations: Iterable[Operation]) -> Outcomes:
-        """Put and delete in one transaction, in order, all or none, and return what each led to.
+        """Put, delete, purge and touch in one transaction, in order, all or none, and return what each led to.
 
-        Each has the `expect` and the `ttl` of its own, and sees those before it.
+        Each has the `expect` and the `ttl` of its own, and sees those before it: what a batch does is what its
+        operations do one by one, seqs and versions included.
 
         Raises:
-            InvalidInput: one of them is neither a Put nor a Delete.
-            VersionConflict: as for `put` and `delete`.
-            CausalCycle: as for `put` and `delete`.
-            LimitExceeded: as for `put` and `delete`.
-            CapabilityMissing: as for `put` and `delete`.
+            InvalidInput: one of them is no operation.
+            VersionConflict: as for `put`.
+            CausalCycle: as for `put`.
+            LimitExceeded: as for `put`.
+            CapabilityMissing: as for `put`.
         """
 
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
@@ -151,11 +169,17 @@ class DgentProtocol(StateBackend, Protocol):
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
         """Return the live ones of these ids, by id, in the order asked."""
 
-    async def delete(self, id: str, *, expect: int | None = None) -> bool:
+    async def delete(
+        self, id: str, *, expect: int | None = None, author: str | None = None, reason: str | None = None
+    ) -> bool:
         """Append a tombstone; tell whether there was a live datum.
+
+        `author` and `reason` are kept in the tombstone, for `history` to tell.
 
         Raises:
             VersionConflict: another version than `expect` is live.
+            LimitExceeded: the author and the reason are larger than metadata may be.
+            CapabilityMissing: the store has no history in which they could be kept.
         """
 
     async def delete_many(self, ids: Iterable[str]) -> int:
@@ -268,8 +292,21 @@ class DgentProtocol(StateBackend, Protocol):
         that comes later never has a smaller seq, so nothing that stays is missed.
         """
 
+    async def touch(self, ids: Iterable[str], ttl: float | None) -> int:
+        """Let live datums expire after `ttl` seconds from now, or stay for good where that is None; return how many.
+
+        It changes when they expire and nothing else: no version, no seq, no content, no entry of a history. What is not
+        live stays absent. A listener hears of it as a Change("touch").
+
+        Raises:
+            CapabilityMissing: nothing expires in the store.
+        """
+
     async def purge(self, id: str) -> int:
         """Erase every version of an id for good and return how many there were."""
+
+    async def purge_many(self, ids: Iterable[str]) -> int:
+        """Erase every version of many ids in one transaction and return how many versions there were."""
 
 
 @runtime_checkable

@@ -16,14 +16,14 @@ from typing_extensions import override
 from dgent.erasure import checked_erasure
 from dgent.exceptions import InvalidQuery, StorageError
 from dgent.name_listing import NamespaceListing, SegmentListing
-from dgent.operations import TTL, Delete, Operation, Outcome, Put, checked_operations
+from dgent.operations import TTL, Delete, Operation, Outcome, Purge, Put, Touch, checked_operations
 from dgent.page import KeyPage, Page
 from dgent.query import DEFAULT_LIMIT, Order, Query, checked_query
 from dgent.store import Backend, Datums, DgentProtocol, Names, Outcomes, Revisions, StoreStats
 from dgent.validation import (
     as_list,
     check_expect,
-    check_id,
+    check_key,
     check_kind,
     check_limit,
     check_namespace,
@@ -58,7 +58,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @abstractmethod
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
-        """Write in one transaction, in order, all or none; one outcome each. See `admit` and `check_id`."""
+        """Write in one transaction, in order, all or none; one outcome each. See `WriteBatch`."""
 
     @abstractmethod
     async def _get(self, id: str, version: int | None) -> Datum | None:
@@ -116,22 +116,10 @@ class StoreBase(DgentProtocol, ABC):
         """Return a page of changes; a store without a history leaves this refusal."""
         raise self.capabilities.refusal("history", self._called)
 
-    @abstractmethod
-    async def _purge(self, id: str) -> int:
-        """Erase every version and return how many there were."""
-
     @property
     def _called(self) -> str:
         """What messages call it."""
         return self.name
-
-    def _checked_id(self, id: str) -> str:
-        """Return an id that the store can keep, or raise InvalidDatum."""
-        return check_id(id)
-
-    def _checked_ids(self, ids: Iterable[str]) -> Names:
-        """Return ids as a list, each once, in the order given."""
-        return list(dict.fromkeys(map(self._checked_id, as_list(ids, "ids"))))
 
     @override
     async def put(self, datum: Datum, *, expect: int | None = None, ttl: TTL = None) -> Datum:
@@ -150,7 +138,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def get(self, id: str, *, version: int | None = None) -> Datum | None:
-        self._checked_id(id)
+        check_key(id)
         if version is not None:
             self.capabilities.require("history", self._called)
             version = check_version(version)
@@ -158,16 +146,18 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def get_many(self, ids: Iterable[str]) -> dict[str, Datum]:
-        return await self._get_many(self._checked_ids(ids))
+        return await self._get_many(_checked_ids(ids))
 
     @override
-    async def delete(self, id: str, *, expect: int | None = None) -> bool:
-        (outcome,) = await self._apply([Delete(self._checked_id(id), expect)])
+    async def delete(
+        self, id: str, *, expect: int | None = None, author: str | None = None, reason: str | None = None
+    ) -> bool:
+        (outcome,) = await self._apply([Delete(id, expect, author, reason)])
         return outcome.changed
 
     @override
     async def delete_many(self, ids: Iterable[str]) -> int:
-        outcomes = await self._apply([Delete(id) for id in self._checked_ids(ids)])
+        outcomes = await self._apply([Delete(id) for id in _checked_ids(ids)])
         return sum(outcome.changed for outcome in outcomes)
 
     @override
@@ -237,7 +227,7 @@ class StoreBase(DgentProtocol, ABC):
         limit: int | None = None,
         newest_first: bool = False,
     ) -> Datums:
-        self._checked_id(id)
+        check_key(id)
         self.capabilities.require("causal", self._called)
         check_kind(newest_first, bool, "newest_first is True or False")
         if version is not None or as_of is not None:
@@ -252,7 +242,7 @@ class StoreBase(DgentProtocol, ABC):
 
     @override
     async def history(self, id: str, *, limit: int = 1000, before: int | None = None) -> Revisions:
-        self._checked_id(id)
+        check_key(id)
         self.capabilities.require("history", self._called)
         return await self._history(id, self.limits.page(limit), check_version(before, "before"))
 
@@ -280,8 +270,19 @@ class StoreBase(DgentProtocol, ABC):
         return await self._changes(start, end, self.limits.page(limit))
 
     @override
+    async def touch(self, ids: Iterable[str], ttl: float | None) -> int:
+        outcomes = await self._apply([Touch(id, ttl) for id in _checked_ids(ids)])
+        return sum(outcome.changed for outcome in outcomes)
+
+    @override
     async def purge(self, id: str) -> int:
-        return await self._purge(self._checked_id(id))
+        (outcome,) = await self._apply([Purge(id)])
+        return outcome.erased
+
+    @override
+    async def purge_many(self, ids: Iterable[str]) -> int:
+        outcomes = await self._apply([Purge(id) for id in _checked_ids(ids)])
+        return sum(outcome.erased for outcome in outcomes)
 
     # The last one in the class: below it, `list` no longer means the type.
     @override
@@ -374,6 +375,11 @@ class BackendBase(StoreBase, Backend):
     @override
     @abstractmethod
     async def close(self) -> None: ...
+
+
+def _checked_ids(ids: Iterable[str]) -> Names:
+    """Return ids as a list, each once, in the order given."""
+    return list(dict.fromkeys(map(check_key, as_list(ids, "ids"))))
 
 
 def _stored(outcome: Outcome) -> Datum:

@@ -15,30 +15,77 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ID_BYTES: Final = 2000
+KEY_BYTES: Final = 2400
+"""Of a namespace and an id together, and of a stream and a writer: a row of a PostgreSQL index holds 2 704 bytes, and
+some hold numbers beside them."""
 ID_LENGTH: Final = 512
+"""Characters in an indexed column of a typed table."""
+HELD_ID_BYTES: Final = 4 * ID_LENGTH
+"""Of the longest id that a store may hold: ids were once measured in characters."""
 LONGEST: Final = 1e12  # seconds: some thirty thousand years
 
 
-def check_key(id: Any) -> str:
-    """Return an id of any length, which a row of several key columns may have, that a store may be asked for.
+def check_key(id: Any, field: str = "id") -> str:
+    """Return an id of any length, that a store may be asked for: a row of several key columns may have a longer one.
 
     Raises:
         InvalidDatum: says which rule was broken.
     """
     if problem := _text_problem(id, math.inf):
-        raise InvalidDatum(f"id {problem}")
+        raise InvalidDatum(f"{field} {problem}")
     return id if type(id) is str else str.__str__(id)
 
 
 def check_id(id: Any, field: str = "id") -> str:
-    """Return an id that every store can keep: 1 to 512 code points, no NUL, no lone surrogates.
+    """Return an id that every store can keep: 1 to 2,000 bytes of UTF-8, no NUL, no lone surrogates.
 
     Raises:
         InvalidDatum: says which rule was broken.
     """
-    if problem := _text_problem(id):
+    if problem := _text_problem(id, ID_BYTES):
         raise InvalidDatum(f"{field} {problem}")
     return id if type(id) is str else str.__str__(id)
+
+
+def check_held_id(id: Any, field: str = "id") -> str:
+    """Return an id that a store may hold: once they were measured in characters, of which 512 have up to 2,048 bytes.
+
+    Raises:
+        InvalidDatum: no store has ever taken it.
+    """
+    if problem := _text_problem(id, HELD_ID_BYTES):
+        raise InvalidDatum(f"{field} {problem}")
+    return id if type(id) is str else str.__str__(id)
+
+
+def check_row_id(id: Any) -> str:
+    """Return an id that a row of a typed table can have, too.
+
+    Raises:
+        InvalidDatum: says which rule was broken.
+    """
+    if len(check_id(id)) > ID_LENGTH:
+        raise InvalidDatum(f"id has {len(id):,} characters, and a row's has 1 to {ID_LENGTH}")
+    return id if type(id) is str else str.__str__(id)
+
+
+def check_fits(namespace: str, id: str, field: str = "id") -> None:
+    """Refuse an id, or a parent, that does not fit into every index together with its namespace; both were checked.
+
+    Raises:
+        InvalidDatum: it does not.
+    """
+    together = utf8_size(namespace) + utf8_size(id)
+    if together > KEY_BYTES:
+        raise InvalidDatum(
+            f"{field} and namespace have {together:,} bytes together, and {KEY_BYTES:,} fit into an index: shorten one"
+        )
+
+
+def utf8_size(text: str) -> int:
+    """Return how many bytes a text has in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
 
 
 def check_time(value: object, field: str = "created_at") -> float:
@@ -57,10 +104,12 @@ def check_time(value: object, field: str = "created_at") -> float:
 def check_namespace(namespace: str) -> str:
     """Return the namespace if every store can keep it: segments joined by `/`, none of them empty, `.` or `..`.
 
+    It has less than 2,400 bytes, so that an id fits beside it: see `check_fits`.
+
     Raises:
         InvalidNamespace: says which rule was broken.
     """
-    if problem := _text_problem(namespace):
+    if problem := _text_problem(namespace, KEY_BYTES - 1):
         raise InvalidNamespace(f"namespace {problem}")
     for segment in namespace.split("/"):
         if segment in {"", ".", ".."}:
@@ -68,14 +117,17 @@ def check_namespace(namespace: str) -> str:
     return namespace if type(namespace) is str else str.__str__(namespace)
 
 
-def _text_problem(text: object, longest: float = ID_LENGTH) -> str | None:
+def _text_problem(text: object, longest: float) -> str | None:
     if not isinstance(text, str):
         return f"is {type(text).__name__}, not str"
-    if not 1 <= len(text) <= longest:
-        return f"has {len(text):,} characters, not 1 to {ID_LENGTH}"
+    if not text:
+        return "is empty"
     if type(text) is not str and not _is_its_text(text):
         return f"is {type(text).__name__}, which is written or compared as something else than its text: pass its value"
-    return unstorable(text)
+    if problem := unstorable(text):
+        return problem
+    size = utf8_size(text)
+    return f"has {size:,} bytes in UTF-8, and may have {longest:,}: shorten it" if size > longest else None
 
 
 def _is_its_text(text: str) -> bool:
@@ -172,14 +224,6 @@ def check_ttl(ttl: float | Literal["keep"] | None) -> float | Literal["keep"] | 
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl < LONGEST:
         raise InvalidDatum(f"ttl is {ttl!r}: use seconds above 0, 'keep' for what the live one has, or leave it out")
     return float(ttl)
-
-
-def checked_ids(ids: Iterable[str]) -> list[str]:
-    """Return ids as a list, each one once, in the order given; raise InvalidDatum for one that no store takes."""
-    listed = as_list(ids, "ids")
-    for id in listed:
-        check_id(id)
-    return list(dict.fromkeys(listed))
 
 
 def as_list(values: Iterable[T], what: str) -> list[T]:

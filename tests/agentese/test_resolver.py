@@ -24,7 +24,7 @@ from dgent.exceptions import (
     TableNotFound,
 )
 from dgent.models import Crystal, GrowthProposal
-from dgent.operations import Put
+from dgent.operations import Purge, Put
 from dgent.store import DgentProtocol
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ PROPER: dict[str, dict[str, Any]] = {
     "apply": {"operations": []},
     "get": {"id": "c1"},
     "get_many": {"ids": ["c1", "d1"]},
+    "touch": {"ids": ["nothing"], "ttl": 60},
     "delete": {"id": "nothing"},
     "delete_many": {"ids": []},
     "exists": {"id": "c1"},
@@ -54,6 +55,7 @@ PROPER: dict[str, dict[str, Any]] = {
     "seq_at": {"time": 10.0},
     "changes": {"after_seq": 0},
     "purge": {"id": "nothing"},
+    "purge_many": {"ids": ["nothing"]},
 }
 """Arguments that each verb takes."""
 
@@ -213,6 +215,23 @@ def test_a_grant_of_no_table_is_an_error_at_every_path(house: House, wrong: Any,
     assert house.run(house.memory.count()) == 1
     with pytest.raises(TableNotFound, match="'nowhere'"):
         house.resolve("self.data", Umwelt("eve", frozenset({Grant("nowhere", "read")})))
+
+
+def test_no_batch_purges_for_who_may_only_write(house: House) -> None:
+    """Mutant: `apply` takes whatever is an operation."""
+    writer, anybody = Umwelt.of("a", memory="write"), Umwelt.of("a", memory="purge")
+    bad: Any
+    for bad in (Purge("d1"), {"purge": "d1"}, '{"purge": "d1"}'):
+        for umwelt in (writer, anybody):
+            with pytest.raises(InvalidInput):
+                house.resolve("self.data.apply", umwelt, operations=[bad])
+    with pytest.raises(PermissionDenied, match='memory="purge"'):
+        house.resolve("self.data.purge_many", writer, ids=["d1"])
+    told = [{"touch": "d1", "ttl": 60, "expect": 1}, {"delete": "d1", "author": "ann", "reason": "why"}]
+    outcomes = house.resolve("self.data.apply", writer, operations=told)
+    assert [outcome.changed for outcome in outcomes] == [True, True]
+    assert house.resolve("self.data.history", id="d1")[-1].author == "ann"
+    assert house.resolve("self.data.purge_many", anybody, ids='["d1"]') == 2
 
 
 def test_a_refusal_says_what_to_grant(house: House) -> None:

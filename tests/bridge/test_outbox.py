@@ -283,6 +283,18 @@ async def test_what_is_refused_is_set_aside_and_kept(database: Database, memory:
     assert await box.reconcile() == DeliveryReport()
 
 
+async def test_a_touch_and_a_delete_that_says_why_wait_for_the_commit(database: Database) -> None:
+    memory = MemoryBackend()
+    await memory.put_many([Datum.create(b"", id=id) for id in "abc"], ttl=100)
+    async with unit_of_work(database, memory) as tx:
+        assert await tx.memory.touch(["a", "b", "nobody"], None) == 2
+        assert await tx.memory.delete("c", author="ann", reason="why")
+        assert await tx.memory.exists("a")
+        assert (await memory.get_many(["a"]))["a"].expires_at is not None
+    assert {datum.id: datum.expires_at for datum in await memory.list()} == {"a": None, "b": None}
+    assert [(each.author, each.reason) for each in await memory.history("c")][1:] == [("ann", "why")]
+
+
 async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: Database) -> None:
     memory = MemoryBackend()
     memory.limits = Limits(max_content=3, max_page=100)  # type: ignore[attr-defined]

@@ -17,6 +17,7 @@ from dgent.exceptions import BackendUnavailable, VersionConflict
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
+from dgent.operations import Put
 
 from .conftest import opened
 from .test_unit_of_work import Fault
@@ -50,7 +51,7 @@ async def leave(database: Database, memory: Any, id: str, content: bytes = b"x")
     box = Outbox(database, memory)
     await box.prepare()
     async with database.transaction() as transaction:
-        await box.add(transaction, [(id, Datum(id, content, 0.0), None)])
+        await box.add(transaction, [Put(Datum(id, content, 0.0))])
 
 
 async def test_programs_that_know_a_memory_by_two_names_find_what_the_other_one_left(url: str, tmp_path: Path) -> None:

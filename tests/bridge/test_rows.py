@@ -400,7 +400,7 @@ async def test_an_id_of_several_columns_may_be_longer_than_others(database: Data
     assert await table.get(id) == listed[id] == await table.put(listed[id])
     assert await table.get_many([id, id, '["none",3]']) == {id: listed[id]}
     assert await table.exists(id)
-    for bad in ("x" * 513, f'["{"x" * 512}"]', "", 7):
+    for bad in ("a\0", "\ud800", "", 7):
         with pytest.raises(InvalidDatum):
             await table.get(bad)  # type: ignore[arg-type]
         with pytest.raises(InvalidDatum):

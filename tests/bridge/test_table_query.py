@@ -102,7 +102,7 @@ def column_query() -> st.SearchStrategy[dict[str, Any]]:
             "prefix": st.sampled_from(["", "r", "r1", "R", "\U0010ffff"]),
             "where": st.dictionaries(PATHS, SCALARS, max_size=2),
         },
-        without=frozenset({"after_seq", "before_seq", "causal_parent"}),
+        without=frozenset({"after_seq", "before_seq", "causal_parent", "expired"}),
     )
 
 

@@ -267,7 +267,7 @@ payloads = st.lists(st.one_of(st.binary(max_size=80), st.sampled_from([b"", byte
 
 @SHARED
 @given(stream=names, writer=names, batches=st.lists(payloads, max_size=4), alone=payloads)
-@example(stream="\U0001f600" * 512, writer="\uffff\u202e%_'\"\\", batches=[[b""], [b"x"] * 70], alone=[b"\0" * 100_000])
+@example(stream="\U0001f600" * 590, writer="\uffff\u202e%_'\"\\", batches=[[b""], [b"x"] * 70], alone=[b"\0" * 100_000])
 def test_l_w1_an_intact_log_verifies(
     engine: Engine, format: Format, stream: str, writer: str, batches: list[list[bytes]], alone: list[bytes]
 ) -> None:
@@ -277,7 +277,7 @@ def test_l_w1_an_intact_log_verifies(
     with undone(engine) as connection:
         returned = [entry for batch in batches for entry in log.append_many(connection, stream, writer, batch)]
         returned += [log.append(connection, stream, writer, payload) for payload in alone]
-        log.append(connection, stream + "x" if len(stream) < 512 else "x", writer, b"beside it")
+        log.append(connection, stream + "x" if len(stream) < 590 else "x", writer, b"beside it")
         assert log.entries(connection, stream, writer) == returned
         assert sorted(row for row in held(connection, format) if row[0] == stream) == rows
         head = Head(len(rows), rows[-1][4] if rows else None)
@@ -329,7 +329,15 @@ def test_a_name_that_is_no_text_is_told(engine: Engine, format: Format) -> None:
 def test_input_that_means_nothing_is_refused(engine: Engine, format: Format) -> None:
     log = WriterLog(format)
     with undone(engine) as connection:
-        for place in (("", "w"), ("s", ""), ("s" * 513, "w"), ("s", "\0"), ("\ud800", "w"), (7, "w")):
+        for place in (
+            ("", "w"),
+            ("s", ""),
+            ("s" * 2400, "w"),
+            ("s" * 1200, "w" * 1201),
+            ("s", "\0"),
+            ("\ud800", "w"),
+            (7, "w"),
+        ):
             with pytest.raises(InvalidDatum):
                 log.append(connection, *place, b"")  # type: ignore[arg-type]
         for place in (("\ud800", "w"), ("s", b"w"), (None, "w")):

@@ -126,6 +126,37 @@ def test_a_chain_is_that_of_now_of_a_version_or_of_a_time(kg: Runner) -> None:
     assert [each["id"] for each in kg.json("data", "self.data.causal_chain", "id=c", "version=1")] == ["a", "b", "c"]
 
 
+def test_touch_changes_when_it_expires_and_history_shows_it(kg: Runner) -> None:
+    kg("memory", "put", "x", "--id", "a", "--ttl", "1000")
+    kg("memory", "put", "y", "--id", "b")
+    before = kg.json("memory", "get", "a")
+    assert before["expires_at"] == pytest.approx(before["stored_at"] + 1000)
+    assert kg.json("memory", "touch", "a", "b", "nobody", "--ttl", "5000") == {"touched": 2}
+    after = kg.json("memory", "get", "a")
+    assert after["expires_at"] > before["expires_at"] + 3000
+    assert {**after, "expires_at": 0} == {**before, "expires_at": 0}
+    assert "expires (UTC)" in kg("memory", "history", "a").text
+    assert "expires" in kg("memory", "get", "a").text
+    assert kg.json("memory", "touch", "a", "--stay") == {"touched": 1}
+    assert kg.json("memory", "get", "a")["expires_at"] is None
+    assert "expires" not in kg("memory", "history", "a").text
+    kg("memory", "touch", "a", code=2)
+    kg("memory", "touch", "a", "--stay", "--ttl", "1", code=2)
+    kg("memory", "touch", "nobody", "--stay", code=3)
+    kg("memory", "touch", "a", "--ttl", "1e-6")
+    kg("memory", "get", "a", code=3)
+    assert [each["id"] for each in kg.json("memory", "list", "--expired")["datums"]] == ["b", "a"]
+
+
+def test_delete_says_who_and_why_and_purge_takes_many(kg: Runner) -> None:
+    for id in "abc":
+        kg("memory", "put", "x", "--id", id)
+    assert kg.json("memory", "delete", "a", "b", "--author", "ann", "--reason", "by mistake") == {"deleted": 2}
+    assert kg.json("memory", "history", "b")[-1]["author"] == "ann"
+    assert "by ann: by mistake" in kg("memory", "history", "a").text
+    assert kg.json("memory", "purge", "a", "c", "nobody", "--yes") == {"erased": 3}
+
+
 def test_purge_asks_before_it_erases(kg: Runner) -> None:
     kg("memory", "put", "one", "--id", "a")
     assert "say --yes" in kg("memory", "purge", "a", code=2).err
@@ -216,7 +247,7 @@ def test_namespaces_do_not_meet(kg: Runner) -> None:
     "arguments",
     [
         ("put", "x", "--id", ""),
-        ("put", "x", "--id", "a" * 513),
+        ("put", "x", "--id", "a" * 2001),
         ("put", "x", "--ttl", "-1"),
         ("put", "x", "--parent", "\udcff"),
         ("put", "\udcff"),

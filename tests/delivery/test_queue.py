@@ -133,10 +133,10 @@ async def test_an_entry_comes_back_as_it_went(content: bytes, id: str, ttl: Any,
 
 async def test_whatever_fits_the_target_fits_the_queue() -> None:
     limits = Limits(max_content=100, max_metadata=4000)
-    datum = Datum("\U0001f600" * 512, b"x" * 100, 0.0, "\x01" * 512, {"a": '\x01"\\' * 390})
+    datum = Datum("\x01" * 2000, b"x" * 100, 0.0, "\x02" * 2000, {"a": '\x01"\\' * 390})
     limits.admit(datum)
     queue = Queue(MemoryBackend(limits=roomy(limits)), "first")
-    await queue.append([QueuedWrite("\x01" * 512, datum.id, datum, None, 0.0, KnownTarget(0.0))])
+    await queue.append([QueuedWrite("\x01" * 400, datum.id, datum, None, 0.0, KnownTarget(0.0))])
     assert await queue.count() == (1, 0)
 
 

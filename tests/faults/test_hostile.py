@@ -22,6 +22,7 @@ from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
 from dgent.store import Backend
 from dgent.testing import ManualClock, ReferenceModel
+from dgent.validation import ID_BYTES, check_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -111,12 +112,21 @@ def made(**named: Any) -> Datum | None:
     return None
 
 
+def is_too_long(word: str) -> bool:
+    """Tell whether that is all that is wrong with an id: it is asked for like any other, and absent."""
+    with suppress(InvalidInput):
+        return len(check_key(word).encode()) > ID_BYTES
+    return False
+
+
 async def ids(both: Both, words: list[str]) -> None:
     for n, word in enumerate(words):
         if (datum := made(id=word, content=b"%d" % n)) is not None:
             await both.put(datum)
             if child := made(id=f"{word}+", causal_parent=word):
                 await both.put(child)
+        elif is_too_long(word):
+            assert not await both.store.exists(word)
         else:
             for verb in ("get", "exists", "history", "causal_chain", "delete", "purge"):
                 with pytest.raises(InvalidInput):

@@ -12,7 +12,6 @@ from tests.server_clock import ServerClock
 
 from dgent.datum import Datum
 from dgent.exceptions import Corrupt
-from dgent.memory.sql.erasure import purge
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.query import Query
@@ -149,7 +148,7 @@ async def test_what_goes_need_not_fit_into_memory(store: SqlBackend, clock: Manu
         if verb == "compact":
             assert await store.compact() == len(ids)
         else:
-            assert await store.database.write(lambda connection: purge(connection, "default", ids)) == len(ids)
+            assert await store.purge_many(ids) == len(ids)
         assert tracemalloc.get_traced_memory()[1] < 30_000_000
     finally:
         tracemalloc.stop()

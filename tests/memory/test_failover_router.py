@@ -40,7 +40,7 @@ from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.memory.write_batch import check_acyclic_within
-from dgent.operations import Delete, Put
+from dgent.operations import Delete, Purge, Put, Touch
 from dgent.settings import Settings
 from dgent.sql import open_database
 from dgent.testing import DgentContract
@@ -333,6 +333,8 @@ async def test_while_degraded_nothing_is_compared_or_erased(place: Place, at_sta
             lambda: router.put_many([datum("a", 3)], ttl="keep"),
             lambda: router.delete("a", expect=1),
             lambda: router.purge("a"),
+            lambda: router.purge_many(["a"]),
+            lambda: router.apply([Touch("a", 1, 1)]),
             router.compact,
             lambda: router.changes(0),  # what stands for the first has other seqs
             lambda: router.seq_at(1.0),
@@ -405,6 +407,21 @@ async def test_of_a_batch_that_waited_only_what_the_first_store_refuses_is_set_a
         assert [(entry.id, entry.reason[:11]) for entry in report.set_aside] == [("top", "CausalCycle")]
         assert sorted([one.id for one in await router.list()]) == ["child", "top", "y"]
         assert [one.datum for one in await router.history("x")] == [datum("x"), None]
+
+
+async def test_a_touch_waits_for_the_first_store_and_a_purge_does_not(place: Place) -> None:
+    async with place.router(spill=True) as router:
+        await router.put_many([datum("a"), datum("b")], ttl=1000)
+        place.first.on = False
+        with pytest.warns(DegradedWarning):
+            assert await router.touch(["a", "never"], None) == 2  # how many were given
+        with pytest.raises(BackendUnavailable, match="out of reach"):
+            await router.apply([Touch("b", None), Purge("b")])
+        place.first.on = True
+        report = await router.recover()
+        assert report.set_aside == ()
+        assert [one.expires_at is None for one in (await router.get_many(["a", "b"])).values()] == [True, False]
+        assert [len(await router.history(id)) for id in ("a", "b", "never")] == [1, 1, 0]
 
 
 def below(id: str, parent: str) -> Datum:

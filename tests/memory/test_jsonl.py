@@ -308,9 +308,29 @@ def test_a_newer_format_is_refused(path: Path) -> None:
     header, rest = path.read_bytes().split(b"\n", 1)
     record = unseal(header + b"\n")
     assert record is not None
-    path.write_bytes(seal({name: value for name, value in record.items() if name != "b3"} | {"format": 2}) + rest)
-    with pytest.raises(SchemaTooNew, match="format 2"):
+    path.write_bytes(seal({name: value for name, value in record.items() if name != "b3"} | {"format": 3}) + rest)
+    with pytest.raises(SchemaTooNew, match="format 3"):
         state(path)
+
+
+async def test_the_first_touch_raises_the_format(path: Path) -> None:
+    """A program that knows the first one alone would take a touch for a delete."""
+    async with opened(path) as store, opened(path) as other:
+        await store.put_many([Datum("a", b"x", 1.0), Datum("b", b"y", 1.0)])
+        assert await other.count() == 2
+        assert [unseal(line)["format"] for line in path.read_bytes().splitlines(keepends=True)[:1]] == [1]  # type: ignore[index]
+        generation = (await store.status())["generation"]
+        assert await store.touch(["a"], 60) == await store.touch(["a"], 30) == 1
+        assert (await store.status())["generation"] == generation + 1  # type: ignore[operator]
+        lines = [unseal(line) for line in path.read_bytes().splitlines(keepends=True)]
+        assert [line["format"] for line in lines[:1] if line] == [2]
+        assert [[*op] for line in lines[-2:] if line for op in line["ops"]] == [["ns", "id", "version", "touch"]] * 2
+        ours, theirs = await store.get("a"), await other.get("a")
+        assert ours is not None
+        assert theirs is not None
+        assert ours.expires_at == theirs.expires_at
+        await store.purge("b")
+        assert (await other.history("a"))[0].datum == ours
 
 
 async def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:

@@ -28,12 +28,13 @@ from dgent.exceptions import (
 )
 from dgent.limits import Limits
 from dgent.memory.datum_index import TABLES
-from dgent.memory.sql import causal_reads, erasure, key_listing, queries, reads, writes
+from dgent.memory.sql import causal_reads, erasure, key_listing, namespace_head, queries, reads, writes
 from dgent.memory.sql.backend import SqlBackend
+from dgent.memory.sql.datum_tables import Row, digest_of
 from dgent.memory.sql.postgres_backend import PostgresBackend
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
 from dgent.name_listing import NamespaceListing
-from dgent.operations import Delete, Put
+from dgent.operations import Delete, Purge, Put, Touch
 from dgent.query import Query
 from dgent.runtime.file_lock import FileLock
 from dgent.settings import Settings
@@ -292,12 +293,15 @@ async def test_what_one_side_wrote_the_other_side_reads(engine: Engine, place: s
     ids = [*(f"d{n}" for n in range(10)), "late", "kept", "x"]
     store = async_store(place, namespace="sync")
     try:
-        for write in (erasure.purge, erasure.compact):
-            theirs = await asked(store, ids)
-            with engine.begin() as connection:
-                assert answers(connection, ids) == theirs
-                arguments = [["d1"]] if write is erasure.purge else [time.time, 1, None]
-                assert write(connection, "sync", *arguments) > 0
+        theirs = await asked(store, ids)
+        with engine.begin() as connection:
+            assert answers(connection, ids) == theirs
+            [[purged, touched]] = writes.apply_each(connection, "sync", [[Purge("d1"), Touch("d2", 60)]], time.time)
+            assert (purged.erased, touched.changed) == (1, True)
+        theirs = await asked(store, ids)
+        with engine.begin() as connection:
+            assert answers(connection, ids) == theirs
+            assert erasure.compact(connection, "sync", time.time, 1, None) > 0
         await store.put_many([datum.replace(content=b"theirs") for datum in datums[5:]])
         await store.delete("d6")
         theirs = await asked(store, ids)
@@ -324,7 +328,7 @@ def test_a_program_that_commits_as_it_goes_loses_nothing(engine: Engine) -> None
 # What no door lets through
 
 
-@pytest.mark.parametrize("namespace", ["../x", "", "a//b", "a/./b", "a\0b", "x" * 513, "\ud800", None, 7])
+@pytest.mark.parametrize("namespace", ["../x", "", "a//b", "a/./b", "a\0b", "x" * 2400, "\ud800", None, 7])
 def test_no_namespace_is_written_that_not_every_store_can_keep(engine: Engine, namespace: Any) -> None:
     with engine.begin() as connection:
         with pytest.raises(InvalidNamespace):
@@ -354,10 +358,23 @@ def test_nothing_is_deleted_by_what_is_no_id(id: Any) -> None:
         Put(id)
 
 
-def test_nothing_is_deleted_by_an_id_that_is_too_long(engine: Engine) -> None:
+def test_an_id_that_was_taken_once_is_read_deleted_and_purged(engine: Engine) -> None:
+    """It had up to 512 characters, which may be 2,048 bytes; now a new one has up to 2,000."""
+    id, parent = "\U0001f600" * 512, "\U0001f601" * 512
+    row = Row("default", id, 1, 1, True, 1.0, 1.0, None, parent, "{}", b"x", b"")
+    now = time.time()
     with engine.begin() as connection:
-        [refused] = writes.apply_each(connection, "default", [[Delete("x" * 513)]], time.time)
+        head = namespace_head.take(connection, "default", time.time)
+        writes.append(connection, [row._replace(digest=digest_of(row))], {id: row}, {}, head._replace(seq=1))
+        assert [each.id for each in queries.query(connection, "default", Query(limit=1), now)] == [id]
+        [found] = reads.get_many(connection, "default", [id], now).values()
+        assert (found.id, found.causal_parent, found.content) == (id, parent, b"x")
+        [refused] = writes.apply_each(connection, "default", [[Put(found)]], time.time)
         assert isinstance(refused, InvalidDatum)
+        [[deleted]] = writes.apply_each(connection, "default", [[Delete(id)]], time.time)
+        assert deleted.changed
+        [[purged]] = writes.apply_each(connection, "default", [[Purge(id)]], time.time)
+        assert purged.erased == 2
 
 
 def test_what_is_too_large_is_refused_and_takes_its_batch_along(engine: Engine) -> None:

@@ -14,7 +14,7 @@ from dgent.datum import Datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.jsonvalue import canonical_json
-from dgent.operations import Delete, Operation, Put
+from dgent.operations import Delete, Operation, Purge, Put, Touch
 from dgent.query import Query
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ def _ttl(value: Any) -> TTL:
     return "keep" if value == "keep" else _number(value)
 
 
+def _seconds(value: Any) -> float | None:
+    """Read a time to live that is no matter of a live one: seconds, or None for good."""
+    return None if value is None or value == "null" else _number(value)
+
+
 def _whole(value: Any) -> int:
     found = _number(value)
     if not isinstance(found, int):
@@ -126,22 +131,32 @@ def _datums(value: Any) -> list[Datum]:
 
 
 def _operations(value: Any) -> list[Operation]:
-    """Read operations: each one, or a mapping with `put`, a datum, or `delete`, an id; and `expect` and `ttl`."""
+    """Read operations: each one, or a mapping with `put` (a datum), `delete` or `touch` (an id), and what goes with it.
+
+    None of them is a purge: that takes a right of its own, which `purge_many` asks for.
+    """
     return [_operation(item) for item in _several(value)]
 
 
 def _operation(value: Any) -> Operation:
-    if isinstance(value, Put | Delete):
+    if isinstance(value, Put | Delete | Touch):
         return value
+    if isinstance(value, Purge):
+        raise InvalidInput("a purge needs a right of its own: use purge_many")
     record = _object(value)
     expect = _whole(record["expect"]) if record.get("expect") is not None else None
     match record:
         case {"put": datum, **rest} if rest.keys() <= {"expect", "ttl"}:
             ttl = rest.get("ttl")
             return Put(_datum(datum), expect, None if ttl is None else _ttl(ttl))
-        case {"delete": id, **rest} if rest.keys() <= {"expect"}:
-            return Delete(_text(id), expect)
-    raise InvalidInput("an operation is {'put': <datum>} or {'delete': <id>}, with 'expect', and 'ttl' for a put")
+        case {"delete": id, **rest} if rest.keys() <= {"expect", "author", "reason"}:
+            return Delete(_text(id), expect, rest.get("author"), rest.get("reason"))
+        case {"touch": id, "ttl": ttl, **rest} if rest.keys() <= {"expect"}:
+            return Touch(_text(id), None if ttl is None else _number(ttl), expect)
+    raise InvalidInput(
+        "an operation is {'put': <datum>}, {'delete': <id>} or {'touch': <id>, 'ttl': <seconds>}, with 'expect'; and "
+        "'ttl' for a put, 'author' and 'reason' for a delete"
+    )
 
 
 def _ids(value: Any) -> list[str]:
@@ -184,6 +199,7 @@ def _json(text: str | bytes, what: str) -> Any:
         raise InvalidInput(f"that text is not {what}") from None
 
 
+_TOLD: Final[Mapping[str, Convert]] = {"author": _text, "reason": _text}
 _PAGE: Final[Mapping[str, Convert]] = {"prefix": _text, "limit": _whole, "cursor": _text}
 _CHANGES: Final[Mapping[str, Convert]] = {"until": _whole, "limit": _whole}
 _CHAIN: Final[Mapping[str, Convert]] = {
@@ -204,7 +220,8 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("apply", "write", lambda s: s.apply, {"operations": _operations}),
         Aspect("get", "read", lambda s: s.get, {"id": _text}, {"version": _whole}),
         Aspect("get_many", "read", lambda s: s.get_many, {"ids": _ids}),
-        Aspect("delete", "write", lambda s: s.delete, {"id": _text}, {"expect": _whole}),
+        Aspect("touch", "write", lambda s: s.touch, {"ids": _ids, "ttl": _seconds}, capability="ttl"),
+        Aspect("delete", "write", lambda s: s.delete, {"id": _text}, {"expect": _whole, **_TOLD}),
         Aspect("delete_many", "write", lambda s: s.delete_many, {"ids": _ids}),
         Aspect("exists", "read", lambda s: s.exists, {"id": _text}),
         Aspect("count", "read", lambda s: s.count, {}, {"prefix": _text}),
@@ -219,6 +236,7 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
         Aspect("seq_at", "read", lambda s: s.seq_at, {"time": _moment}, capability="history"),
         Aspect("changes", "read", lambda s: s.changes, {"after_seq": _whole}, _CHANGES, "history"),
         Aspect("purge", "purge", lambda s: s.purge, {"id": _text}),
+        Aspect("purge_many", "purge", lambda s: s.purge_many, {"ids": _ids}),
     )
 }
 

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from dgent.bridge.moved_memory import move_all, other_places
 from dgent.bridge.outbox_format_1 import take_over_format_1
@@ -27,6 +27,7 @@ from dgent.delivery import (
     Version,
     drop,
     entry_key,
+    queued,
     roomy,
 )
 from dgent.erasure import Erased
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from dgent.datum import Datum
     from dgent.erasure import Erasure
-    from dgent.operations import TTL
+    from dgent.operations import Operation
     from dgent.sql import Database, Runner
     from dgent.store import Backend
 
@@ -48,7 +49,6 @@ SWEEP: Final = 256
 
 FEW: Final = 32
 _log: Final = logging.getLogger("dgent.bridge")
-_Write: TypeAlias = "tuple[str, Datum | None, TTL]"
 
 
 class Outbox:
@@ -70,14 +70,11 @@ class Outbox:
         """
         await self._shared.prepare(self._deliverer.queue, self.memory)
 
-    async def add(self, transaction: Runner, writes: Sequence[_Write]) -> None:
-        """Let writes (id, datum or None to delete, ttl) wait, in their order, when the transaction commits."""
-        bases = await self._bases(list(dict.fromkeys(id for id, _, _ in writes)))
+    async def add(self, transaction: Runner, writes: Sequence[Operation]) -> None:
+        """Let writes wait, in their order, when the transaction commits."""
+        bases = await self._bases(list(dict.fromkeys(one.id for one in writes)))
         now = time.time()
-        entries = [
-            QueuedWrite(self.namespace, id, datum, ttl, now, KnownTarget(now, 0, bases[id]))
-            for id, datum, ttl in writes
-        ]
+        entries = [queued(self.namespace, one, now, KnownTarget(now, 0, bases[one.id])) for one in writes]
         await self._inside(transaction).append(entries)
 
     async def erase(self, transaction: Runner, asked: Erasure) -> Erased:
@@ -190,7 +187,8 @@ class Outbox:
 
 
 async def _last_writes(queue: Queue, one: tuple[str, str] | None) -> dict[str, Datum | None]:
-    return {entry.id: entry.datum async for page in queue.pages(one=one) for entry in page.entries}
+    """Return the last put or delete of each id; a touch changes no datum."""
+    return {entry.id: entry.datum async for page in queue.pages(one=one) for entry in page.entries if not entry.touches}
 
 
 class _SharedOutbox:

@@ -11,12 +11,11 @@ from typing_extensions import override
 from dgent.datum import Datum, stamped
 from dgent.erasure import checked_erasure
 from dgent.exceptions import CapabilityMissing, InvalidInput, LimitExceeded
-from dgent.memory.write_batch import check_acyclic_within, closes_cycle
-from dgent.operations import Outcome
+from dgent.memory.write_batch import check_acyclic_within, check_names, closes_cycle
+from dgent.operations import Delete, Outcome, Purge, Put, Touch
 from dgent.page import Damaged, Page
 from dgent.store import FindsParents
 from dgent.store_base import StoreBase
-from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
     from dgent.erasure import Erased, Erasure
-    from dgent.operations import TTL, Operation
+    from dgent.operations import Operation
     from dgent.query import Query
     from dgent.sql import Runner
     from dgent.store import Datums, Names, Outcomes, Revisions
@@ -76,21 +75,22 @@ class OutboxMemory(StoreBase):
         self._admit(operations)
         await self._refuse_cycles(operations)
         live = await self._live_among(operations)
-        writes: _Writes = []
+        writes: list[Operation] = []
         outcomes: Outcomes = []
         for one in operations:
             was_live = one.id in live
-            if one.datum is None:
-                outcomes.append(Outcome(None, was_live))
-                live.discard(one.id)
-                if not was_live:
-                    continue
-            else:
+            if one.datum is not None:
                 outcomes.append(Outcome(stamped(one.datum, 0, 0), changed=True))
                 live.add(one.id)
+            else:
+                outcomes.append(Outcome(None, was_live))
+                if isinstance(one, Delete):
+                    live.discard(one.id)
+                if not was_live:
+                    continue
             # Those that are live now and gone on delivery take the new one along.
-            keeps = one.ttl == "keep" and not (was_live and self.capabilities.ttl)
-            writes.append((one.id, one.datum, None if keeps else one.ttl))
+            keeps = isinstance(one, Put) and one.ttl == "keep" and not (was_live and self.capabilities.ttl)
+            writes.append(Put(one.datum) if keeps and isinstance(one, Put) else one)
         await self._add(writes)
         return outcomes
 
@@ -100,9 +100,10 @@ class OutboxMemory(StoreBase):
         return set(await self._get_many(list(dict.fromkeys(ids)))) if ids else set()
 
     def _admit(self, operations: Iterable[Operation]) -> None:
-        """Refuse what cannot be delivered later."""
+        """Refuse what cannot be delivered later. What is erased cannot be rolled back."""
         for one in operations:
-            check_id(one.id)
+            if isinstance(one, Purge):
+                raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {one.id!r} after it")
             if one.expect is not None:
                 raise CapabilityMissing(
                     "the agent memory lies outside of this transaction, which cannot compare its versions: leave out "
@@ -110,7 +111,8 @@ class OutboxMemory(StoreBase):
                 )
             if one.datum is not None:
                 self.limits.admit(one.datum)
-            if isinstance(one.ttl, float):
+                check_names(self._memory.namespace, one.datum)
+            if isinstance(one, Touch) or isinstance(one.ttl, float):
                 self.capabilities.require("ttl", self.name)
 
     @override
@@ -220,15 +222,6 @@ class OutboxMemory(StoreBase):
     async def _changes(self, after_seq: int, until: int | None, limit: int) -> ChangePage:
         return await self._memory.changes(after_seq, until=until, limit=limit)
 
-    @override
-    async def _purge(self, id: str) -> int:
-        """Refuse: what is erased cannot be rolled back.
-
-        Raises:
-            CapabilityMissing: always.
-        """
-        raise CapabilityMissing(f"{self.name} lies outside of this transaction: purge {id!r} after it")
-
     async def erase(
         self, *, prefix: str | None = None, everything: bool = False, below: bool = False, vacuum: bool = False
     ) -> Erased:
@@ -253,6 +246,8 @@ class OutboxMemory(StoreBase):
         given: dict[str, str | None] = {}
         named: set[str] = set()
         for one in operations:
+            if isinstance(one, Touch):
+                continue
             datum = one.datum
             parent = given[one.id] = None if datum is None else datum.causal_parent
             if datum is None or parent is None:
@@ -279,7 +274,7 @@ class OutboxMemory(StoreBase):
             above = await self.get(at)
             at = None if above is None else above.causal_parent
 
-    async def _add(self, writes: _Writes) -> None:
+    async def _add(self, writes: Sequence[Operation]) -> None:
         if writes:
             await self._box.add(self._runner, writes)
 
@@ -288,7 +283,6 @@ class OutboxMemory(StoreBase):
 
 
 _Damaged = tuple[Damaged, ...]
-_Writes = list[tuple[str, Datum | None, "TTL"]]
 _Ids = list[str] | None
 
 

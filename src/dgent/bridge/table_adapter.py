@@ -20,11 +20,12 @@ from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, InvalidInput, VersionConflict
 from dgent.limits import Limits
 from dgent.memory.change import Change, OnChange, announce
+from dgent.operations import Delete, Purge, Touch
 from dgent.sql import Database, Runner, Transaction
 from dgent.sql.runner import SHORT, SessionRunner
 from dgent.sql.savepoints import apart
 from dgent.store_base import StoreBase
-from dgent.validation import as_list, check_id, check_kind
+from dgent.validation import as_list, check_key, check_kind
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -48,10 +49,10 @@ class TableAdapter(StoreBase):
 
     A put replaces the row, as `dgent.bridge.from_datum` says; it is one upsert, and `expect=` compares the version
     column in the same statement. A table keeps one version of a row, so there is no history, no seq and no ttl:
-    ttl: `ttl="keep"` finds nothing to keep. `expect=0`, that there is no row, is known without a version column, too.
-    A put also raises InvalidRow, which names the table, the field and the reason, and IntegrityViolation where a key, a
-    check or a reference refuses the row. Every verb raises InvalidRow for another spelling of an id: see
-    `dgent.bridge.row_id`.
+    `ttl="keep"` finds nothing to keep, and a purge deletes the row. `expect=0`, that there is no row, is known without
+    a version column, too. A put also raises InvalidRow, which names the table, the field and the reason, and
+    IntegrityViolation where a key, a check or a reference refuses the row. Every verb raises InvalidRow for another
+    spelling of an id: see `dgent.bridge.row_id`.
 
     Args:
         model: the mapped class; one table, whose columns have the types of `dgent.bridge.column_codec`.
@@ -139,7 +140,10 @@ class TableAdapter(StoreBase):
             if isinstance(row, RowDelete) and row.key is not None:
                 self._forget(row.key)
         await self._refresh([row.key for row in rows if isinstance(row, RowPut)])
-        return outcomes
+        return [
+            outcome._replace(erased=int(outcome.changed)) if isinstance(one, Purge) else outcome
+            for one, outcome in zip(operations, outcomes, strict=True)
+        ]
 
     async def update(self, id: str, changes: Mapping[str, Any], given: Mapping[str, Any] = _NOTHING) -> Datum:
         """Write some columns of a row if those `given` are still as they were read, and return the row as stored.
@@ -156,7 +160,7 @@ class TableAdapter(StoreBase):
             IntegrityViolation: as for `put`.
         """
         check_kind(changes, Mapping, "pass a dict of columns and their new values")
-        asked = table_update.admitted(self.mapping, id, self.mapping.key_of(self._checked_id(id)), changes, given)
+        asked = table_update.admitted(self.mapping, id, self.mapping.key_of(check_key(id)), changes, given)
         try:
             stored, changed = await self._write(table_update.write, asked, self.limits)
         except VersionConflict as error:
@@ -177,7 +181,7 @@ class TableAdapter(StoreBase):
 
     @override
     async def exists(self, id: str) -> bool:
-        key = self.mapping.key_of(self._checked_id(id))
+        key = self.mapping.key_of(check_key(id))
         return key is not None and await self._read(True, table_sql.exists, key)
 
     @override
@@ -202,29 +206,21 @@ class TableAdapter(StoreBase):
         key = self.mapping.key_of(id)
         return [] if key is None else await self._read(True, table_sql.causal_chain, key, self.limits.max_chain, limit)
 
-    @override
-    async def _purge(self, id: str) -> int:
-        """Delete the row, which has no other versions."""
-        return int(await self.delete(id))
-
     @property
     @override
     def _called(self) -> str:
         return self.mapping.name
 
-    @override
-    def _checked_id(self, id: str) -> str:
-        """Return an id; one of several columns may be longer than others, since each of its parts may be as long."""
-        if len(self.mapping.keys) > 1 and isinstance(id, str) and self.mapping.key_of(id) is not None:
-            return id
-        return check_id(id)
-
     def _admitted(self, operation: Operation) -> RowPut | RowDelete:
         datum, expect = operation.datum, operation.expect
         if expect is not None and (expect or datum is None):
             self.capabilities.require("versioned", self._called)
+        if isinstance(operation, Touch):
+            self.capabilities.require("ttl", self._called)
+        if isinstance(operation, Delete) and operation.note != "{}":
+            self.capabilities.require("history", self._called)
         if datum is None:
-            return RowDelete(operation.id, self.mapping.key_of(self._checked_id(operation.id)), expect)
+            return RowDelete(operation.id, self.mapping.key_of(operation.id), expect)
         if operation.ttl is not None and operation.ttl != "keep":
             self.capabilities.require("ttl", self._called)
         self.limits.admit(datum)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dgent.bridge.table_sql import statements_of
-from dgent.query import prefix_end
-from dgent.validation import ID_LENGTH
+from dgent.query import LAST_TEXT, prefix_end
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -28,7 +27,7 @@ def segments(
 def _by_jumps(
     connection: Connection, mapping: TableMapping, listing: SegmentListing, after: str | None, most: int
 ) -> list[str]:
-    end = prefix_end(listing.prefix) or "\U0010ffff" * (ID_LENGTH + 1)
+    end = prefix_end(listing.prefix) or LAST_TEXT
     found: list[str] = []
     first = listing.first_behind(after)
     while first is not None and len(found) < most:

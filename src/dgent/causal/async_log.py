@@ -66,25 +66,31 @@ class AsyncLog(SqlStore):
         other._log = self._logs[format]  # a copy of this class
         return other
 
-    async def append(self, stream: str, writer: str, payload: bytes) -> Entry:
+    async def append(self, stream: str, writer: str, payload: bytes, *, expect_head: Position | None = None) -> Entry:
         """Add an entry behind the last one of a writer in a stream, and return it.
 
+        With `expect_head`, a `Head` or a seq, it is appended only if the log ends there; 0 for an empty one.
+
         Raises:
-            InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            InvalidDatum: stream or writer are no text, longer than 2,400 bytes together, or the payload is no bytes.
             LimitExceeded: the payload is larger than the setting `max_content`.
             OutcomeUnknown: the answer to the commit was lost: look whether the entry is in.
+            HeadConflict: the log ends elsewhere than at `expect_head`.
         """
-        return (await self._append(Batch(stream, writer, [payload])))[0]
+        return (await self._append(Batch(stream, writer, [payload], expect_head)))[0]
 
-    async def append_many(self, stream: str, writer: str, payloads: Iterable[bytes]) -> list[Entry]:
+    async def append_many(
+        self, stream: str, writer: str, payloads: Iterable[bytes], *, expect_head: Position | None = None
+    ) -> list[Entry]:
         """Add entries in order, next to each other, all or none, and return them.
 
         Raises:
             InvalidDatum: as for `append`.
             LimitExceeded: as for `append`.
             OutcomeUnknown: as for `append`.
+            HeadConflict: as for `append`.
         """
-        return await self._append(Batch(stream, writer, as_list(payloads, "payloads")))
+        return await self._append(Batch(stream, writer, as_list(payloads, "payloads"), expect_head))
 
     async def head(self, stream: str, writer: str) -> Head:
         """Return where the log of a writer in a stream ends."""
@@ -226,10 +232,15 @@ class AsyncLog(SqlStore):
         check_place(batch.stream, batch.writer)
         for payload in batch.payloads:
             check_payload(payload, self.database.settings.limits)
+        if batch.expect_head is not None:
+            position(batch.expect_head, "expect_head")
         if len(batch.payloads) <= FEW:
             entries = await self._write_each(self._log.append_each, batch, ("log", self._log.format.name))
         else:
-            entries = await self._write(lambda connection: self._log.append_many(connection, *batch))
+            stream, writer, payloads, expect = batch
+            entries = await self._write(
+                lambda connection: self._log.append_many(connection, stream, writer, payloads, expect_head=expect)
+            )
         self._after_commit(lambda: self._ring(entries))
         return entries
 

@@ -46,7 +46,7 @@ class Generation:
     Each verb is one statement, so that it is atomic between processes. The tables are those of `tables.TABLES`.
 
     Raises:
-        InvalidDatum: the key is no text of 1 to 512 characters.
+        InvalidDatum: the key is no text of 1 to 2,000 bytes.
     """
 
     def __init__(self, key: str) -> None:
@@ -97,7 +97,7 @@ class AsyncGeneration(SqlStore):
     """One counter for a program with an event loop: in a database, or in one transaction of it. See `Generation`.
 
     Raises:
-        InvalidDatum: the key is no text of 1 to 512 characters.
+        InvalidDatum: the key is no text of 1 to 2,000 bytes.
     """
 
     def __init__(self, database: Database, key: str) -> None:

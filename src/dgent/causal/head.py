@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple, Self, TypeAlias
 
-from dgent.exceptions import ChainBroken, InvalidQuery
+from dgent.exceptions import ChainBroken, HeadConflict, InvalidQuery
 from dgent.validation import check_limit
 
 HASH_SIZE: Final = 32
@@ -45,19 +45,19 @@ Position: TypeAlias = Head | int
 """How far a log was seen: a `Head`, or its seq alone."""
 
 
-def position(after: object) -> Head:
+def position(after: object, name: str = "after") -> Head:
     """Return a position as a head, whose hash is None where it is not known.
 
     Raises:
         InvalidQuery: it is none.
     """
     if not isinstance(after, tuple):
-        return Head(check_limit(after, "after"), None)
+        return Head(check_limit(after, name), None)
     if len(after) == 2 and (after[1] is None or (type(after[1]) is bytes and len(after[1]) == HASH_SIZE)):
-        found = Head(check_limit(after[0], "after"), after[1])
+        found = Head(check_limit(after[0], name), after[1])
         if found.seq or found.hash is None:
             return found
-    raise InvalidQuery("after is a seq, or a Head: a seq from 1 and the 32 bytes of its hash")
+    raise InvalidQuery(f"{name} is a seq, or a Head: a seq from 1 and the 32 bytes of its hash")
 
 
 def check_still(stream: str, writer: str, found: Head, seen: Head) -> None:
@@ -73,3 +73,13 @@ def check_still(stream: str, writer: str, found: Head, seen: Head) -> None:
         raise ChainBroken(stream, writer, found.seq + 1, reason)
     if found.seq == seen.seq and seen.hash is not None and found.hash != seen.hash:
         raise ChainBroken(stream, writer, seen.seq, "another entry was seen there: the log went back and was continued")
+
+
+def check_ends_at(stream: str, writer: str, head: Head, expected: Head) -> None:
+    """Refuse a log that ends elsewhere; where the expected hash is not known, only the seq is compared.
+
+    Raises:
+        HeadConflict: it does.
+    """
+    if head.seq != expected.seq or (expected.hash is not None and head.hash != expected.hash):
+        raise HeadConflict(stream, writer, expected, head)

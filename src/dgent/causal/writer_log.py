@@ -13,13 +13,13 @@ from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from dgent.causal.hash_chain import OWN, Entries, Entry, Format, chained
-from dgent.causal.head import START, Head, Position, check_still, position
+from dgent.causal.head import START, Head, Position, check_ends_at, check_still, position
 from dgent.causal.log_rows import entry_of, head_of, malformed, row_of, statements_of, texts_of
 from dgent.exceptions import ChainBroken, DgentError, InvalidDatum, LimitExceeded, MalformedRow
 from dgent.limits import Limits
 from dgent.page import Damaged
 from dgent.sql.damaged_pages import Source, as_bytes, is_undecodable, page_of
-from dgent.validation import as_list, check_id, check_kind, check_limit
+from dgent.validation import KEY_BYTES, as_list, check_key, check_kind, check_limit, utf8_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,6 +39,7 @@ class Batch(NamedTuple):
     stream: str
     writer: str
     payloads: list[bytes]
+    expect_head: Position | None = None
 
 
 class WriterLog:
@@ -58,38 +59,56 @@ class WriterLog:
         self._limits = limits
         self._sql = statements_of(format)
 
-    def append(self, connection: Connection, stream: str, writer: str, payload: bytes) -> Entry:
+    def append(
+        self, connection: Connection, stream: str, writer: str, payload: bytes, *, expect_head: Position | None = None
+    ) -> Entry:
         """Add an entry behind the last one of a writer in a stream, and return it.
 
-        Whoever appends to the same log at the same time comes before or after it.
+        Whoever appends to the same log at the same time comes before or after it. With `expect_head`, a `Head` or a
+        seq, it is appended only if the log ends there; 0 for an empty one.
 
         Raises:
-            InvalidDatum: stream or writer are no text of 1 to 512 characters, or the payload is no bytes.
+            InvalidDatum: stream or writer are no text, longer than 2,400 bytes together, or the payload is no bytes.
             LimitExceeded: the payload is larger than `limits.max_content`.
             MalformedRow: the last entry has a form that it cannot have, and nothing can follow it.
+            HeadConflict: the log ends elsewhere than at `expect_head`.
         """
-        return self.append_many(connection, stream, writer, [payload])[0]
+        return self.append_many(connection, stream, writer, [payload], expect_head=expect_head)[0]
 
-    def append_many(self, connection: Connection, stream: str, writer: str, payloads: Iterable[bytes]) -> list[Entry]:
+    def append_many(
+        self,
+        connection: Connection,
+        stream: str,
+        writer: str,
+        payloads: Iterable[bytes],
+        *,
+        expect_head: Position | None = None,
+    ) -> list[Entry]:
         """Add entries in order, next to each other, and return them.
 
         Raises:
             InvalidDatum: as for `append`; nothing was written.
             LimitExceeded: as for `append`; nothing was written.
             MalformedRow: as for `append`; nothing was written.
+            HeadConflict: as for `append`; nothing was written.
         """
         listed = as_list(payloads, "payloads")
         check_place(stream, writer)
+        expected = None if expect_head is None else position(expect_head, "expect_head")
         for payload in listed:
             check_payload(payload, self._limits)
-        while listed:
-            entries = chained(self.format, stream, writer, *self.head(connection, stream, writer), listed)
+        while True:
+            head = self.head(connection, stream, writer)
+            if expected is not None:
+                check_ends_at(stream, writer, head, expected)
+            if not listed:
+                return []
+            entries = chained(self.format, stream, writer, *head, listed)
             first, *rest = [row_of(entry) for entry in entries]
             if self._sql.claim.run(connection, *first, topic(self.format, stream)):
                 self._sql.insert.run(connection, rest)
                 return entries
             # Another transaction took that seq and has committed: its entry is the head now.
-        return []
 
     def append_each(self, connection: Connection, batches: list[Batch]) -> list[list[Entry] | Exception]:
         """Append batches that came together; each is answered with its entries, or with an error of its own.
@@ -101,15 +120,17 @@ class WriterLog:
         for at, batch in enumerate(batches):
             together.setdefault((batch.stream, batch.writer), []).append(at)
         for (stream, writer), places in sorted(together.items()):
-            payloads = chain.from_iterable(batches[at].payloads for at in places)
-            try:
-                entries = iter(self.append_many(connection, stream, writer, payloads))
-            except DgentError as error:  # before it wrote anything
-                for at in places:
-                    found[at] = copy.copy(error)
-            else:
-                for at in places:
-                    found[at] = [*islice(entries, len(batches[at].payloads))]
+            for some in _runs(batches, places):
+                payloads = chain.from_iterable(batches[at].payloads for at in some)
+                expect = batches[some[0]].expect_head
+                try:
+                    entries = iter(self.append_many(connection, stream, writer, payloads, expect_head=expect))
+                except DgentError as error:  # before it wrote anything
+                    for at in some:
+                        found[at] = copy.copy(error)
+                else:
+                    for at in some:
+                        found[at] = [*islice(entries, len(batches[at].payloads))]
         return found
 
     def head(self, connection: Connection, stream: str, writer: str) -> Head:
@@ -324,10 +345,22 @@ class WriterLog:
                 yield Damaged(writer, seq, "its hash is not that of what is stored", as_bytes(row[3]))
 
 
+def _runs(batches: list[Batch], places: list[int]) -> list[list[int]]:
+    """Cut the batches of one log, in their order, into those that go together: who expects a head goes alone."""
+    if all(batches[at].expect_head is None for at in places):
+        return [places]
+    return [[at] for at in places]
+
+
 def check_place(stream: str, writer: str) -> None:
     """Refuse what names no log, with InvalidDatum."""
-    check_id(stream, "a stream")
-    check_id(writer, "a writer")
+    check_key(stream, "a stream")
+    check_key(writer, "a writer")
+    together = utf8_size(stream) + utf8_size(writer)
+    if together > KEY_BYTES:
+        raise InvalidDatum(
+            f"a stream and its writer have {together:,} bytes together, and {KEY_BYTES:,} fit into an index: shorten"
+        )
 
 
 def check_names(*names: object) -> None:

@@ -34,15 +34,18 @@ async def append(
     *,
     writer: Annotated[str | None, typer.Option(help="Who writes.")] = None,
     key: Annotated[Path | None, typer.Option(help="Or the key of who writes: its fingerprint is the name.")] = None,
+    expect_head: Annotated[str | None, typer.Option(help="Only if the log ends at this SEQ, or SEQ:HASH.")] = None,
     format: Format = OWN,
 ) -> None:
     """Add an entry, and show where it landed."""
+    from dgent.causal import Head
     from dgent.cli import arguments
 
+    head = None if expect_head is None else Head.parse(expect_head)
     name = _writer(writer, key)
     body = arguments.content(payload, kg.settings.max_content)
     async with kg.storage(anew=True) as storage:
-        entry = await storage.log.within(format).append(stream, name, body)
+        entry = await storage.log.within(format).append(stream, name, body, expect_head=head)
     kg.answer(_record(entry), f"{entry.stream}  {entry.writer}  {entry.seq}  {entry.content_hash.hex()}")
 
 

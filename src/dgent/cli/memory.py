@@ -92,6 +92,7 @@ async def list_(
     after_seq: Annotated[int | None, typer.Option(help="Only what came after this seq.")] = None,
     before_seq: Annotated[int | None, typer.Option(help="Only what came before this seq.")] = None,
     as_of: Annotated[str | None, typer.Option(help="What was live at this time, instead of now.")] = None,
+    expired: Annotated[bool, typer.Option("--expired", help="Also what has expired and is not swept yet.")] = False,
     order: Order = "newest",
     limit: Limit = 20,
     cursor: Cursor = None,
@@ -113,6 +114,7 @@ async def list_(
         before_seq=before_seq,
         as_of=arguments.moment(as_of),
         order=order,  # type: ignore[arg-type]  # a wrong one is refused by the query
+        expired=expired,
         limit=arguments.page(limit, kg.settings.max_page),
         cursor=cursor,
     )
@@ -234,42 +236,68 @@ async def chain(
 
 @app.command()
 @command
+async def touch(
+    kg: Kg,
+    ids: Annotated[list[str], typer.Argument(help="The ids of datums.")],
+    *,
+    ttl: Annotated[float | None, typer.Option(help="Seconds from now until they count as absent.")] = None,
+    stay: Annotated[bool, typer.Option("--stay", help="Let them stay for good.")] = False,
+) -> None:
+    """Change when datums expire, and nothing else."""
+    if (ttl is None) is not stay:
+        misused("say --ttl SECONDS or --stay")
+    async with kg.storage() as storage:
+        touched = await storage.memory.touch(ids, ttl)
+        where = storage.memory.namespace
+    if not touched:
+        raise _none_live(ids, where)
+    kg.answer({"touched": touched}, f"touched {touched:,} of {len(ids):,}")
+
+
+@app.command()
+@command
 async def delete(
-    kg: Kg, ids: Annotated[list[str], typer.Argument(help="The ids of datums.")], *, expect: Expect = None
+    kg: Kg,
+    ids: Annotated[list[str], typer.Argument(help="The ids of datums.")],
+    *,
+    expect: Expect = None,
+    author: Annotated[str | None, typer.Option(help="Who deletes them, for their history.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, the same.")] = None,
 ) -> None:
     """Delete datums; their history stays."""
-    from dgent.exceptions import DatumNotFound
+    from dgent.operations import Delete
 
     if expect is not None and len(ids) > 1:
         misused("--expect is for one id")
     async with kg.storage() as storage:
-        if expect is None:
-            deleted = await storage.memory.delete_many(ids)
-        else:
-            deleted = int(await storage.memory.delete(ids[0], expect=expect))
+        outcomes = await storage.memory.apply([Delete(id, expect, author, reason) for id in dict.fromkeys(ids)])
         where = storage.memory.namespace
+    deleted = sum(outcome.changed for outcome in outcomes)
     if not deleted:
-        named = "none of these is live" if len(ids) > 1 else f"no live datum {ids[0]!r}"
-        raise DatumNotFound(f"{named} in {where!r}")
+        raise _none_live(ids, where)
     kg.answer({"deleted": deleted}, f"deleted {deleted:,} of {len(ids):,}; `kg memory history ID` still shows them")
 
 
 @app.command()
 @command
 async def purge(
-    kg: Kg, id: Id, *, yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False
+    kg: Kg,
+    ids: Annotated[list[str], typer.Argument(help="The ids of datums.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Erase every version of a datum for good."""
+    """Erase every version of datums for good, of all or of none."""
     from dgent.cli import output
     from dgent.exceptions import DatumNotFound
 
+    named = repr(ids[0]) if len(ids) == 1 else f"these {len(ids):,} ids"
     if not yes:
-        sure(f"Erase every version of {id!r} for good?")
+        sure(f"Erase every version of {named} for good?")
     async with kg.storage() as storage:
-        erased = await storage.memory.purge(id)
+        erased = await storage.memory.purge_many(ids)
         where = storage.memory.namespace
     if not erased:
-        raise DatumNotFound(f"nothing was ever stored as {id!r} in {where!r}")
+        raise DatumNotFound(f"nothing was ever stored as {named} in {where!r}")
     kg.answer({"erased": erased}, f"erased {output.counted(erased, 'versions')}")
 
 
@@ -303,3 +331,10 @@ async def erase(
     if erased.pending:
         told += f"; {erased.pending} is out of reach, and erases before anything else gets there"
     kg.answer(asdict(erased), told)
+
+
+def _none_live(ids: list[str], where: str) -> Exception:
+    from dgent.exceptions import DatumNotFound
+
+    named = "none of these is live" if len(ids) > 1 else f"no live datum {ids[0]!r}"
+    return DatumNotFound(f"{named} in {where!r}")

@@ -37,7 +37,8 @@ def to_json(value: Any) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Datum):
-        return value.to_dict()
+        times = {"stored_at": value.stored_at, "expires_at": value.expires_at} if value.stored_at else {}
+        return {**value.to_dict(), **times}
     if isinstance(value, ChangeRecord):
         return value._asdict()
     if isinstance(value, bytes):
@@ -120,6 +121,8 @@ def datum(found: Datum) -> RenderableType:
             "created": f"{when(found.created_at)} UTC",
             "parent": found.causal_parent or "none",
             "version": f"{found.version} (seq {found.seq})" if found.version else "not stored",
+            **({"stored": f"{when(found.stored_at)} UTC"} if found.stored_at else {}),
+            **({} if found.expires_at is None else {"expires": f"{when(found.expires_at)} UTC"}),
             "size": f"{len(found.content):,} bytes",
         }
     )
@@ -210,10 +213,14 @@ def chain(found: Sequence[Datum]) -> RenderableType:
 
 
 def revisions(found: Iterable[Revision]) -> RenderableType:
-    """Return the history of an id as a table, oldest first."""
-    table = grid("v", "seq", "stored (UTC)", "what", "content")
-    for each in found:
-        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), *_what(each.datum))
+    """Return the history of an id as a table, oldest first; also when it expires, and who deleted it and why."""
+    listed = list(found)
+    expiring = any(_until(each) is not None for each in listed)
+    table = grid("v", "seq", "stored (UTC)", *(["expires (UTC)"] if expiring else []), "what", "content")
+    for each in listed:
+        until = _until(each)
+        expires = [Text("" if until is None else when(until))] if expiring else []
+        table.add_row(str(each.version), str(each.seq), Text(when(each.stored_at), "dim"), *expires, *_what(each))
     return or_none(table, "no versions")
 
 
@@ -221,17 +228,21 @@ def changes(found: Iterable[ChangeRecord], *, none: str = "no changes") -> Rende
     """Return what changed as a table, in the order of the commits."""
     table = grid("seq", "id", "v", "stored (UTC)", "what", "content")
     for each in found:
-        what, content = _what(each.datum, *filter(None, (each.reason, each.author and f"by {each.author}")))
         stored = Text(when(each.stored_at), "dim")
-        table.add_row(str(each.seq), line(each.id, "cyan"), str(each.version), stored, what, content)
+        table.add_row(str(each.seq), line(each.id, "cyan"), str(each.version), stored, *_what(each))
     return or_none(table, none)
 
 
-def _what(datum: Datum | None, *said: str) -> tuple[Text, Text]:
-    """Return what a version is, and its content; of a deletion what was said of it."""
-    if datum is None:
-        return Text("deleted", "red"), line(", ".join(said))
-    return Text("put", "green"), about(gist(datum), sorted(datum.tags))
+def _until(version: Revision) -> float | None:
+    return None if version.datum is None else version.datum.expires_at
+
+
+def _what(version: Revision | ChangeRecord) -> tuple[Text, Text]:
+    """Return what a version is, and its content; of a deletion by whom it was, and why."""
+    if version.datum is not None:
+        return Text("put", "green"), about(gist(version.datum), sorted(version.datum.tags))
+    told = [f"by {version.author}" if version.author else "", version.reason or ""]
+    return Text("deleted", "red"), line(": ".join(filter(None, told)), "dim")
 
 
 def crystal_record(crystal: Crystal) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from pydantic_core import core_schema
 
 from dgent.datum import Datum, as_datetime
 from dgent.exceptions import InvalidCrystal, InvalidDatum
+from dgent.validation import ID_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +42,8 @@ class Ref(str, Generic[T]):
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> core_schema.CoreSchema:
         """Tell pydantic that it is a text."""
-        return core_schema.no_info_after_validator_function(Ref, core_schema.str_schema(min_length=1, max_length=512))
+        text = core_schema.str_schema(min_length=1, max_length=ID_BYTES)
+        return core_schema.no_info_after_validator_function(Ref, text)
 
 
 @dataclass(frozen=True, slots=True)

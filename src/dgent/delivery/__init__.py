@@ -8,7 +8,7 @@ from dgent.delivery.moved_queue import move_page
 from dgent.delivery.queue import Queue, QueueUnreadable
 from dgent.delivery.queue_eraser import drop, erase_in
 from dgent.delivery.queued_erasure import QueuedErasure
-from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, roomy
+from dgent.delivery.queued_write import RESERVED, KnownTarget, QueuedWrite, Version, digest_of, entry_key, queued, roomy
 
 __all__ = [
     "RESERVED",
@@ -27,5 +27,6 @@ __all__ = [
     "entry_key",
     "erase_in",
     "move_page",
+    "queued",
     "roomy",
 ]

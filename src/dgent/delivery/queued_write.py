@@ -12,10 +12,11 @@ from dgent.datum import Datum, load_datum
 from dgent.datum_id import uuid7
 from dgent.exceptions import Corrupt
 from dgent.limits import Limits
+from dgent.operations import Delete, Touch
 from dgent.validation import check_kind
 
 if TYPE_CHECKING:
-    from dgent.operations import TTL
+    from dgent.operations import TTL, Operation
 
 RESERVED: Final = ".dgent"
 """The first segment of the namespaces that queues live in; a router refuses it to everybody else."""
@@ -25,7 +26,9 @@ DIGITS: Final = 32
 
 PAGE: Final = 32
 _AT_ONCE: Final = 1e-6
-_HEADER_ROOM: Final = 16 * 2**10
+_AS_EVER: Final = (False, "{}")
+_HEADER_ROOM: Final = 32 * 2**10
+"""For names in which each byte is written as six."""
 
 
 def roomy(limits: Limits) -> Limits:
@@ -69,18 +72,20 @@ EVERYTHING: Final = KnownTarget(1e15)
 
 @dataclass(frozen=True, slots=True)
 class QueuedWrite:
-    """A put, or a delete where `datum` is None, that waits or was set aside.
+    """A put, or a delete or a touch where `datum` is None, that waits or was set aside.
 
     Attributes:
         namespace: of the datum in the target; empty where the entry itself is damaged.
         id: the same.
-        ttl: seconds from `at`, or "keep".
+        ttl: seconds from `at`, or "keep", or None for good.
         at: when it was taken, Unix seconds.
         known: what its writer knew of the target.
         key: its id in the queue.
         seq: its place there.
         reason: why it was set aside; empty while it waits.
         raw: the bytes of an entry that is not what was written.
+        touches: whether it only changes when the live datum expires.
+        note: who deletes it and why: the metadata of the tombstone, canonical JSON.
     """
 
     namespace: str
@@ -93,11 +98,13 @@ class QueuedWrite:
     seq: int = 0
     reason: str = ""
     raw: bytes | None = field(default=None, repr=False)
+    touches: bool = False
+    note: str = "{}"
 
     @property
     def kind(self) -> str:
-        """What it does: "put" or "delete"."""
-        return "delete" if self.datum is None else "put"
+        """What it does: "put", "delete" or "touch"."""
+        return "put" if self.datum is not None else "touch" if self.touches else "delete"
 
     @property
     def what(self) -> str:
@@ -121,6 +128,13 @@ class QueuedWrite:
         if self.ttl is None or (self.ttl == "keep" and live):
             return self.ttl
         return _AT_ONCE if self.ttl == "keep" else max(_AT_ONCE, self.at + self.ttl - now)
+
+
+def queued(namespace: str, operation: Operation, at: float, known: KnownTarget) -> QueuedWrite:
+    """Return an operation as it waits; a purge does not."""
+    note = operation.note if isinstance(operation, Delete) else "{}"
+    touches = isinstance(operation, Touch)
+    return QueuedWrite(namespace, operation.id, operation.datum, operation.ttl, at, known, touches=touches, note=note)
 
 
 def entry_key(entry: QueuedWrite) -> str:
@@ -150,6 +164,10 @@ def encoded(entry: QueuedWrite) -> Datum:
     heard, seen, base, unknown = entry.known
     header["known"] = [heard, seen, None if base is None else [*base], *unknown]
     datum = entry.datum
+    # Only where they are something: a program that does not know them takes the entry for damaged, and sets it aside.
+    header |= {
+        name: value for name, value in (("touches", entry.touches), ("note", entry.note)) if value not in _AS_EVER
+    }
     if datum is not None:
         header |= {"created_at": datum.created_at, "parent": datum.causal_parent, "metadata": datum.metadata_json}
     content = b"" if datum is None else datum.content

@@ -5,14 +5,18 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+import orjson
+
 from dgent.datum import as_datetime
 from dgent.delivery.queued_write import QueuedWrite, Version, digest_of
 from dgent.exceptions import Corrupt, DgentError, OutcomeUnknown, StorageError, StorageTimeout, VersionConflict
+from dgent.operations import Delete, Touch
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from dgent.delivery.watermark import Watermark
+    from dgent.operations import TTL, Operation
     from dgent.store import Backend, Revision
 
 ATTEMPTS: Final = 16
@@ -59,7 +63,7 @@ class TargetWriter:
 
     async def is_there(self, last: Revision | None, entry: QueuedWrite) -> bool:
         """Tell whether the target holds already what the entry would make of it."""
-        if entry.ttl is not None or last is None:
+        if entry.touches or entry.ttl is not None or last is None:
             return False
         live = await self._store(entry).get(entry.id)
         return live == entry.datum and (live is None or live.version == last.version)
@@ -99,9 +103,12 @@ class TargetWriter:
 
     async def _append(self, store: Backend, entry: QueuedWrite, base: int, live: int) -> Reached:
         """Write behind the version `base`, which is live, or else `live` is 0."""
-        if entry.datum is None:
-            return Version(base + await store.delete(entry.id, expect=live), 0) if live else Version(base, 0)
         ttl = entry.rest_of_ttl(self._clock(), live=live > 0)
+        if entry.datum is None:
+            if not live:
+                return Version(base, 0)
+            (outcome,) = await store.apply([_of_id(entry, ttl, live)])
+            return Version(outcome.version or base, 0)
         stored = await store.put(entry.datum, expect=live, ttl=ttl)
         if base <= stored.version <= base + 1:
             return Version(stored.version, stored.seq)
@@ -115,6 +122,8 @@ class TargetWriter:
 
     async def _look(self, store: Backend, entry: QueuedWrite, base: int) -> Reached:
         """Tell what became of a planned entry behind whose base there is another version."""
+        if entry.touches:
+            return Version(base, 0)  # whether it was in: what was put since says by itself when it expires
         found = await store.history(entry.id, limit=1, before=base + 2)
         next_one = found[-1] if found and found[-1].version == base + 1 else None
         if next_one is not None and next_one.datum == entry.datum:
@@ -126,17 +135,25 @@ class TargetWriter:
     async def _write_blindly(self, store: Backend, entry: QueuedWrite) -> Version:
         """Write where there are no versions: in order and at least once, over whatever is there."""
         live = await store.get(entry.id)
-        if entry.datum is None:
-            if live is not None:
-                await store.delete(entry.id)
-            return Version(0, 0)
-        await store.put(entry.datum, ttl=entry.rest_of_ttl(self._clock(), live=live is not None))
+        ttl = entry.rest_of_ttl(self._clock(), live=live is not None)
+        if entry.datum is not None:
+            await store.put(entry.datum, ttl=ttl)
+        elif live is not None:
+            await store.apply([_of_id(entry, ttl, None)])
         return Version(0, 0)
 
     async def explained(self, entry: QueuedWrite, error: Corrupt) -> str:
         """Return why an id cannot be written whose row is damaged; raise the error if the whole target is."""
         await self._store(entry).count()
         return f"Corrupt: {error}"
+
+
+def _of_id(entry: QueuedWrite, ttl: TTL, expect: int | None) -> Operation:
+    """Return the touch or the delete that an entry without a datum is."""
+    if entry.touches:
+        return Touch(entry.id, None if ttl == "keep" else ttl, expect)
+    told = orjson.loads(entry.note)
+    return Delete(entry.id, expect, told.get("author"), told.get("reason"))
 
 
 def busy(entry: QueuedWrite) -> StorageTimeout:

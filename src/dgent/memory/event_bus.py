@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
 QUEUE: Final = 1024
-_KINDS: Final = frozenset({"put", "delete", "purge", "erase", "degrade", "deliver", "recover"})
+_KINDS: Final = frozenset({"put", "delete", "purge", "touch", "erase", "degrade", "deliver", "recover"})
 _log: Final = logging.getLogger("dgent.memory")
 
 
@@ -258,7 +258,8 @@ class DataBus:
         Args:
             callback: a function or a coroutine function; it gets a `Change`, `Failover` or `Progress`, or `Dropped`
                 where it was slow.
-            kinds: of "put", "delete", "purge", "erase", "degrade", "deliver", "recover"; all of them if left out.
+            kinds: of "put", "delete", "purge", "touch", "erase", "degrade", "deliver", "recover"; all of them if left
+                out.
             namespace: only changes in it and in those below it.
             size: how many events wait for it at most; then the oldest are dropped.
 

@@ -16,7 +16,7 @@ from dgent.models import Crystal, utcnow
 from dgent.query import Query
 from dgent.services import crystal_search, repair
 from dgent.services.crystal_row import SCHEMA, crystal_of, hash_of
-from dgent.validation import check_id, check_moment, check_optional_text, check_tags, check_text
+from dgent.validation import check_id, check_moment, check_optional_text, check_row_id, check_tags, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +59,7 @@ class NewCrystal:
         check_optional_text("author", self.author)
         check_optional_text("source", self.source)
         if self.id is not None:
-            check_id(self.id)
+            check_row_id(self.id)
         object.__setattr__(self, "created_at", check_moment("created_at", self.created_at, utcnow()))
         object.__setattr__(self, "tags", tuple(check_tags(self.tags)))
 

@@ -13,7 +13,7 @@ from dgent.datum_id import uuid7
 from dgent.exceptions import InvalidInput, InvalidQuery
 from dgent.models import Citizen, CitizenConversation, ConversationTurn, utcnow
 from dgent.sql.runner import SHORT
-from dgent.validation import check_id, check_moment, check_optional_text, check_tags, check_text
+from dgent.validation import check_id, check_moment, check_optional_text, check_row_id, check_tags, check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -53,7 +53,7 @@ class NewTurn:
         check_text("content", self.content, blank=True)
         check_optional_text("speaker", self.speaker)
         if self.id is not None:
-            check_id(self.id)
+            check_row_id(self.id)
         object.__setattr__(self, "created_at", check_moment("created_at", self.created_at, utcnow()))
         object.__setattr__(self, "tags", tuple(check_tags(self.tags)))
         if taken := _RESERVED & set(self.metadata):
@@ -103,7 +103,7 @@ class Town:
         """
         check_text("citizen_name", citizen_name)
         check_optional_text("topic", topic)
-        check_id(id := uuid7() if id is None else id)
+        check_row_id(id := uuid7() if id is None else id)
         moment = check_moment("created_at", created_at, utcnow())
 
         async def work(tx: UnitOfWork) -> CitizenConversation:

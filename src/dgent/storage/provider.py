@@ -144,7 +144,7 @@ class StorageProvider:
         """Return the counter of that name, which only moves forward.
 
         Raises:
-            InvalidDatum: the key is no text of 1 to 512 characters.
+            InvalidDatum: the key is no text of 1 to 2,000 bytes.
         """
         return AsyncGeneration(self.database, key)
 

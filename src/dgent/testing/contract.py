@@ -19,6 +19,8 @@ from dgent.testing.condition_laws import ConditionLaws
 from dgent.testing.contract_base import HOSTILE, as_backend, examples, fresh
 from dgent.testing.erasure_laws import ErasureLaws
 from dgent.testing.history_laws import HistoryLaws
+from dgent.testing.id_laws import IdLaws
+from dgent.testing.operation_laws import OperationLaws
 from dgent.testing.order_laws import OrderLaws
 from dgent.testing.reading_laws import ReadingLaws
 from dgent.testing.value_laws import ValueLaws
@@ -30,7 +32,9 @@ from dgent.validation import check_namespace
 class DgentContract(
     WritingLaws,
     BatchLaws,
+    OperationLaws,
     ErasureLaws,
+    IdLaws,
     ReadingLaws,
     ConditionLaws,
     OrderLaws,

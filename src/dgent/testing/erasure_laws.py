@@ -26,7 +26,7 @@ FUTURE = 4e9
 
 
 class ErasureLaws(ContractBase):
-    """What `erase` promises, and with it `purge`."""
+    """What `erase` promises."""
 
     async def test_erase_is_told_what_is_to_go(self, place: Any) -> None:
         async with self.opened(place) as opened:

@@ -229,24 +229,27 @@ class HistoryLaws(ContractBase):
     @given(data=st.data())
     @pytest.mark.requires("history", "schema_free")
     async def test_l_c3_a_query_of_the_past_answers_as_its_matches(self, place: Any, data: st.DataObject) -> None:
-        """At any moment, with any filters, in any order: as `matches` over what was live then."""
+        """At any moment, with any filters, in any order: as `matches` over what was live then, or had expired."""
         clock, then = ManualClock(), list[Any]()
         ids = [f"i{n}" for n in range(5)]
         async with self.opened(place, clock=clock) as store:
-            then.append((clock.now - 1, {}))
+            then.append((clock.now - 1, [], []))
             for _ in range(data.draw(st.integers(1, 4))):
                 for id in data.draw(st.lists(st.sampled_from(ids), max_size=5, unique=True)):
                     if data.draw(st.booleans()):
                         await store.put(data.draw(any_datum(id)), ttl=data.draw(st.sampled_from([None, 1.0, 1e6])))
                     else:
                         await store.delete(id)
-                then.append((clock.now, await store.get_many(ids)))
+                live = await store.get_many(ids)
+                then.append((clock.now, [*live.values()], await store.query(Query(expired=True))))
                 clock.advance(10)
-            for moment, live in then:
+            for moment, live, held in then:
                 named, order = data.draw(any_query()), data.draw(st.sampled_from(orders_of(self)))
                 asked: Any = {**named, "order": order, "as_of": moment + data.draw(st.sampled_from([0.0, 0.5]))}
                 plain = Query(**asked)
-                wanted = sorted(filter(plain.matches, live.values()), key=plain.position, reverse=plain.descending)
+                wanted = sorted(
+                    filter(plain.matches, held if plain.expired else live), key=plain.position, reverse=plain.descending
+                )
                 limit = data.draw(st.integers(1, 4))
                 found = await pages(lambda at, a=asked, n=limit: store.query(Query(**a, limit=n, cursor=at)))  # type: ignore[misc]
                 assert found == wanted == await store.query(plain), plain

@@ -71,6 +71,7 @@ def any_query() -> st.SearchStrategy[dict[str, Any]]:
         "causal_parent": st.sampled_from(["up", "UP", ""]),
         "after_seq": st.integers(-1, 12),
         "before_seq": st.integers(-1, 13),
+        "expired": st.just(True),  # nothing expires there: `operation_laws.py` has it
     }
     return some_of(filters)
 
@@ -248,7 +249,7 @@ class ReadingLaws(ContractBase):
     async def test_a_hostile_id_is_refused_and_nothing_more(self, place: Any) -> None:
         async with self.opened(place) as store:
             bad: Any
-            for bad in ("", "a\0", "\ud800", "x" * 513, 7, None):
+            for bad in ("", "a\0", "\ud800", 7, None):
                 for verb in (store.get, store.exists, store.delete, store.causal_chain, store.purge):
                     with pytest.raises(InvalidInput):
                         await verb(bad)

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.change_page import ChangeRecord
 from dgent.datum import Datum, stamped
+from dgent.erasure import Erased
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
-from dgent.operations import Operation, Outcome, Put
+from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.store import Revision, StoreStats
 
 if TYPE_CHECKING:
@@ -26,10 +27,19 @@ class ModelVersion(NamedTuple):
     stored_at: float
     expires_at: float | None
     datum: Datum | None
+    author: str | None = None
+    reason: str | None = None
 
     def live_at(self, time: float) -> bool:
         """Tell whether it counts as present at a time."""
         return self.datum is not None and (self.expires_at is None or time < self.expires_at)
+
+
+def _entry(
+    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None, *told: str | None
+) -> ModelVersion:
+    kept = None if datum is None else stamped(datum, version, seq, stored_at, expires_at)
+    return ModelVersion(id, version, seq, stored_at, expires_at, kept, *told)
 
 
 class ReferenceModel:
@@ -84,19 +94,38 @@ class ReferenceModel:
             raise
 
     def _outcome(self, operation: Operation) -> Outcome:
-        seq, datum = self.seq, None
-        if isinstance(operation, Put):
-            datum = self.put(operation.datum, expect=operation.expect, ttl=operation.ttl)
-        else:
-            self.delete(operation.id, expect=operation.expect)
-        if self.seq == seq:
-            return Outcome(datum, changed=False)
-        return Outcome(datum, True, self.log[-1].version, self.seq)
+        seq = self.seq
+        match operation:
+            case Put(datum, expect, ttl):
+                kept = self.put(datum, expect=expect, ttl=ttl)
+                changed = (True, self.log[-1].version, self.seq) if self.seq > seq else (False,)
+                return Outcome(kept, *changed)
+            case Delete(id, expect, author, reason):
+                deleted = self.delete(id, expect=expect, author=author, reason=reason)
+                return Outcome(None, deleted, self.log[-1].version, self.seq) if deleted else Outcome(None, False)
+            case Purge(id, expect):
+                self._expect(id, expect)
+                erased = self.purge(id)
+                return Outcome(None, erased > 0, erased=erased)
+            case Touch(id, ttl, expect):
+                self._expect(id, expect)
+                return Outcome(None, self.touch([id], ttl) > 0)
 
-    def delete(self, id: str, *, expect: int | None = None) -> bool:
+    def delete(
+        self, id: str, *, expect: int | None = None, author: str | None = None, reason: str | None = None
+    ) -> bool:
         """Append a tombstone where something is live."""
         self._expect(id, expect)
-        return id in self.live and bool(self._append(id, None, None))
+        return id in self.live and bool(self._append(id, None, None, author, reason))
+
+    def touch(self, ids: Iterable[str], ttl: float | None) -> int:
+        """Change when what is live expires, and count it."""
+        found = [id for id in dict.fromkeys(ids) if id in self.live]
+        for id in found:
+            at = self.log.index(self.versions(id)[-1])
+            _, version, seq, stored_at, _, datum, *_ = self.log[at]
+            self.log[at] = _entry(id, version, seq, stored_at, None if ttl is None else self.clock() + ttl, datum)
+        return len(found)
 
     def get(self, id: str, *, version: int | None = None) -> Datum | None:
         """Return the live datum, or the one put as `version`."""
@@ -137,7 +166,10 @@ class ReferenceModel:
     def changes(self, after_seq: int, *, until: int | None = None) -> list[ChangeRecord]:
         """Return the versions of all ids with `after_seq < seq <= until`: all pages joined."""
         wanted = [entry for entry in self.log if after_seq < entry.seq <= (self.seq if until is None else until)]
-        return [ChangeRecord(entry.id, entry.version, entry.seq, entry.stored_at, entry.datum) for entry in wanted]
+        return [
+            ChangeRecord(one.id, one.version, one.seq, one.stored_at, one.datum, one.author, one.reason)
+            for one in wanted
+        ]
 
     def stats(self) -> StoreStats:
         """Return how much there is."""
@@ -145,9 +177,16 @@ class ReferenceModel:
 
     def query(self, query: Query) -> list[Datum]:
         """Return everything that matches, in order: all pages joined."""
-        live = self.live if query.as_of is None else self.at(float(query.as_of))  # type: ignore[arg-type]
-        found = sorted(filter(query.matches, live.values()), key=query.position)
+        found = sorted(filter(query.matches, self._asked(query)), key=query.position)
         return found[::-1] if query.descending else found
+
+    def _asked(self, query: Query) -> Iterable[Datum]:
+        """Return what is live, or was at a time; on request also what has expired, or had by then."""
+        if not query.expired:
+            return (self.live if query.as_of is None else self.at(float(query.as_of))).values()  # type: ignore[arg-type]
+        until = float("inf") if query.as_of is None else float(query.as_of)  # type: ignore[arg-type]
+        last = {entry.id: entry.datum for entry in self.log if entry.stored_at <= until}
+        return [datum for datum in last.values() if datum is not None]
 
     def keys(self, query: Query) -> list[str]:
         """Return the ids of everything that matches, in order."""
@@ -180,11 +219,21 @@ class ReferenceModel:
         """Return the last versions below `before`, oldest first."""
         found = [entry for entry in self.versions(id) if before is None or entry.version < before]
         chosen = found[-limit:] if limit else []
-        return [Revision(entry.version, entry.seq, entry.stored_at, entry.datum) for entry in chosen]
+        return [Revision(one.version, one.seq, one.stored_at, one.datum, one.author, one.reason) for one in chosen]
 
     def purge(self, id: str) -> int:
         """Forget an id."""
-        return self._keep(lambda entry: entry.id != id)
+        return self.purge_many([id])
+
+    def purge_many(self, ids: Iterable[str]) -> int:
+        """Forget ids."""
+        gone = set(ids)
+        return self._keep(lambda entry: entry.id not in gone)
+
+    def erase(self, *, prefix: str) -> Erased:
+        """Forget the ids that begin so."""
+        gone = {entry.id for entry in self.log if entry.id.startswith(prefix)}
+        return Erased(self.purge_many(gone), len(gone), int(bool(gone)))
 
     def compact(self, *, keep_versions: int | None = None, older_than: float | None = None) -> int:
         """Forget ids whose last version expired, whole, and superseded versions that are too many or too old."""
@@ -205,11 +254,10 @@ class ReferenceModel:
         """Return what was ever stored under an id, oldest first."""
         return [entry for entry in self.log if entry.id == id]
 
-    def _append(self, id: str, datum: Datum | None, expires_at: float | None) -> ModelVersion:
+    def _append(self, id: str, datum: Datum | None, expires_at: float | None, *told: str | None) -> ModelVersion:
         self.seq, self.stored_at = self.seq + 1, max(self.clock(), self.stored_at)
         version = max((entry.version for entry in self.versions(id)), default=0) + 1
-        kept = None if datum is None else stamped(datum, version, self.seq)
-        self.log.append(ModelVersion(id, version, self.seq, self.stored_at, expires_at, kept))
+        self.log.append(_entry(id, version, self.seq, self.stored_at, expires_at, datum, *told))
         return self.log[-1]
 
     def _expect(self, id: str, expect: int | None) -> None:

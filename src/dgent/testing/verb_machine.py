@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from hypothesis import strategies as st
 
+from dgent.change_page import ChangeRecord
 from dgent.datum import Datum
 from dgent.exceptions import DgentError
-from dgent.operations import Delete, Operation, Outcome, Put
+from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StoreStats
 from dgent.testing.contract_base import START, ContractBase, all_changes, fresh, pages
@@ -54,6 +55,10 @@ def _step(verb: str, *args: st.SearchStrategy[Any], **named: st.SearchStrategy[A
     return st.builds(VerbStep, st.just(verb), st.tuples(*args), st.fixed_dictionaries({}, optional=named))
 
 
+def _named(verb: str, **named: st.SearchStrategy[Any]) -> st.SearchStrategy[VerbStep]:
+    return st.builds(VerbStep, st.just(verb), st.just(()), st.fixed_dictionaries(named))
+
+
 def _writes(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     can, id = contract.capabilities, st.sampled_from(contract.few_ids())
     parent = st.none() | id if can.causal else st.none()
@@ -66,8 +71,9 @@ def _writes(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         _step("put", datum, **expect, **ttl),
         _step("put", datum),
         _step("put_many", st.lists(datum, max_size=5), **ttl),
-        _step("delete", id, **expect),
+        _step("delete", id, **expect, **_told(contract)),
         _step("delete_many", st.lists(id, max_size=3)),
+        *([_step("touch", st.lists(id, max_size=3), st.sampled_from([None, 1.0, 4.0]))] if can.ttl else []),
         _step("apply", st.lists(_operations(contract, datum, id), max_size=4)),
     )
 
@@ -78,7 +84,22 @@ def _operations(
     can = contract.capabilities
     expect = st.sampled_from([None, None, None, 0, 1, 2]) if can.versioned else st.none()
     ttl = st.sampled_from([None, None, 1.0, "keep"] if can.ttl else [None, "keep"])
-    return st.builds(Put, datum, expect, ttl) | st.builds(Delete, id, expect)
+    found: list[st.SearchStrategy[Operation]] = [
+        st.builds(Put, datum, expect, ttl),
+        st.builds(Delete, id, expect, **_told(contract)),
+    ]
+    if can.history:
+        found.append(st.builds(Purge, id, expect))
+    if can.ttl:
+        found.append(st.builds(Touch, id, st.sampled_from([None, 1.0]), expect))
+    return st.one_of(found)
+
+
+def _told(contract: ContractBase) -> dict[str, st.SearchStrategy[str | None]]:
+    """Draw who deletes and why, where the store keeps it."""
+    if not contract.capabilities.history:
+        return {"author": st.none(), "reason": st.none()}
+    return {"author": st.sampled_from([None, "é"]), "reason": st.sampled_from([None, "", 'a "reason"\n'])}
 
 
 def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
@@ -105,10 +126,10 @@ def _reads(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
     ]
     ordered = [
         _step("head"),
-        _step("list", limit, as_of=st.sampled_from(AGO), order=order, prefix=prefix),
+        _step("list", limit, as_of=st.sampled_from(AGO), expired=st.booleans(), order=order, prefix=prefix),
         _step("causal_chain", id, version=st.integers(0, 4), limit=st.integers(1, 3)),
         _step("causal_chain", id, as_of=st.sampled_from(AGO), limit=st.integers(1, 3)),
-        st.builds(VerbStep, st.just("seq_at"), st.just(()), st.fixed_dictionaries({"time": st.sampled_from(AGO)})),
+        _named("seq_at", time=st.sampled_from(AGO)),
         _step("changes", limit, st.integers(0, 9), until=st.integers(0, 12)),
     ]
     return st.one_of(*always, *([*with_history, *ordered] if can.history else []))
@@ -121,7 +142,13 @@ def _rare(contract: ContractBase) -> st.SearchStrategy[VerbStep]:
         found.append(_step("reopen"))
     if can.history:
         ago = st.sampled_from([0.0, 1.0, 3.0])
-        found += [_step("purge", id), _step("stats"), _step("compact", keep_versions=st.integers(0, 2), older_than=ago)]
+        found += [
+            _step("purge", id),
+            _step("purge_many", st.lists(id, max_size=3)),
+            _named("erase", prefix=id),
+            _step("stats"),
+            _step("compact", keep_versions=st.integers(0, 2), older_than=ago),
+        ]
     return st.one_of(found)
 
 
@@ -153,7 +180,7 @@ class VerbMachine:
         elif step.verb == "reopen":
             await self.contract.close(self.store)
             await self._open()
-        elif isinstance(self.store, Backend) or step.verb not in {"stats", "compact"}:
+        elif isinstance(self.store, Backend) or step.verb not in {"stats", "compact", "erase"}:
             wanted = self._comparable(self._of_model(step))
             given = self._comparable(await self._of_store(step))
             assert given == wanted, f"{step.verb}{step.args}{step.named}: {given} is not {wanted}"
@@ -228,12 +255,16 @@ class VerbMachine:
 
     def _comparable(self, answer: Any) -> Any:
         if isinstance(answer, Datum):
-            return (answer, answer.version, answer.seq) if self.contract.capabilities.history else answer
+            numbers = (answer.version, answer.seq, answer.stored_at, answer.expires_at)
+            return (answer, *numbers) if self.contract.capabilities.history else answer
         if isinstance(answer, Revision):
-            return (answer.version, answer.seq, answer.stored_at, answer.datum)
+            told = (answer.version, answer.seq, answer.stored_at, answer.author, answer.reason)
+            return (*told, self._comparable(answer.datum))
+        if isinstance(answer, ChangeRecord):
+            return (*answer._replace(datum=None), self._comparable(answer.datum))
         if isinstance(answer, Outcome):
-            numbers = (answer.version, answer.seq) if self.contract.capabilities.history else ()
-            return (self._comparable(answer.datum), answer.changed, *numbers)
+            appended = (answer.version, answer.seq) if self.contract.capabilities.history else ()
+            return (self._comparable(answer.datum), answer.changed, answer.erased, *appended)
         if isinstance(answer, list):
             return [self._comparable(one) for one in answer]
         if isinstance(answer, dict):
@@ -258,8 +289,20 @@ def _expecting(operations: list[Operation], live: Mapping[str, Datum]) -> list[O
         wanted = None
         if one.expect is not None and first[one.id] == at:
             wanted = _expected(live.get(one.id), one.expect - 1)
-        found.append(Put(one.datum, wanted, one.ttl) if one.datum is not None else Delete(one.id, wanted))
+        found.append(_with_expect(one, wanted))
     return found
+
+
+def _with_expect(one: Operation, expect: int | None) -> Operation:
+    match one:
+        case Put(datum, _, ttl):
+            return Put(datum, expect, ttl)
+        case Delete(id, _, author, reason):
+            return Delete(id, expect, author, reason)
+        case Purge(id, _):
+            return Purge(id, expect)
+        case Touch(id, ttl, _):
+            return Touch(id, ttl, expect)
 
 
 def _expected(live: Datum | None, distance: int) -> int:

@@ -44,11 +44,15 @@ class QueuedView:
         if isinstance(entry, QueuedErasure):
             await erase_in(store, entry.erasure)
             return
+        ttl = entry.rest_of_ttl(time.time())
+        if entry.touches:
+            await store.touch([entry.id], None if ttl == "keep" else ttl)
+            return
         if entry.datum is None:
             await store.delete(entry.id)
             return
         try:
-            await store.put(entry.datum, ttl=entry.rest_of_ttl(time.time()))
+            await store.put(entry.datum, ttl=ttl)
         except DgentError:  # it closes a cycle; it is set aside on delivery
             return
 

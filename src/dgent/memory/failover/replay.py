@@ -21,7 +21,17 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedErasure, QueuedWrite, QueueUnreadable, Tally, drop
+from dgent.delivery import (
+    Deliverer,
+    KnownTarget,
+    Queue,
+    QueuedErasure,
+    QueuedWrite,
+    QueueUnreadable,
+    Tally,
+    drop,
+    queued,
+)
 from dgent.exceptions import (
     BackendUnavailable,
     Corrupt,
@@ -106,9 +116,7 @@ class ReplayQueues:
         """
         queue, now = self._all[-1].queue, time.time()
         each = zip(writes, known, strict=True)
-        taken = await queue.append(
-            [QueuedWrite(namespace, one.id, one.datum, one.ttl, now, knew) for one, knew in each]
-        )
+        taken = await queue.append([queued(namespace, one, now, knew) for one, knew in each])
         self.remember(queue)
         return taken
 

@@ -18,7 +18,7 @@ from dgent.memory.sql.backend import SqlBackend
 from dgent.settings import Settings
 from dgent.sql import database_of
 from dgent.store_base import BackendBase
-from dgent.validation import check_kind
+from dgent.validation import check_key, check_kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,10 +42,10 @@ class DgentRouter(BackendBase):
 
     It opens the first store of the chain at the first verb, or at `open`. While that is out of reach, writes wait in a
     later store (always, if it was so at the start; in mid-run, if `spill` is on) and are delivered when it is back. A
-    put that waits answers with version and seq 0, a delete with True, and `delete_many` with how many ids it was given:
-    what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write; an erasure
-    that waits is applied before all of them, and says so in `Erased.pending`. What depends on the live datum, `expect=`
-    and `ttl="keep"`, is refused meanwhile with BackendUnavailable.
+    put that waits answers with version and seq 0, a delete with True, `delete_many` and `touch` with how many ids they
+    were given: what they will be is not known yet. A batch waits whole or not at all, and is delivered write by write;
+    an erasure that waits is applied before all of them, and says so in `Erased.pending`. What depends on the live
+    datum, `expect=` and `ttl="keep"`, is refused meanwhile with BackendUnavailable, and so is `purge`.
 
     While they are delivered, a verb about some ids brings what waits for these in first. All others, and `expect=`,
     wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
@@ -219,7 +219,7 @@ class DgentRouter(BackendBase):
 
     @override
     async def exists(self, id: str) -> bool:
-        checked = self._checked_id(id)
+        checked = check_key(id)
         return await self._routing.read([checked], lambda store: store.exists(checked))
 
     @override
@@ -280,11 +280,6 @@ class DgentRouter(BackendBase):
     @override
     async def stats(self) -> StoreStats:
         return await self._routing.read(None, lambda store: store.stats())
-
-    @override
-    async def _purge(self, id: str) -> int:
-        await self._routing.refuse_while_away("purge")
-        return await self._routing.read(None, lambda store: store.purge(id))
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:

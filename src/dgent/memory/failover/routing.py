@@ -37,10 +37,9 @@ from dgent.exceptions import (
     StorageError,
     StorageTimeout,
 )
-from dgent.memory.write_batch import check_acyclic_within
-from dgent.operations import Outcome
+from dgent.memory.write_batch import check_acyclic_within, check_names
+from dgent.operations import Delete, Outcome, Put
 from dgent.sql import database_of
-from dgent.validation import check_id
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -208,7 +207,7 @@ class NamespaceRouting:
             elif not chain.away:
                 break
             elif needs_live:
-                raise chain.refusal("only it can compare versions and keep a time to live")
+                raise chain.refusal("only it can compare versions, keep a time to live and purge")
             else:
                 await self._admit(operations)
                 if await chain.keep(self._namespace, operations):
@@ -220,9 +219,9 @@ class NamespaceRouting:
         """Check writes as the store that they wait for would, as far as that can be told without it."""
         check_acyclic_within(operations)
         for one in operations:
-            check_id(one.id)
             if one.datum is not None:
                 self._limits.admit(one.datum)
+                check_names(self._namespace, one.datum)
         has_parent = any(one.datum is not None and one.datum.causal_parent is not None for one in operations)
         if has_parent and self._failover.state == "started late":  # what waits already may have it below
             (await self._failover.view(self._namespace)).check(operations)
@@ -241,7 +240,8 @@ class NamespaceRouting:
     def _doubt(self, operations: Iterable[Operation]) -> None:
         """Remember writes the answer to which was lost: they may be in, and are nobody else's."""
         for one in operations:
-            self._failover.observed.doubt(self._namespace, one.id, one.datum)
+            if isinstance(one, Put | Delete):  # the others append nothing
+                self._failover.observed.doubt(self._namespace, one.id, one.datum)
 
     async def _look_first(self) -> None:
         """Look where the namespace stands when it is first used, if a write may have to wait one day."""

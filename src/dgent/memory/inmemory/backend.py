@@ -17,7 +17,7 @@ from dgent.capabilities import Capabilities
 from dgent.datum_id import uuid7
 from dgent.exceptions import StoreClosed
 from dgent.limits import Limits
-from dgent.memory.change import OnChange, announce
+from dgent.memory.change import Change, OnChange, announce, changes_of
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.inmemory.store_state import Clock, StoreState
 from dgent.validation import check_namespace
@@ -77,8 +77,9 @@ class MemoryBackend(ResidentBackend):
         with state.lock:
             batch = state.batch(self.namespace)
             outcomes = batch.apply(operations)
-            changes = state.take([batch])
-        announce(self._on_change, changes)
+            state.take([batch])
+        if self._on_change is not None:
+            announce(self._on_change, changes_of(self.namespace, operations, outcomes))
         return outcomes
 
     @override

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from typing import TYPE_CHECKING
 
 from dgent.change_page import ChangePage, ChangeRecord, change_page
+from dgent.operations import read_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -23,6 +24,10 @@ class CommitLog:
     def append(self, stored: StoredVersion) -> None:
         """Take the version of the next commit."""
         self._versions.append(stored)
+
+    def replace(self, stored: StoredVersion) -> None:
+        """Put a version that was touched into the place of the one with its seq."""
+        self._versions[bisect_left(self._versions, stored.seq, key=lambda each: each.seq)] = stored
 
     def erase(self, seqs: Iterable[int]) -> None:
         """Forget the versions with these seqs."""
@@ -50,4 +55,5 @@ class CommitLog:
 
 
 def _change(stored: StoredVersion) -> ChangeRecord:
-    return ChangeRecord(stored.id, stored.version, stored.seq, stored.stored_at, stored.datum)
+    author, reason = read_note(stored.note)
+    return ChangeRecord(stored.id, stored.version, stored.seq, stored.stored_at, stored.datum, author, reason)

@@ -8,12 +8,13 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple
 
+from dgent.datum import stamped
 from dgent.memory.inmemory import key_listing
 from dgent.memory.inmemory.commit_log import CommitLog
 from dgent.memory.inmemory.key_listing import Key, walked
 from dgent.page import Page
 from dgent.query import Query, prefix_end
-from dgent.store import Revision, StoreStats
+from dgent.store import Revision, StoreStats, revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +30,10 @@ _NARROW: Final = 8
 
 
 class StoredVersion(NamedTuple):
-    """One version of an id: a datum that carries its version and seq, or None where it was deleted."""
+    """One version of an id: a datum that carries its numbers and times, or None where it was deleted.
+
+    `note` is the metadata of a tombstone: who deleted it and why, in canonical JSON.
+    """
 
     id: str
     version: int
@@ -37,6 +41,7 @@ class StoredVersion(NamedTuple):
     stored_at: float
     expires_at: float | None
     datum: Datum | None
+    note: str = "{}"
 
     @property
     def live(self) -> bool:
@@ -55,9 +60,21 @@ class StoredVersion(NamedTuple):
     def check(self) -> None:
         """Do nothing: in memory it is as it was written."""
 
+    def until(self, expires_at: float | None) -> StoredVersion:
+        """Return it with another moment of expiry."""
+        return stored_version(*self[:4], expires_at, self.datum, self.note)
+
     def live_at(self, time: float) -> bool:
         """Tell whether it is neither a tombstone nor expired at a time."""
         return self.datum is not None and (self.expires_at is None or self.expires_at > time)
+
+
+def stored_version(
+    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None, note: str
+) -> StoredVersion:
+    """Return a version whose datum carries its numbers and times."""
+    kept = None if datum is None else stamped(datum, version, seq, stored_at, expires_at)
+    return StoredVersion(id, version, seq, stored_at, expires_at, kept, note)
 
 
 class SortedKeys(Generic[Key]):
@@ -132,8 +149,22 @@ class NamespaceState:
             self._retire(stored.id)
         self._show(stored)
         self.log.append(stored)
-        self.seq = max(self.seq, stored.seq)
-        self.stored_at = max(self.stored_at, stored.stored_at)
+        self.move(stored.seq, stored.stored_at)
+
+    def move(self, seq: int, stored_at: float) -> None:
+        """Stand at a seq and a time from now on, unless it stands further on."""
+        self.seq = max(self.seq, seq)
+        self.stored_at = max(self.stored_at, stored_at)
+
+    def touch(self, id: str, version: int, expires_at: float | None) -> None:
+        """Give a version another moment of expiry."""
+        versions = self._versions[id]
+        at = bisect_left(versions, version, key=lambda stored: stored.version)
+        versions[at] = stored = versions[at].until(expires_at)
+        self.log.replace(stored)
+        if at == len(versions) - 1:
+            self._retire(id)
+            self._show(stored)
 
     def erase(self, doomed: Iterable[StoredVersion]) -> None:
         """Forget these versions for good."""
@@ -160,10 +191,10 @@ class NamespaceState:
         self._swept_at = now
         while self._expiring and self._expiring[0][0] <= now:
             _, id, seq = heapq.heappop(self._expiring)
-            if id in self._live and self._live[id].seq == seq:  # not its version: a purged id begins at 1 again
-                stored = self._live[id]
+            held = self._live.get(id)  # its seq is compared, not its version: a purged id begins at 1 again
+            if held is not None and held.seq == seq and not held.live_at(now):  # else it was touched meanwhile
                 self._retire(id)
-                self._expired[id] = stored
+                self._expired[id] = held
 
     def latest(self, id: str) -> StoredVersion | None:
         """Return the last version of an id, live or not."""
@@ -202,9 +233,10 @@ class NamespaceState:
         at = bisect_left(versions, version, key=lambda stored: stored.version)
         return versions[at] if at < len(versions) and versions[at].version == version else None
 
-    def stored_at_time(self, id: str, time: float) -> StoredVersion | None:
-        """Return the version that was live at a time."""
-        return self._last_of(id, bisect_right(self._versions.get(id, []), time, key=lambda each: each.stored_at), time)
+    def stored_at_time(self, id: str, time: float, *, expired: bool = False) -> StoredVersion | None:
+        """Return the version that was live at a time, or with `expired` also one that had expired by then."""
+        end = bisect_right(self._versions.get(id, []), time, key=lambda each: each.stored_at)
+        return self._last_of(id, end, float("-inf") if expired else time)
 
     def stored_before(self, id: str, seq: int, time: float) -> StoredVersion | None:
         """Return the version that was live when that of a seq was stored, which was at this time."""
@@ -219,7 +251,7 @@ class NamespaceState:
         versions = self._versions.get(id, [])
         end = len(versions) if before is None else bisect_left(versions, before, key=lambda stored: stored.version)
         chosen = versions[max(0, end - limit) : end]
-        return [Revision(stored.version, stored.seq, stored.stored_at, stored.datum) for stored in chosen]
+        return [revision(one.version, one.seq, one.stored_at, one.datum, one.note) for one in chosen]
 
     def versions_of(self, id: str) -> list[StoredVersion]:
         """Return every version of an id, oldest first."""
@@ -287,6 +319,8 @@ class NamespaceState:
         """Go through what may match, in the query's order, from behind `start`."""
         if query.as_of is not None:
             return self._past(query, start)
+        if query.expired and self._expired:
+            return _sorted(self._datums([*self._live, *self._expired], expired=True), query, start)
         if query.causal_parent is not None:
             return _sorted(self._datums(self._children.get(query.causal_parent, ())), query, start)
         if query.ordered_by == "id":
@@ -326,7 +360,7 @@ class NamespaceState:
         prefix, by_id = query.prefix or "", query.ordered_by == "id"
         here = start[1] if by_id and start is not None else None
         ids = walked(self._ids.keys, prefix, prefix_end(prefix), here, descending=by_id and query.descending)
-        then = (self.stored_at_time(id, time) for id in ids)
+        then = (self.stored_at_time(id, time, expired=query.expired) for id in ids)
         found = (stored.datum for stored in then if stored is not None and stored.datum is not None)
         return found if by_id else _sorted(found, query, start)
 
@@ -334,9 +368,9 @@ class NamespaceState:
         """Return the first live id from a text on."""
         return next((id for id in walked(self._ids.keys, text, None, None, descending=False) if id in self._live), None)
 
-    def _datums(self, ids: Iterable[str]) -> Iterator[Datum]:
+    def _datums(self, ids: Iterable[str], expired: bool = False) -> Iterator[Datum]:
         for id in ids:
-            stored = self._live.get(id)
+            stored = self._live.get(id) or (self._expired.get(id) if expired else None)
             if stored is not None and stored.datum is not None:
                 yield stored.datum
 

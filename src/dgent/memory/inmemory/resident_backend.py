@@ -11,7 +11,7 @@ from dgent.memory.change import Change
 from dgent.memory.inmemory.causal_reads import causal_chain
 from dgent.memory.inmemory.store_state import Doomed
 from dgent.store_base import BackendBase
-from dgent.validation import check_id
+from dgent.validation import check_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.erasure import Erased, Erasure
-    from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+    from dgent.memory.inmemory.namespace_state import NamespaceState
     from dgent.memory.inmemory.store_state import StoreState
     from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.page import KeyPage, Page
@@ -70,7 +70,7 @@ class ResidentBackend(BackendBase):
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
-        check_id(id)
+        check_key(id)
         return await self._read(lambda namespace_state: namespace_state.is_parent(id))
 
     @override
@@ -78,20 +78,12 @@ class ResidentBackend(BackendBase):
         return await self._read(lambda namespace_state: namespace_state.history(id, limit, before))
 
     @override
-    async def _purge(self, id: str) -> int:
-        return await self._forget_here(
-            lambda namespace_state: namespace_state.versions_of(id), [Change("purge", self.namespace, id)]
-        )
-
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
-        return await self._forget_here(lambda namespace_state: namespace_state.outdated(keep_versions, older_than), [])
-
-    async def _forget_here(self, choose: Callable[[NamespaceState], list[StoredVersion]], told: list[Change]) -> int:
         def chosen(state: StoreState) -> Doomed:
-            return Doomed({self.namespace: choose(state.namespace_state(self.namespace))})
+            return Doomed({self.namespace: state.namespace_state(self.namespace).outdated(keep_versions, older_than)})
 
-        return (await self._forget(chosen, lambda _: told)).erased.versions
+        return (await self._forget(chosen, lambda _: [])).erased.versions
 
     @override
     async def _erase(self, erasure: Erasure, *, vacuum: bool) -> Erased:

@@ -16,10 +16,8 @@ from heapq import nsmallest
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from dgent.datum import Datum, stamped
 from dgent.erasure import Erased
-from dgent.memory.change import Change
-from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
+from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion, stored_version
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 
 if TYPE_CHECKING:
@@ -83,14 +81,16 @@ class StoreState:
             datum = namespace_state.get(id)
             return {} if datum is None else {id: datum.causal_parent}
 
-        head = NamespaceHead(namespace_state.seq or self.mark, namespace_state.stored_at, now)
-        return WriteBatch(
-            namespace, self.limits, head, Held(namespace_state.latest, namespace_state.is_parent, above, _stored)
-        )
+        here = namespace_state
+        head = NamespaceHead(here.seq or self.mark, here.stored_at, now)
+        held = Held(here.latest, lambda each: len(here.versions_of(each)), here.is_parent, above, stored_version)
+        return WriteBatch(namespace, self.limits, head, held)
 
-    def take(self, batches: Iterable[WriteBatch[StoredVersion]]) -> list[Change]:
-        """Show what some batches append, and return what changed."""
-        return [self._show(batch.namespace, stored) for batch in batches for stored in batch.rows]
+    def take(self, batches: Iterable[WriteBatch[StoredVersion]]) -> None:
+        """Show what some batches erase, touch and append."""
+        for batch in batches:
+            if batch:
+                self._show(batch)
 
     def doomed(self, home: str, erasure: Erasure) -> Doomed:
         """Return what an erasure takes that was asked for in a namespace."""
@@ -113,9 +113,16 @@ class StoreState:
 
     def append(self, namespace: str, stored: StoredVersion) -> None:
         """Take the next version of an id."""
+        self._made(namespace).append(stored)
+
+    def touch(self, namespace: str, id: str, version: int, expires_at: float | None) -> None:
+        """Give a version another moment of expiry."""
+        self._made(namespace).touch(id, version, expires_at)
+
+    def _made(self, namespace: str) -> NamespaceState:
         if namespace not in self.namespace_states:
             self.namespace_states[namespace] = NamespaceState(self.limits)
-        self.namespace_states[namespace].append(stored)
+        return self.namespace_states[namespace]
 
     def _swept(self, namespace: str, now: float) -> NamespaceState:
         namespace_state = self.namespace_states.get(namespace)
@@ -124,9 +131,16 @@ class StoreState:
         namespace_state.sweep(now)
         return namespace_state
 
-    def _show(self, namespace: str, stored: StoredVersion) -> Change:
-        self.append(namespace, stored)
-        return Change("put" if stored.live else "delete", namespace, stored.id, stored.version, stored.seq)
+    def _show(self, batch: WriteBatch[StoredVersion]) -> None:
+        here = self._made(batch.namespace)
+        for id in batch.purged:
+            here.erase(here.versions_of(id))
+        for touched in batch.touched.values():
+            here.touch(touched.id, touched.version, touched.expires_at)
+        for stored in batch.rows:
+            here.append(stored)
+        if batch.moves:
+            here.move(batch.seq, batch.stored_at)
 
     def namespaces(self, listing: NamespaceListing, limit: int, cursor: str | None) -> KeyPage:
         """Return a page of the namespaces that hold something, sorted."""
@@ -134,11 +148,3 @@ class StoreState:
         held = (name for name, namespace_state in self.namespace_states.items() if namespace_state)
         found = (name for name in held if name > after and listing.has(name))
         return listing.page(nsmallest(limit + 1, found), limit)
-
-
-def _stored(
-    id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None
-) -> StoredVersion:
-    return StoredVersion(
-        id, version, seq, stored_at, expires_at, None if datum is None else stamped(datum, version, seq)
-    )

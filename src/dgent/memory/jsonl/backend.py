@@ -26,7 +26,7 @@ from typing_extensions import override
 from dgent.capabilities import Capabilities
 from dgent.exceptions import DgentError, StorageError, StoreClosed
 from dgent.limits import Limits
-from dgent.memory.change import OnChange, announce
+from dgent.memory.change import Change, OnChange, announce, changes_of
 from dgent.memory.inmemory.resident_backend import ResidentBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.runtime.batch_worker import BatchWorker, Job, complete
@@ -214,10 +214,14 @@ class _SharedFile:
 
     def _write(self, flush: _Flush) -> None:
         try:
-            announce(self._on_change, self.journal.append(flush.batches.values()))
+            self.journal.append(flush.batches.values())
         except StorageError as error:
             for job in flush.jobs:  # even one that changed nothing may have relied on one that did
                 job.error = job.error or error
+        if self._on_change is not None:
+            for job in flush.jobs:
+                if job.error is None:
+                    announce(self._on_change, changes_of(job.task.namespace, job.task.operations, job.result))
 
     def _do_forget(self, job: Job) -> None:
         task, state = job.task, self.journal.state

@@ -30,20 +30,19 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from dgent.datum_id import uuid7
-from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown
+from dgent.exceptions import BackendUnavailable, Corrupt, DiskFull, OutcomeUnknown, StorageError
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion
 from dgent.memory.inmemory.store_state import Clock, StoreState
-from dgent.memory.jsonl.line_format import MARK, Header, flush_line, flushed, unseal
+from dgent.memory.jsonl.line_format import MARK, TOUCHES, Header, Touched, flush_line, flushed, unseal
 from dgent.runtime.durable_files import os_errors, set_aside, storage_error, write_all, write_private
 from dgent.runtime.file_lock import FileLock
 from dgent.runtime.private_files import look_at_files, private_directory, private_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
     from dgent.limits import Limits
-    from dgent.memory.change import Change
     from dgent.memory.inmemory.store_state import Doomed
     from dgent.memory.write_batch import WriteBatch
 
@@ -119,8 +118,8 @@ class Journal:
                 finally:
                     self._busy = False
 
-    def append(self, batches: Collection[WriteBatch[StoredVersion]]) -> list[Change]:
-        """Make what batches append safe, then show it; inside of `exclusive`.
+    def append(self, batches: Collection[WriteBatch[StoredVersion]]) -> None:
+        """Make what batches erase, touch and append safe, then show it; inside of `exclusive`.
 
         Raises:
             DiskFull: the file is as it was.
@@ -128,28 +127,51 @@ class Journal:
             BackendUnavailable: the file is as it was.
             OutcomeUnknown: not even that is sure.
         """
-        rows = [(batch.namespace, stored) for batch in batches for stored in batch.rows]
-        if not rows:
-            return []
+        planned = [batch for batch in batches if batch]
+        if any(batch.purged for batch in planned):  # nothing of it may be left in the file
+            self._keep_after(planned)
+        elif planned:
+            self._append_line(planned)
+        with self.state.lock:
+            self.state.take(planned)
+
+    def _append_line(self, batches: Collection[WriteBatch[StoredVersion]]) -> None:
         if self._in_doubt:
             self._renew()
-        line = flush_line(self._lines + 1, rows)
+        touched = [(batch.namespace, stored) for batch in batches for stored in batch.touched.values()]
+        if touched and self._header.format < TOUCHES:  # a program that would take a touch for a delete reads on no more
+            self._replace(self._contents(), self._heads(), TOUCHES)
+        rows = [(batch.namespace, stored) for batch in batches for stored in batch.rows]
+        line = flush_line(self._lines + 1, rows, touched)
         try:
             write_all(self._fd, line)
             self._sync(self._fd)
         except OSError as error:
             self._take_back()
             raise storage_error(self.path, error) from None
-        with self.state.lock:
-            changes = self.state.take(batches)
         self._mark(self._lines + 1, self.size + len(line), line)
-        return changes
+
+    def _keep_after(self, batches: Collection[WriteBatch[StoredVersion]]) -> None:
+        """Put a file in the place of this one that holds what there is after some batches."""
+        planned = {batch.namespace: batch for batch in batches}
+        kept: list[tuple[str, StoredVersion]] = []
+        for name, stored in self._contents():
+            batch = planned.get(name)
+            if batch is None or stored.id not in batch.purged:
+                touched = None if batch is None else batch.touched.get(stored.id)
+                kept.append((name, touched if touched and touched.version == stored.version else stored))
+        kept += [(batch.namespace, stored) for batch in batches for stored in batch.rows]
+        moved = {batch.namespace: (batch.seq, batch.stored_at) for batch in batches if batch.moves}
+        self._replace(kept, {**self._heads(), **moved}, self._header.format)
 
     def forget(self, doomed: Doomed) -> None:
         """Put a file without these versions in the place of this one; inside of `exclusive`."""
         gone = {name: {stored.seq for stored in versions} for name, versions in doomed.versions.items()}
-        mark = self.state.mark_after(doomed)
-        self._rewrite(lambda name, stored: stored.seq not in gone.get(name, ()), doomed.names, mark)
+        kept = [(name, stored) for name, stored in self._contents() if stored.seq not in gone.get(name, ())]
+        heads = {name: head for name, head in self._heads().items() if name not in doomed.names}
+        if mark := self.state.mark_after(doomed):
+            heads[MARK] = mark, 0.0
+        self._replace(kept, heads, self._header.format)
         with self.state.lock:
             self.state.forget(doomed)
 
@@ -167,37 +189,37 @@ class Journal:
             BackendUnavailable: the disk does not take it; nothing is written until it does. DiskFull
         """
         try:
-            self._rewrite(lambda _, __: True, frozenset(), self.state.mark)
-        except (OSError, OutcomeUnknown) as error:
-            if isinstance(error, OSError) and isinstance(full := storage_error(self.path, error), DiskFull):
-                raise full from None
+            self._replace(self._contents(), self._heads(), self._header.format)
+        except DiskFull:
+            raise
+        except StorageError:
             raise BackendUnavailable(
                 f"{self.path}: the disk failed at a sync, and the file could not be written anew since: nothing is "
                 "written until it can be; look after the disk"
             ) from None
 
-    def _rewrite(self, keep: Callable[[str, StoredVersion], bool], forgotten: Collection[str], mark: int) -> None:
-        """Put a file of the next generation in the place of this one, with what is to be kept."""
-        namespace_states = self.state.namespace_states
-        kept = [
-            (name, stored)
-            for name, namespace_state in namespace_states.items()
-            for stored in namespace_state
-            if keep(name, stored)
-        ]
-        heads = {
-            name: (namespace_state.seq, namespace_state.stored_at)
-            for name, namespace_state in namespace_states.items()
-            if name not in forgotten
-        }
-        if mark:
-            heads[MARK] = mark, 0.0
-        header = Header(self._header.store, self._header.generation + 1, len(kept), heads)
+    def _contents(self) -> list[tuple[str, StoredVersion]]:
+        states = self.state.namespace_states
+        return [(name, stored) for name, namespace_state in states.items() for stored in namespace_state]
+
+    def _heads(self) -> dict[str, tuple[int, float]]:
+        heads = {name: (state.seq, state.stored_at) for name, state in self.state.namespace_states.items()}
+        return {MARK: (self.state.mark, 0.0), **heads} if self.state.mark else heads
+
+    def _replace(self, kept: list[tuple[str, StoredVersion]], heads: dict[str, tuple[int, float]], format: int) -> None:
+        """Put a file of the next generation in the place of this one.
+
+        Raises:
+            StorageError: the file is as it was, or, with OutcomeUnknown, in doubt.
+        """
+        header = Header(self._header.store, self._header.generation + 1, len(kept), heads, format)
         try:
             self._write(header, kept)
         except OutcomeUnknown:
             self._doubt()
             raise
+        except OSError as error:
+            raise storage_error(self.path, error) from None
         self._follow(header)
         if self._in_doubt:
             self._in_doubt = False
@@ -331,8 +353,11 @@ class Journal:
                 was = record.get("line", 1)
                 raise Corrupt(f"{self.path}, line {lines} was line {was}: restore the file from a backup")
             with state.lock:
-                for namespace, stored in flushed(record):
-                    state.append(namespace, stored)
+                for namespace, one in flushed(record):
+                    if isinstance(one, Touched):
+                        state.touch(namespace, *one)
+                    else:
+                        state.append(namespace, one)
             start = file.tell()
         if line and (lines < snapshot or file.read(1)):
             raise Corrupt(f"{self.path}, line {lines + 1} is not what was written: restore the file from a backup")

@@ -2,6 +2,7 @@
 
     {"b3":"<checksum>","dgent":"jsonl","format":1,"store":"...","generation":1,"entries":0,"heads":{}}
     {"b3":"<checksum>","line":2,"ops":[{"ns":"default","id":"a","version":1,"seq":1,"text":"...", ...}]}
+    {"b3":"<checksum>","line":3,"ops":[{"ns":"default","id":"a","version":1,"touch":1764547200.0}]}
 
 The first line is the header. Each further line is one flush: what was written and synced together, so that a crash can
 damage no line but the last. It knows its number, so that none is lost or comes twice unseen. A rewrite (purge, compact,
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 from blake3 import blake3
 
-from dgent.datum import Datum, load_datum
+from dgent.datum import load_datum
 from dgent.exceptions import Corrupt, SchemaTooNew
 from dgent.memory.inmemory.namespace_state import StoredVersion
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 FORMAT: Final = 1
+"""Of a file without touches, which every D-gent reads."""
+TOUCHES: Final = 2
+"""Of one in which there may be some: a program that knows format 1 alone would take a touch for a delete."""
 MARK: Final = ""
 """Stands in place of a namespace, which is never empty."""
 _CONTEXT: Final = "dgent 2026-11 jsonl v1"
@@ -58,10 +62,11 @@ class Header(NamedTuple):
     generation: int
     entries: int
     heads: dict[str, tuple[int, float]]
+    format: int = FORMAT
 
     def line(self) -> bytes:
         """Return it as a line."""
-        return seal({"dgent": "jsonl", "format": FORMAT, **self._asdict()})
+        return seal({"dgent": "jsonl", "format": self.format, **self._asdict()})
 
     @staticmethod
     def is_torn(line: bytes) -> bool:
@@ -80,20 +85,38 @@ class Header(NamedTuple):
             raise Corrupt(
                 f"{where}, line 1 is not the header of a JSONL store: restore a backup, or move the file away"
             )
-        if record["format"] != FORMAT:
-            raise SchemaTooNew(f"{where} has format {record['format']}, this D-gent knows {FORMAT}: upgrade D-gent")
+        if record["format"] not in {FORMAT, TOUCHES}:
+            raise SchemaTooNew(f"{where} has format {record['format']}, this D-gent knows {TOUCHES}: upgrade D-gent")
         heads = {name: (seq, at) for name, (seq, at) in record["heads"].items()}
-        return cls(record["store"], record["generation"], record["entries"], heads)
+        return cls(record["store"], record["generation"], record["entries"], heads, record["format"])
 
 
-def flush_line(number: int, pending: Iterable[tuple[str, StoredVersion]]) -> bytes:
-    """Return what is written together as the line of this number."""
-    return seal({"line": number, "ops": [_entry(namespace, stored) for namespace, stored in pending]})
+class Touched(NamedTuple):
+    """A version that got another moment of expiry."""
+
+    id: str
+    version: int
+    expires_at: float | None
 
 
-def flushed(record: dict[str, Any]) -> list[tuple[str, StoredVersion]]:
+def flush_line(
+    number: int, pending: Iterable[tuple[str, StoredVersion]], touched: Iterable[tuple[str, StoredVersion]] = ()
+) -> bytes:
+    """Return what is written together as the line of this number; what is touched is so before the rest comes."""
+    touches = [
+        {"ns": namespace, "id": stored.id, "version": stored.version, "touch": stored.expires_at}
+        for namespace, stored in touched
+    ]
+    return seal({"line": number, "ops": touches + [_entry(namespace, stored) for namespace, stored in pending]})
+
+
+def flushed(record: dict[str, Any]) -> list[tuple[str, StoredVersion | Touched]]:
     """Return what `flush_line` wrote."""
-    return [(entry["ns"], _stored(entry)) for entry in record["ops"]]
+    return [(entry["ns"], _touched(entry) if "touch" in entry else _stored(entry)) for entry in record["ops"]]
+
+
+def _touched(entry: dict[str, Any]) -> Touched:
+    return Touched(entry["id"], entry["version"], entry["touch"])
 
 
 def _entry(namespace: str, stored: StoredVersion) -> dict[str, Any]:
@@ -110,14 +133,17 @@ def _entry(namespace: str, stored: StoredVersion) -> dict[str, Any]:
             entry["text"] = datum.content.decode()
         except UnicodeDecodeError:
             entry["base64"] = base64.b64encode(datum.content).decode()
+    elif stored.note != "{}":
+        entry["metadata"] = orjson.Fragment(stored.note)
     return entry
 
 
 def _stored(entry: dict[str, Any]) -> StoredVersion:
-    id, version, seq = entry["id"], entry["version"], entry["seq"]
-    datum: Datum | None = None
-    if "created_at" in entry:
-        content = entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"])
-        metadata = orjson.dumps(entry["metadata"], option=orjson.OPT_SORT_KEYS).decode()
-        datum = load_datum(id, content, entry["created_at"], entry["causal_parent"], metadata, version, seq)
-    return StoredVersion(id, version, seq, entry["stored_at"], entry.get("expires_at"), datum)
+    id, version, seq, expires_at = entry["id"], entry["version"], entry["seq"], entry.get("expires_at")
+    metadata = orjson.dumps(entry.get("metadata", {}), option=orjson.OPT_SORT_KEYS).decode()
+    if "created_at" not in entry:
+        return StoredVersion(id, version, seq, entry["stored_at"], expires_at, None, metadata)
+    content = entry["text"].encode() if "text" in entry else base64.b64decode(entry["base64"])
+    times = entry["stored_at"], expires_at
+    datum = load_datum(id, content, entry["created_at"], entry["causal_parent"], metadata, version, seq, *times)
+    return StoredVersion(id, version, seq, *times, datum)

@@ -13,18 +13,17 @@ from typing_extensions import override
 from dgent.capabilities import Capabilities
 from dgent.exceptions import Corrupt, DgentError, InvalidInput
 from dgent.memory import datum_index
-from dgent.memory.change import Change, OnChange, announce
+from dgent.memory.change import Change, OnChange, announce, changes_of
 from dgent.memory.datum_index import TABLES
 from dgent.memory.metadata_index import covers
 from dgent.memory.sql import causal_reads, changes, erasure, key_listing, queries, reads
 from dgent.memory.sql.postgres_fast_insert import NamespaceWriter
 from dgent.memory.sql.writes import is_parent
-from dgent.operations import Put
 from dgent.query import DEFAULT_LIMIT
 from dgent.sql.runner import SHORT
 from dgent.sql.sql_store import SqlStore
 from dgent.store_base import BackendBase
-from dgent.validation import check_id, check_namespace
+from dgent.validation import check_key, check_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -113,7 +112,7 @@ class SqlBackend(SqlStore, BackendBase):
     async def _apply(self, operations: Sequence[Operation]) -> Outcomes:
         outcomes = await self._write_each(self._writer(self.namespace), operations, ("put", self.namespace))
         if self.on_change is not None:
-            self._announce(_changes(self.namespace, operations, outcomes))
+            self._announce(changes_of(self.namespace, operations, outcomes))
         return outcomes
 
     @override
@@ -164,19 +163,12 @@ class SqlBackend(SqlStore, BackendBase):
 
     async def is_parent(self, id: str) -> bool:
         """Tell whether a live datum names this id as its parent."""
-        check_id(id)
+        check_key(id)
         return await self._read(self._here(is_parent, id), short=True)
 
     @override
     async def _history(self, id: str, limit: int, before: int | None) -> Revisions:
         return await self._read(self._here(reads.history, id, limit, before))
-
-    @override
-    async def _purge(self, id: str) -> int:
-        went = await self._write(self._here(erasure.purge, [id]))
-        if went:
-            self._announce([Change("purge", self.namespace, id)])
-        return went
 
     @override
     async def _compact(self, keep_versions: int | None, older_than: float | None) -> int:
@@ -252,11 +244,3 @@ def _reader(namespace: str, clock: Callable[[], float]) -> Each[tuple[str, int |
         return reads.get_each(connection, namespace, asked, clock())
 
     return read
-
-
-def _changes(namespace: str, operations: Sequence[Operation], outcomes: Outcomes) -> list[Change]:
-    return [
-        Change("put" if isinstance(operation, Put) else "delete", namespace, operation.id, outcome.version, outcome.seq)
-        for operation, outcome in zip(operations, outcomes, strict=True)
-        if outcome.changed
-    ]

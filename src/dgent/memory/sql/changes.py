@@ -8,7 +8,6 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-import orjson
 from sqlalchemy import (
     BigInteger,
     Connection,
@@ -27,6 +26,7 @@ from dgent.change_page import ChangePage, ChangeRecord, change_page
 from dgent.exceptions import Corrupt
 from dgent.memory.sql.datum_tables import READ, damaged_of, datum_of, datums
 from dgent.memory.sql.reads import check_passable
+from dgent.operations import read_note
 from dgent.sql.damaged_pages import Source, page_of, part_of
 from dgent.sql.statement import Statement
 
@@ -141,10 +141,8 @@ def _seq(change: ChangeRecord) -> int:
 def _change(namespace: str, row: Any) -> ChangeRecord:
     id, version, seq, _, stored_at, _, _, metadata, *_ = row
     datum = datum_of(namespace, row)
-    if datum is not None:
-        return ChangeRecord(id, version, seq, stored_at, datum)
-    said = orjson.loads(metadata)
-    return ChangeRecord(id, version, seq, stored_at, None, said.get("author"), said.get("reason"))
+    author, reason = (None, None) if datum is not None else read_note(metadata)
+    return ChangeRecord(id, version, seq, stored_at, datum, author, reason)
 
 
 def _each(namespace: str, rows: Iterable[Any]) -> Iterator[ChangeRecord | Damaged]:

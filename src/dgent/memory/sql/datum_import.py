@@ -22,11 +22,12 @@ from dgent.datum import Datum
 from dgent.exceptions import Conflict, InvalidFile
 from dgent.memory.sql import namespace_head
 from dgent.memory.sql.datum_tables import Row, datums, digest_of, is_whole
-from dgent.memory.sql.writes import append, latest_rows
+from dgent.memory.sql.last_versions import latest_rows
+from dgent.memory.sql.writes import append
 from dgent.memory.write_batch import NamespaceHead
 from dgent.sql.maintained import check_fields
 from dgent.sql.statement import Statement
-from dgent.validation import check_id, check_namespace, check_time
+from dgent.validation import check_held_id, check_namespace, check_time
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -171,32 +172,34 @@ def _version(record: Record) -> Row:
     """Return the row that a record says, once it is known that it is whole and that a store could have written it."""
     check_fields(record, *_FIELDS)
     content = None if record["content"] is None else base64.b64decode(record["content"], validate=True)
-    datum = Datum(
-        check_id(record["id"]),
-        content or b"",
-        record["created_at"],
-        record["parent"],
-        orjson.loads(record["metadata"]),
-    )
+    id, parent = check_held_id(record["id"]), record["parent"]
+    datum = Datum("any", content or b"", record["created_at"], None, orjson.loads(record["metadata"]))
     row = Row(
         check_namespace(record["namespace"]),
-        datum.id,
+        id,
         _count(record["version"], "version"),
         _count(record["seq"], "seq"),
         content is not None,
         datum.created_at,
         check_time(record["stored_at"], "stored_at"),
         _moment(record["expires_at"]),
-        datum.causal_parent,
+        None if parent is None else check_held_id(parent, "causal_parent"),
         datum.metadata_json,
         content,
         bytes.fromhex(record["digest"]),
     )
     if not is_whole(row) or row.metadata != record["metadata"]:
         raise InvalidFile(f"the digest of version {row.version} of {row.id!r:.200} is that of another")
-    if row.parent == row.id or (content is None and (row.parent, row.metadata, row.expires_at) != (None, "{}", None)):
+    if row.parent == row.id or (content is None and not _is_tombstone(row, datum)):
         raise InvalidFile(f"version {row.version} of {row.id!r:.200} is none that a store could have written")
     return row
+
+
+def _is_tombstone(row: Row, datum: Datum) -> bool:
+    """Tell whether a delete could have left it: it says who and why, and no more."""
+    told = datum.metadata
+    texts = all(isinstance(text, str) for text in told.values())
+    return row.parent is None and row.expires_at is None and told.keys() <= {"author", "reason"} and texts
 
 
 def _count(value: Any, what: str, *, least: int = 1) -> int:

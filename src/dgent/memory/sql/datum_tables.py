@@ -123,6 +123,11 @@ class Row(NamedTuple):
         if not is_whole(self):
             raise corrupt(self.namespace, self.id, self.version)
 
+    def until(self, expires_at: float | None) -> Row:
+        """Return it with another moment of expiry, which its digest covers."""
+        moved = self._replace(expires_at=expires_at)
+        return moved._replace(digest=digest_of(moved))
+
 
 _numbers = struct.Struct("<qqddd").pack
 _NEVER: Final = -1.0
@@ -181,7 +186,7 @@ def datums_of(namespace: str, rows: Iterable[Any]) -> list[Datum]:
                 raise corrupt(namespace, id, version)
         except (TypeError, struct.error, UnicodeEncodeError):  # a column holds another type than was written
             raise corrupt(namespace, id, version) from None
-        found.append(load_datum(id, content, created_at, parent, metadata, version, seq))
+        found.append(load_datum(id, content, created_at, parent, metadata, version, seq, stored_at, expires_at))
     return found
 
 

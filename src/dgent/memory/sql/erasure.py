@@ -16,9 +16,9 @@ from sqlalchemy import and_, bindparam, delete, func, literal_column, or_, selec
 from dgent.erasure import Erased
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, datums, heads, is_whole
+from dgent.memory.sql.last_versions import latest_rows
 from dgent.memory.sql.namespace_head import forget, lock, touch
 from dgent.memory.sql.reads import end_of, in_range
-from dgent.memory.sql.writes import latest_rows
 from dgent.sql.constructs import one_of
 from dgent.sql.maintained import BATCH, BATCH_BYTES
 from dgent.sql.statement import Statement
@@ -41,7 +41,9 @@ _EXPIRED = Statement(
     "ns now",
 )
 _SIZES = Statement(
-    select(d.id, func.max(_size)).where(d.namespace == bindparam("ns"), one_of(d.id, "ids")).group_by(d.id),
+    select(d.id, func.max(_size), func.count())
+    .where(d.namespace == bindparam("ns"), one_of(d.id, "ids"))
+    .group_by(d.id),
     "ns ids",
     lists="ids",
 )
@@ -80,11 +82,17 @@ _COMPACT = Statement(
 )
 
 
-def purge(connection: Connection, namespace: str, ids: Iterable[str]) -> int:
-    """Erase every version of these ids and return how many there were."""
-    if lock(connection, namespace, _no_time) is None:
-        return 0
-    return _touched(connection, namespace, _purge(connection, namespace, _SIZES.rows(connection, namespace, list(ids))))
+def sizes_of(connection: Connection, namespace: str, ids: list[str]) -> dict[str, tuple[int, int]]:
+    """Return the bytes of the largest version of each of these ids, and how many versions there are."""
+    return {id: (size, versions) for id, size, versions in _SIZES.rows(connection, namespace, ids)} if ids else {}
+
+
+def erase_ids(connection: Connection, namespace: str, sized: Iterable[tuple[str, int]]) -> int:
+    """Erase every version of these ids, each with its size; return how many. Whoever calls it holds the namespace."""
+    went = 0
+    for some in _pages(sized):
+        went += _erase(connection, namespace, list(latest_rows(connection, namespace, some).values()))
+    return went
 
 
 def erase(connection: Connection, home: str, erasure: Erasure) -> tuple[Erased, list[str]]:
@@ -118,16 +126,8 @@ def _erase_all(connection: Connection, namespace: str) -> Erased:
 
 def _erase_range(connection: Connection, namespace: str, prefix: str) -> Erased:
     sized = _SIZES_IN_RANGE.rows(connection, namespace, prefix, end_of(prefix))
-    went = _touched(connection, namespace, _purge(connection, namespace, sized))
+    went = _touched(connection, namespace, erase_ids(connection, namespace, sized))
     return Erased(went, len(sized), int(went > 0))
-
-
-def _purge(connection: Connection, namespace: str, sized: Iterable[tuple[str, int]]) -> int:
-    went = 0
-    for some in _pages(sized):
-        rows = latest_rows(connection, namespace, some)
-        went += _erase(connection, namespace, list(rows.values()))
-    return went
 
 
 def compact(

@@ -30,7 +30,7 @@ from dgent.name_listing import BEHIND
 from dgent.page import KeyPage
 from dgent.sql.constructs import BYTEWISE, position
 from dgent.sql.statement import Statement
-from dgent.validation import ID_LENGTH
+from dgent.validation import HELD_ID_BYTES
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -94,7 +94,7 @@ def segments(
     if first is None or not limit:
         return KeyPage()
     end, delimiter = end_of(listing.prefix), listing.delimiter
-    shape = (len(listing.prefix), len(delimiter), min(listing.depth, ID_LENGTH))  # no id has more
+    shape = (len(listing.prefix), len(delimiter), min(listing.depth, HELD_ID_BYTES))  # no id has more
     rows = _SEGMENTS.rows(connection, namespace, first, end, now, delimiter, end_of(delimiter), *shape, limit + 1)
     _check_ids(namespace, rows)
     return listing.page([listing.segment_of(id) for (id,) in rows], limit)

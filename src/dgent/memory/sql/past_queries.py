@@ -54,16 +54,17 @@ class _Shape(NamedTuple):
     in_order: bool  # whether rows come in that order, or in that of the walk
     bounds: frozenset[str]  # of those of a query; `until_seq` ends the walk of the commits
     resumed: bool
+    expired: bool  # whether to read what had expired by then, too
 
 
-_expires = select(*READ).where(
-    d.namespace == bindparam("ns"),
-    d.live,
-    d.expires_at.is_not(None),
-    d.expires_at > _time,
-    unindexed(d.seq) <= bindparam("until"),
+_not_yet = or_(d.expires_at.is_(None), d.expires_at > _time)
+_expires = (
+    select(*READ)
+    .where(d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), unindexed(d.seq) <= bindparam("until"))
+    .limit(literal_column(str(NARROW)))
 )
-_EXPIRING = Statement(_expires.limit(literal_column(str(NARROW))), "ns time until")
+_EXPIRING = Statement(_expires.where(d.expires_at > _time), "ns time until")
+_EXPIRING_OR_EXPIRED = Statement(_expires, "ns time until")
 _changed = select(d.id).where(d.namespace == bindparam("ns"), d.seq > bindparam("until"))
 _CHANGED = Statement(_changed.limit(bindparam("most", type_=Integer)), "ns until most")
 
@@ -143,7 +144,8 @@ class _Past:
 
     def _expiring(self, until: int) -> list[Any]:
         """Return the rows that are the last of their ids and will expire, or have since."""
-        return _EXPIRING.rows(self._connection, self._namespace, self.time, until)
+        statement = _EXPIRING_OR_EXPIRED if self._query.expired else _EXPIRING
+        return statement.rows(self._connection, self._namespace, self.time, until)
 
     def _walked(self, at: Position | None, until: int) -> Iterator[Datum]:
         """Go through all that is behind a position, in the order of the commits."""
@@ -166,7 +168,9 @@ class _Past:
             bounds["parent"] = self._query.causal_parent
         if self._by_id:
             bounds.pop("until_seq", None)
-        shape = _Shape(self._query.order, by_id or self._by_id, in_order, frozenset(bounds), resumed)
+        shape = _Shape(
+            self._query.order, by_id or self._by_id, in_order, frozenset(bounds), resumed, self._query.expired
+        )
         values = [bounds[name] for name in sorted(bounds)]
         place = at if resumed and at is not None else ()
         return _standing(shape).rows(self._connection, self._namespace, self.time, most, *values, *place)
@@ -201,7 +205,7 @@ def _standing(shape: _Shape) -> Statement:
         d.stored_at <= _time,
         func.coalesce(next_stored_at, _NEVER) > _time,
         or_(d.content.is_not(None), d.live),  # a live row without a content is damaged, and is named
-        or_(d.expires_at.is_(None), d.expires_at > _time),
+        *([] if shape.expired else [_not_yet]),
         *(tests[name] for name in sorted(shape.bounds)),
         *([behind(keys, ["at", "at_id"], descending=descending)] if shape.resumed else []),
     )

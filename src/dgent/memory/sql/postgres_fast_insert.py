@@ -130,7 +130,7 @@ class FastInsert:
 
     def run(self, connection: Connection) -> list[Result] | None:
         """Write and return the results; None if nothing was written."""
-        batch, rows, found = self._batch, self._batch.rows, rows_of(self._batch.namespace, self._batch.last.values())
+        batch, rows, found = self._batch, self._batch.rows, rows_of(self._batch.namespace, self._batch.rows)
         children = [row.id for row in rows if row.parent is not None]
         expiring = any(row.expires_at is not None for row in rows)
         shape = _InsertShape(len(rows) == 1, bool(children), expiring, bool(found))

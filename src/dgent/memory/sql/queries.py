@@ -55,6 +55,7 @@ class _QueryShape(NamedTuple):
     resumed: bool  # in the orders by time: whether it goes on behind a position
     keys: bool = False  # whether to read `KEYS` alone
     lasting: bool = False  # whether to read what never expires alone
+    expired: bool = False  # whether to read what has expired, too
     condition: Shape | None = None  # on the metadata
 
 
@@ -210,7 +211,7 @@ def _asked(
     given, resumed = bounds_of(query, at)
     by, wanted, condition = narrowing
     looks = None if condition is None else condition.shape
-    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting, looks)
+    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting, query.expired, looks)
     values: list[Any] = [*wanted]
     if by == "parent":
         values.append(query.causal_parent)
@@ -222,6 +223,12 @@ def _asked(
     return _listing(shape), values
 
 
+def _still_there(shape: _QueryShape) -> list[ColumnElement[bool]]:
+    if shape.lasting:
+        return [d.expires_at.is_(None)]
+    return [] if shape.expired else [unexpired(d)]
+
+
 @lru_cache(maxsize=256)
 def _listing(shape: _QueryShape) -> Statement:
     """Write the statement of a shape; its parameters come in the order in which `_asked` gives them."""
@@ -231,8 +238,7 @@ def _listing(shape: _QueryShape) -> Statement:
     id: Any = t.id if shape.by == "term" else d.id
     by_id = shape.by == "order" and ordered_by == "id"
     # "is not false" where the key is walked, because for "live" a planner may take a partial index, and sort it all.
-    where: list[ColumnElement[bool]] = [d.live.is_not(false()) if by_id else d.live]
-    where.append(d.expires_at.is_(None) if shape.lasting else unexpired(d))
+    where: list[ColumnElement[bool]] = [d.live.is_not(false()) if by_id else d.live, *_still_there(shape)]
     source = select(*(KEYS if shape.keys else READ))
     if shape.by == "term":
         source = source.select_from(terms).join(

@@ -23,12 +23,11 @@ from sqlalchemy import (
 
 from dgent.exceptions import Corrupt
 from dgent.memory.sql.datum_tables import READ, corrupt, datum_of, datums, datums_of, heads
-from dgent.query import prefix_end
+from dgent.query import LAST_TEXT, prefix_end
 from dgent.sql.constructs import last_of_each, statement_time
 from dgent.sql.damaged_pages import is_undecodable
 from dgent.sql.statement import Statement
-from dgent.store import Revision, StoreStats
-from dgent.validation import ID_LENGTH
+from dgent.store import Revision, StoreStats, revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +41,7 @@ _EXPIRES_AT: Final = [each.name for each in READ].index("expires_at")
 
 def end_of(prefix: str) -> str:
     """Return a text above every id that starts with a prefix."""
-    return prefix_end(prefix) or prefix + "\U0010ffff" * (ID_LENGTH + 1)
+    return prefix_end(prefix) or prefix + LAST_TEXT
 
 
 def unexpired(columns: Any) -> ColumnElement[bool]:
@@ -170,8 +169,9 @@ def history(connection: Connection, namespace: str, id: str, limit: int, before:
 
 
 def _revision(namespace: str, row: Any) -> Revision:
-    _, version, seq, _, stored_at, *_ = row
-    return Revision(version, seq, stored_at, datum_of(namespace, row))
+    _, version, seq, _, stored_at, _, _, metadata, *_ = row
+    datum = datum_of(namespace, row)
+    return revision(version, seq, stored_at, datum, metadata)
 
 
 def check_passable(error: Exception) -> None:

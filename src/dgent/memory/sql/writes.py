@@ -8,17 +8,21 @@ is written together. What is refused, or changes nothing, moves nothing.
 from __future__ import annotations
 
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from sqlalchemy import Connection, and_, bindparam, func, literal_column, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, literal_column, or_, select, update
 
 from dgent.limits import Limits
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, corrupt, datums, digest
-from dgent.memory.sql.namespace_head import MOVE, take
+from dgent.memory.sql.erasure import erase_ids, sizes_of
+from dgent.memory.sql.last_versions import latest_rows
+from dgent.memory.sql.namespace_head import MOVE, move, take, touch
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
+from dgent.operations import Purge
 from dgent.sql.constructs import one_of
-from dgent.sql.damaged_pages import is_undecodable, lenient_text
+from dgent.sql.damaged_pages import is_undecodable
 from dgent.sql.savepoints import in_savepoint
 from dgent.sql.statement import BulkInsert, Statement
 from dgent.validation import check_namespace
@@ -34,31 +38,17 @@ if TYPE_CHECKING:
 d = datums.c
 
 
-_newest = datums.alias("newest")
-_LATEST = Statement(
-    select(datums).where(
-        d.namespace == bindparam("ns"),
-        one_of(d.id, "ids"),
-        d.version
-        == select(func.max(_newest.c.version))
-        .where(_newest.c.namespace == bindparam("ns"), _newest.c.id == d.id)
-        .scalar_subquery(),
-    ),
-    "ns ids",
-    lists="ids",
-)
-_LATEST_OF_ONE = Statement(
-    select(datums)
-    .where(d.namespace == bindparam("ns"), d.id == bindparam("id"))
-    .order_by(d.version.desc())
-    .limit(literal_column("1")),
-    "ns id",
-)
 _SUPERSEDE = Statement(
     update(datums)
     .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
     .values(live=literal_column("false")),
     "ns of_id of_version",
+)
+_EXPIRE = Statement(
+    update(datums)
+    .where(d.namespace == bindparam("ns"), d.id == bindparam("of_id"), d.version == bindparam("of_version"))
+    .values(expires_at=bindparam("until"), digest=bindparam("covering")),
+    "ns of_id of_version until covering",
 )
 _ARE_PARENTS = Statement(
     select(d.parent).where(d.namespace == bindparam("ns"), one_of(d.parent, "ids"), d.live).distinct(),
@@ -88,6 +78,7 @@ _up = _up.union(  # each once: a clock that went back may have brought a cycle t
     )
 )
 _ANCESTORS = Statement(select(_up), "ns start now")
+_NONE: Final[Mapping[str, tuple[int, int]]] = MappingProxyType({})
 _MOMENT: Final = {float, type(None)}
 _new_row: Callable[[tuple[Any, ...]], Row] = partial(tuple.__new__, Row)
 """As `Row(...)`, without the call of a function of Python for each write."""
@@ -101,8 +92,12 @@ def planned(
     latest: Mapping[str, Row],
     parents: Container[str],
     ancestors: Callable[[str], Mapping[str, str | None]],
+    purged: Mapping[str, tuple[int, int]] = _NONE,
 ) -> WriteBatch[Row]:
-    """Return a batch over the last versions of its ids, and which of them live datums have as their parents."""
+    """Return a batch over the last versions of its ids, and which of them live datums have as their parents.
+
+    `purged` has the size of what is purged, and how many versions of it there are.
+    """
 
     def readable(id: str) -> Row | None:
         row = latest.get(id)
@@ -112,18 +107,23 @@ def planned(
             return row._replace(live=True, digest=b"")  # it lost its mark: there, and not what was written
         return row
 
-    def made(id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None) -> Row:
+    def made(
+        id: str, version: int, seq: int, stored_at: float, expires_at: float | None, datum: Datum | None, note: str
+    ) -> Row:
         if datum is None:
-            created_at, parent, metadata, content = head.now, None, "{}", None
+            created_at, parent, metadata, content = head.now, None, note, None
         else:
-            id, content, created_at, parent, metadata, _, _ = datum._fields
+            id, content, created_at, parent, metadata, *_ = datum._fields
         kept = digest(namespace, id, version, seq, created_at, stored_at, expires_at, parent, metadata, content)
         live = content is not None
         return _new_row(
             (namespace, id, version, seq, live, created_at, stored_at, expires_at, parent, metadata, content, kept)
         )
 
-    return WriteBatch(namespace, limits, head, Held(readable, parents.__contains__, ancestors, made))
+    def counted(id: str) -> int:
+        return purged[id][1] if id in purged else 0
+
+    return WriteBatch(namespace, limits, head, Held(readable, counted, parents.__contains__, ancestors, made))
 
 
 def append(
@@ -207,35 +207,42 @@ def _write_together(
     limits: Limits,
 ) -> _Written:
     head = take(connection, namespace, clock)
-    ids = list({one.id: None for batch in batches for one in batch})
-    latest = latest_rows(connection, namespace, ids)
+    purged = [one.id for batch in batches for one in batch if isinstance(one, Purge)]
+    ids = list({one.id: None for batch in batches for one in batch if not purged or _compares(one)})
+    latest = latest_rows(connection, namespace, ids) if ids else {}
     children = {one.id for batch in batches for one in batch if one.datum is not None and one.datum.causal_parent}
     parents = parents_among(connection, namespace, children)
-    batch = planned(namespace, limits, head, latest, parents, partial(ancestors, connection, namespace, now=head.now))
+    sizes = sizes_of(connection, namespace, purged)
+    above = partial(ancestors, connection, namespace, now=head.now)
+    batch = planned(namespace, limits, head, latest, parents, above, sizes)
     results = batch.apply_each(batches)
-    if not batch.rows:
+    if not batch:
         return results, head
-    moved = NamespaceHead(batch.seq, batch.stored_at, head.now)
-    append(connection, batch.rows, batch.last, latest, moved)
+    moved = NamespaceHead(batch.seq, batch.stored_at, head.now) if batch.moves else head
+    if batch.purged:
+        erase_ids(connection, namespace, [(id, sizes[id][0]) for id in batch.purged if id in sizes])
+    _keep(connection, batch, latest, moved)
     return results, moved
 
 
-def latest_rows(connection: Connection, namespace: str, ids: list[str]) -> dict[str, Row]:
-    """Return the last version of each id, tombstones included."""
-    try:
-        rows = _latest(connection, namespace, ids)
-    except Exception as error:
-        if not is_undecodable(error):
-            raise
-        with lenient_text(connection):  # who else writes here has nothing to do with it
-            rows = _latest(connection, namespace, ids)
-    return {row.id: row for row in (Row(*found) for found in rows)}
+def _compares(one: Operation) -> bool:
+    """Tell whether the last version of its id is read: not of what only goes, which need not fit into memory."""
+    return not isinstance(one, Purge) or one.expect is not None
 
 
-def _latest(connection: Connection, namespace: str, ids: list[str]) -> list[Any]:
-    if len(ids) == 1:
-        return _LATEST_OF_ONE.rows(connection, namespace, ids[0])
-    return _LATEST.rows(connection, namespace, ids)
+def _keep(connection: Connection, batch: WriteBatch[Row], latest: dict[str, Row], head: NamespaceHead) -> None:
+    """Write what was planned to touch and to append, and where the namespace stands then."""
+    namespace, rows = batch.namespace, batch.rows
+    if batch.touched:
+        moments = [(namespace, row.id, row.version, row.expires_at, row.digest) for row in batch.touched.values()]
+        _EXPIRE.run_many(connection, moments)
+    if rows:
+        stored = {id: row for id, row in latest.items() if id not in batch.purged} if batch.purged else latest
+        append(connection, rows, batch.appended, stored, head)
+    elif batch.moves:
+        move(connection, namespace, head.seq, head.stored_at)
+    else:
+        touch(connection, namespace)
 
 
 def ancestors(connection: Connection, namespace: str, start: str, *, now: float) -> dict[str, str | None]:
