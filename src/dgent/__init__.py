@@ -11,11 +11,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dgent.capabilities import Capabilities
+from dgent.change_page import ChangePage, ChangeRecord
 from dgent.conditions import AllOf, AnyOf, Eq, Exists, Ge, Gt, In, Le, Lt, Ne, Not
 from dgent.datum import Datum
+from dgent.erasure import Erased
 from dgent.exceptions import DgentError
 from dgent.limits import Limits
-from dgent.operations import Delete, Outcome, Put
+from dgent.operations import Delete, Outcome, Purge, Put, Touch
 from dgent.page import KeyPage, Page
 from dgent.query import Query
 from dgent.store import Backend, DgentProtocol, Revision, StateBackend
@@ -55,6 +57,8 @@ __all__ = [
     "Backend",
     "BackendBase",
     "Capabilities",
+    "ChangePage",
+    "ChangeRecord",
     "CommitEvent",
     "Crystal",
     "DataAgent",
@@ -67,6 +71,7 @@ __all__ = [
     "DgentRouter",
     "Doorbell",
     "Eq",
+    "Erased",
     "Exists",
     "Flux",
     "FluxAgent",
@@ -91,6 +96,7 @@ __all__ = [
     "Page",
     "PostgresBackend",
     "Prism",
+    "Purge",
     "Put",
     "Query",
     "Ref",
@@ -105,6 +111,7 @@ __all__ = [
     "StoreBase",
     "Symbiont",
     "TableAdapter",
+    "Touch",
     "Traversal",
     "Umwelt",
     "Universe",

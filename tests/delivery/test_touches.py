@@ -7,8 +7,9 @@ import time
 import orjson
 from tests.delivery.delivering_programs import value
 
-from dgent.delivery import Deliverer, KnownTarget, Queue, queued
+from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedErasure, queued
 from dgent.delivery.queued_write import RESERVED
+from dgent.erasure import Erasure
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import Delete, Put, Touch
 
@@ -40,6 +41,30 @@ async def test_a_delete_that_waits_takes_along_who_and_why() -> None:
     await queue.append([queued("n", Delete("a", None, "ann", "by mistake"), time.time(), KnownTarget(1e15))])
     await Deliverer(queue, target).run()
     assert [(each.author, each.reason) for each in await target.history("a")] == [(None, None), ("ann", "by mistake")]
+
+
+async def test_a_touch_that_waits_goes_with_an_erasure_and_brings_nothing_back() -> None:
+    """Mutants: an erasure leaves the touches of what it takes; a touch behind it is set aside."""
+    target, queue = MemoryBackend("n"), Queue(MemoryBackend(), "first")
+    await target.put_many([value("gone", 0), value("back", 0), value("kept", 0)])
+    now, known = time.time(), KnownTarget(1e15)
+    await queue.append([queued("n", Touch(id, 50.0), now, known) for id in ("gone", "back", "kept")])
+    for prefix in ("gone", "back"):
+        await queue.append_erasure(QueuedErasure("n", Erasure(prefix, below=False), now))
+    later = [Touch("gone", 9.0), Put(value("back", 1)), Touch("back", 9.0)]
+    await queue.append([queued("n", one, now, known) for one in later])
+    tally = await Deliverer(queue, target).run()
+    assert (tally.delivered, tally.aside) == (4, [])
+    assert await target.get("gone") is None
+    assert await target.history("gone") == []
+    back, kept = await target.get("back"), await target.get("kept")
+    assert back == value("back", 1)
+    assert back is not None
+    assert back.expires_at is not None
+    assert back.expires_at < now + 30
+    assert kept is not None
+    assert kept.expires_at is not None
+    assert kept.expires_at > now + 30
 
 
 async def test_what_waits_as_ever_is_written_as_ever() -> None:

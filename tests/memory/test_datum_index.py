@@ -464,9 +464,10 @@ async def test_a_search_goes_on_until_the_limit_is_filled(keeps: Callable[..., N
         await store.put_many([Datum(f"z{at}", b"x", 0.5, None, {"tags": ["t"]}) for at in range(3)])
         found = await store.search("metadata", Query(tags={"t"}, prefix="z"), limit=2)
         assert [each.id for each in found] == ["z2", "z1"]
-        for query in (Query(tags={"t"}, order="oldest"), Query(tags={"t"}, limit=3), Query(tags={"t"}, cursor="x")):
+        refused: list[Any] = [{"order": "oldest"}, {"limit": 3}, {"cursor": "x"}, {"as_of": 1.0}, {"expired": True}]
+        for named in refused:
             with pytest.raises(InvalidQuery, match=r"use query\(\)"):
-                await store.search("metadata", query)
+                await store.search("metadata", Query(tags={"t"}, **named))
     finally:
         await database.close()
 

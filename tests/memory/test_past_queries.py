@@ -29,6 +29,8 @@ FILTERS: list[dict[str, Any]] = [
     {"causal_parent": "b1"},
     {"before_seq": 9, "after": 1000.5},
     {"where": {"n": 2}, "after_seq": 3},
+    {"expired": True},
+    {"expired": True, "prefix": "a", "tags": frozenset({"t1"})},
 ]
 
 

@@ -88,7 +88,7 @@ def test_an_id_is_looked_up_by_its_key(connection: Connection, name: str) -> Non
     ("shape", "index"),
     [
         (_QueryShape("newest", "order", 0, frozenset(), False), "ix_dgent_datums_time"),
-        (_QueryShape("newest", "order", 0, frozenset(), True, lasting=True), "ix_dgent_datums_time"),
+        (_QueryShape("newest", "order", 0, frozenset(), True, past=True), "ix_dgent_datums_time"),
         (_QueryShape("oldest", "order", 0, IN_RANGE | {"after"}, True), "ix_dgent_datums_time"),
         (_QueryShape("seq", "order", 0, frozenset(["after_seq"]), False), "ix_dgent_datums_seq"),
         (_QueryShape("newest", "id", 0, IN_RANGE, True), "(namespace=? AND id>? AND id<?)"),

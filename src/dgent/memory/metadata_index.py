@@ -66,7 +66,8 @@ terms = Table(
 
 t = terms.c
 _MEMBER: Final = "[]"
-_AS_IT_IS: Final = (Query.order, Query.limit, Query.cursor, Query.offset)
+_NOT_SEARCHED: Final = ("order", "limit", "cursor", "offset", "as_of", "expired")
+_AS_IT_IS: Final = tuple(getattr(Query, name) for name in _NOT_SEARCHED)
 _INSERT, _REPLACE = BulkInsert(terms), BulkInsert(terms, replace=["version"])
 """The second for ids that were there: where one was damaged, its terms could not all be forgotten."""
 _FORGET_TERM = Statement(
@@ -215,12 +216,13 @@ class MetadataIndex:
         """Return the ids of what may match a query with tags, a schema, an author or conditions, the newest first.
 
         Raises:
-            InvalidQuery: it has none of these; or an order, a limit or a cursor, which are for `query`.
+            InvalidQuery: it has none of these; or what is for `query`: an order, a limit, a cursor, a time, `expired`.
         """
         wanted = terms_for(checked_query(question))
-        if (question.order, question.limit, question.cursor, question.offset) != _AS_IT_IS:
+        if tuple(getattr(question, name) for name in _NOT_SEARCHED) != _AS_IT_IS:
             raise InvalidQuery(
-                "a search gives the newest first, up to its own limit: for another order and for pages use query()"
+                "a search gives what is live, the newest first, up to its own limit: for another order, for pages, for "
+                "what was live at a time or has expired use query()"
             )
         if not wanted:
             raise InvalidQuery(

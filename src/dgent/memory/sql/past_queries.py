@@ -6,7 +6,7 @@ there are four ways, of which all but the last cost the same at any size:
 * in the order of ids, and below a narrow prefix, the key is walked;
 * in the order of seq, the commits up to then;
 * in an order by time, where little was written since: what is live now and was there already is found as ever, and what
-  it does not show, because it was superseded since or expires one day, is read whole beside it;
+  was superseded since is read whole beside it;
 * else every version up to then is looked at, and sorted.
 """
 
@@ -54,30 +54,24 @@ class _Shape(NamedTuple):
     in_order: bool  # whether rows come in that order, or in that of the walk
     bounds: frozenset[str]  # of those of a query; `until_seq` ends the walk of the commits
     resumed: bool
-    expired: bool  # whether to read what had expired by then, too
+    expired: bool = False  # whether to read what had expired by then, too
 
 
 _not_yet = or_(d.expires_at.is_(None), d.expires_at > _time)
-_expires = (
-    select(*READ)
-    .where(d.namespace == bindparam("ns"), d.live, d.expires_at.is_not(None), unindexed(d.seq) <= bindparam("until"))
-    .limit(literal_column(str(NARROW)))
-)
-_EXPIRING = Statement(_expires.where(d.expires_at > _time), "ns time until")
-_EXPIRING_OR_EXPIRED = Statement(_expires, "ns time until")
 _changed = select(d.id).where(d.namespace == bindparam("ns"), d.seq > bindparam("until"))
 _CHANGED = Statement(_changed.limit(bindparam("most", type_=Integer)), "ns until most")
 
 
-def query(connection: Connection, namespace: str, query: Query, lasting: Callable[[Query], _Read]) -> Page:
+def query(connection: Connection, namespace: str, query: Query, unchanged: Callable[[Query], _Read]) -> Page:
     """Return a page of what was live at `query.as_of` and matches.
 
-    `lasting` returns what reads the rows of a query that are live now and never expire, behind a position.
+    `unchanged` returns what reads the rows of a query that are the last ones of their ids, and had not expired by then,
+    behind a position.
     """
     at = query.start()
     if query.limit == 0:
         return Page()
-    past = _Past(connection, namespace, query, lasting)
+    past = _Past(connection, namespace, query, unchanged)
     try:
         until = changes.sure_seq_at(connection, namespace, past.time)
         return past.page(at, until) if until else Page()
@@ -92,16 +86,19 @@ def query(connection: Connection, namespace: str, query: Query, lasting: Callabl
 class _Past:
     """What one query reads."""
 
-    def __init__(self, connection: Connection, namespace: str, query: Query, lasting: Callable[[Query], _Read]) -> None:
+    def __init__(
+        self, connection: Connection, namespace: str, query: Query, unchanged: Callable[[Query], _Read]
+    ) -> None:
         self.time = float(query.as_of)  # type: ignore[arg-type]  # it was made one on entry
-        self._connection, self._namespace, self._query, self._lasting = connection, namespace, query, lasting
+        self._connection, self._namespace = connection, namespace
+        self._query, self._unchanged = query, unchanged
         self._by_id = query.ordered_by == "id" or is_narrow(connection, namespace, query)
 
     def page(self, at: Position | None, until: int) -> Page:
         """Return a page of what is whole; `until` is the seq of the last version at the time."""
         query = self._query
         if query.ordered_by == "time" and not self._by_id:
-            if len(self._changed(until, NARROW)) < NARROW and len(self._expiring(until)) < NARROW:
+            if len(self._changed(until, NARROW)) < NARROW:
                 return self._sorted({each.id: each for each in self._recent(at, until)}.values())
             if query.looks_inside:  # else all would be sorted for each batch
                 return self._sorted(filter(query.matches, self._walked(at, until)))
@@ -118,12 +115,12 @@ class _Past:
         return self._query.page(first(self._query.limit + 1, datums, self._query.position))
 
     def _recent(self, at: Position | None, until: int) -> Iterator[Datum]:
-        """Return the first of what is still there, then all that was there and is shown nowhere else.
+        """Return the first of what is still there, then all that was there and is superseded.
 
-        In this order: what is superseded in between comes twice, and nothing is missed.
+        In this order: what is superseded in between comes twice, and nothing is missed; nor is what is touched.
         """
         query = self._query
-        rows = self._lasting(replace(query, as_of=None))
+        rows = self._unchanged(replace(query, as_of=None))
 
         def read(behind: Position | None, most: int) -> list[Datum]:
             return datums_of(self._namespace, rows(behind, most))
@@ -133,19 +130,13 @@ class _Past:
 
         yield from first_of(read, query.position, was_there, at, query.limit, query.limit + 1)
         ids = list(dict.fromkeys(self._changed(until, _ALL)))
-        superseded = self.rows(None, len(ids), by_id=True, ids=ids)
-        for datum in datums_of(self._namespace, [*superseded, *self._expiring(until)]):
+        for datum in datums_of(self._namespace, self.rows(None, len(ids), by_id=True, ids=ids)):
             if query.matches(datum) and (at is None or query.is_behind(query.position(datum), at)):
                 yield datum
 
     def _changed(self, until: int, most: int) -> list[str]:
         """Return the ids of the versions behind a seq."""
         return [id for (id,) in _CHANGED.rows(self._connection, self._namespace, until, most)]
-
-    def _expiring(self, until: int) -> list[Any]:
-        """Return the rows that are the last of their ids and will expire, or have since."""
-        statement = _EXPIRING_OR_EXPIRED if self._query.expired else _EXPIRING
-        return statement.rows(self._connection, self._namespace, self.time, until)
 
     def _walked(self, at: Position | None, until: int) -> Iterator[Datum]:
         """Go through all that is behind a position, in the order of the commits."""

@@ -8,7 +8,19 @@ from __future__ import annotations
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Integer, and_, bindparam, false, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    and_,
+    bindparam,
+    false,
+    func,
+    literal_column,
+    or_,
+    select,
+)
 
 from dgent.memory.metadata_index import also, terms, terms_for, terms_of_any
 from dgent.memory.sql import past_queries
@@ -54,7 +66,7 @@ class _QueryShape(NamedTuple):
     bounds: frozenset[str]  # of since, until, after, after_seq, before_seq, and of ids the first and the end
     resumed: bool  # in the orders by time: whether it goes on behind a position
     keys: bool = False  # whether to read `KEYS` alone
-    lasting: bool = False  # whether to read what never expires alone
+    past: bool = False  # whether the time that is given tells what has expired, on a server, too
     expired: bool = False  # whether to read what has expired, too
     condition: Shape | None = None  # on the metadata
 
@@ -80,8 +92,9 @@ def query(connection: Connection, namespace: str, query: Query, now: float) -> P
     looked into until the page is full.
     """
     if query.as_of is not None:
-        lasting = partial(reader, connection, namespace, now=now, lasting=True)
-        return past_queries.query(connection, namespace, query, lasting)
+        time = float(query.as_of)  # type: ignore[arg-type]  # it was made one on entry
+        unchanged = partial(reader, connection, namespace, now=time, past=True)
+        return past_queries.query(connection, namespace, query, unchanged)
     at = query.start()
     if query.limit == 0:
         return Page()
@@ -103,18 +116,19 @@ def reader(
     now: float,
     *,
     keys: bool = False,
-    lasting: bool = False,
+    past: bool = False,
 ) -> Callable[[Position | None, int], list[Any]]:
     """Return what reads the next rows behind a position of what is live and may match.
 
-    With `keys` they are of the columns `KEYS` alone, with `lasting` of what never expires alone.
+    With `keys` they are of the columns `KEYS` alone. With `past`, `now` is the time by which something has expired or
+    not, whatever clock the store goes by.
     """
     narrowing = _narrowing(connection, namespace, query)
     if narrowing is None:
         return lambda *_: []
 
     def rows(behind: Position | None, most: int) -> list[Any]:
-        statement, values = _asked(query, narrowing, behind, keys=keys, lasting=lasting)
+        statement, values = _asked(query, narrowing, behind, keys=keys, past=past)
         return statement.rows(connection, namespace, now, most, *values)
 
     return rows
@@ -205,13 +219,13 @@ def _has_any(names: list[str]) -> ColumnElement[bool]:
 
 
 def _asked(
-    query: Query, narrowing: _Narrowing, at: Position | None, *, keys: bool, lasting: bool
+    query: Query, narrowing: _Narrowing, at: Position | None, *, keys: bool, past: bool
 ) -> tuple[Statement, list[Any]]:
     """Return a statement and its values, but for the namespace, the time and how many rows."""
     given, resumed = bounds_of(query, at)
     by, wanted, condition = narrowing
     looks = None if condition is None else condition.shape
-    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, lasting, query.expired, looks)
+    shape = _QueryShape(query.order, by, len(wanted), frozenset(given), resumed, keys, past, query.expired, looks)
     values: list[Any] = [*wanted]
     if by == "parent":
         values.append(query.causal_parent)
@@ -224,9 +238,11 @@ def _asked(
 
 
 def _still_there(shape: _QueryShape) -> list[ColumnElement[bool]]:
-    if shape.lasting:
-        return [d.expires_at.is_(None)]
-    return [] if shape.expired else [unexpired(d)]
+    if shape.expired:
+        return []
+    if shape.past:
+        return [or_(d.expires_at.is_(None), d.expires_at > bindparam("now", type_=Float(53)))]
+    return [unexpired(d)]
 
 
 @lru_cache(maxsize=256)
