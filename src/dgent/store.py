@@ -296,7 +296,8 @@ class DgentProtocol(StateBackend, Protocol):
         """Let live datums expire after `ttl` seconds from now, or stay for good where that is None; return how many.
 
         It changes when they expire and nothing else: no version, no seq, no content, no entry of a history. What is not
-        live stays absent. A listener hears of it as a Change("touch").
+        live stays absent; a query of the past goes by the moment that holds since. A listener hears of it as a
+        Change("touch").
 
         Raises:
             CapabilityMissing: nothing expires in the store.

@@ -9,6 +9,7 @@ import sqlite3
 import time
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -293,6 +294,29 @@ async def test_a_touch_and_a_delete_that_says_why_wait_for_the_commit(database: 
         assert (await memory.get_many(["a"]))["a"].expires_at is not None
     assert {datum.id: datum.expires_at for datum in await memory.list()} == {"a": None, "b": None}
     assert [(each.author, each.reason) for each in await memory.history("c")][1:] == [("ann", "why")]
+
+
+async def test_what_has_expired_is_found_on_request_beside_what_waits(database: Database) -> None:
+    """What waits stands for what expired below it; what is to be erased is gone, and no touch brings it back."""
+    clock = ManualClock(time.time())
+    memory = Elsewhere(clock=clock)
+    old = [Datum.create(b"1", id=id, created_at=1.0) for id in ("a", "b", "gone", "live")]
+    await memory.put_many(old[:3], ttl=1)
+    await memory.put(old[3], ttl=50)
+    clock.advance(1)
+    async with unit_of_work(database, memory) as tx:
+        again = await tx.memory.put(Datum.create(b"2", id="b", created_at=2.0))
+        await tx.memory.erase(prefix="gone")
+        assert await tx.memory.touch(["a", "gone", "live"], None) == 1
+        for order, limit in product(("newest", "oldest", "id", "-id"), (1, 9)):
+            found = await pages(
+                lambda at, o=order, n=limit: tx.memory.query(Query(expired=True, order=o, limit=n, cursor=at))  # type: ignore[misc]
+            )
+            assert sorted(found, key=lambda one: one.id) == [old[0], again, old[3]], order
+        assert {one.id for one in await tx.memory.query(Query())} == {"b", "live"}
+    assert {one.id: one.expires_at for one in await memory.query(Query(expired=True))} == {
+        "a": clock.now, "b": None, "live": None
+    }  # fmt: skip
 
 
 async def test_what_can_be_seen_to_fail_is_refused_in_the_transaction(database: Database) -> None:

@@ -11,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tests.sql.proxy import Proxy
 
-from dgent import Datum, StorageProvider
+from dgent import Datum, Purge, Put, StorageProvider
 from dgent.exceptions import BackendUnavailable, NestedWrite
 from dgent.models import Crystal
 from dgent.settings import Settings
@@ -47,7 +47,8 @@ async def storage(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterat
 
 
 async def history(storage: StorageProvider) -> list[Any]:
-    return [(entry.version, entry.seq, entry.datum) for entry in await storage.memory.history("kept")]
+    found = await storage.memory.history("kept")
+    return [(one.version, one.seq, one.datum, one.datum and one.datum.expires_at) for one in found]
 
 
 async def rows(storage: StorageProvider) -> list[str]:
@@ -59,7 +60,9 @@ _Verb: TypeAlias = "Callable[[StorageProvider], Coroutine[Any, Any, Any]]"
 WRITES: dict[str, _Verb] = {
     "put": lambda storage: storage.memory.put(Datum("a", b"x", 1.0)),
     "delete": lambda storage: storage.memory.delete("kept"),
+    "touch": lambda storage: storage.memory.touch(["kept"], None),
     "purge": lambda storage: storage.memory.purge("kept"),
+    "purge in a batch": lambda storage: storage.memory.apply([Purge("kept"), Put(Datum("kept", b"x", 1.0))]),
     "another namespace": lambda storage: storage.memory.within("else").put(Datum("a", b"x", 1.0)),
     "table": lambda storage: storage.table(Crystal).put(row("a")),
     "log": lambda storage: storage.log.append("s", "w", b"1"),
@@ -84,7 +87,7 @@ async def seen(storage: StorageProvider) -> list[Any]:
 @pytest.mark.parametrize("write", WRITES)
 async def test_l_q5_a_verb_takes_part_in_the_transaction_of_its_task(storage: StorageProvider, write: str) -> None:
     """All doors see at once what it wrote, others when it is committed; and it is undone with the block."""
-    await storage.memory.put(Datum.create("x", id="kept"))
+    await storage.memory.put(Datum.create("x", id="kept"), ttl=1000)
     await storage.table(Crystal).put(row("kept"))
     before = await seen(storage)
     with suppress(Fault):
