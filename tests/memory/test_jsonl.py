@@ -19,7 +19,7 @@ from dgent.limits import Limits
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.jsonl.journal import Journal
 from dgent.memory.jsonl.line_format import seal, unseal
-from dgent.operations import Delete, Put
+from dgent.operations import Delete, Purge, Put
 from dgent.testing import DgentContract, ManualClock
 from dgent.warnings import PrivacyWarning
 
@@ -238,6 +238,23 @@ async def test_purge_and_compact_leave_no_byte(path: Path) -> None:
         assert b"second secret" not in path.read_bytes()
         assert (await store.put(Datum("a", b"", 1.0))).seq == 4
     assert not list(path.parent.glob("*.tmp"))
+
+
+async def test_a_rewrite_forgets_no_seq_of_an_erased_namespace(path: Path) -> None:
+    """Mutants: a purge, or the first touch, writes a header without the mark of the names that went."""
+    async with opened(path) as store:
+        gone = store.within("gone")
+        await gone.put_many([Datum(id, b"", 1.0) for id in "abc"])
+        await gone.erase(everything=True)
+        await store.put_many([Datum(id, b"", 1.0) for id in "ab"], ttl=100)
+        await store.touch(["a"], 50)
+    async with opened(path) as store:
+        assert await store.purge("b") == 1
+    async with opened(path) as store:
+        assert (await store.within("gone").put(Datum("a", b"", 1.0))).seq == 4
+        assert await store.within("new").apply([Put(Datum("a", b"", 1.0)), Purge("a")])
+    async with opened(path) as store:
+        assert (await store.within("new").put(Datum("a", b"", 1.0))).seq == 5
 
 
 async def test_changes_are_told_after_the_commit_in_order(path: Path) -> None:

@@ -217,16 +217,17 @@ class OperationLaws(ContractBase):
         clock = ManualClock()
         async with self.opened(place, clock=clock) as store:
             start = clock.now
-            put = await store.put_many([self.make_datum(id, 1) for id in "abc"], ttl=10)
-            await store.delete("c")
+            put = await store.put_many([self.make_datum(id, 1) for id in "abcd"], ttl=10)
+            await store.delete("d")
             clock.advance(20)
-            await store.put_many([self.make_datum("a", 2), self.make_datum("d", 1)])
+            await store.put_many([self.make_datum("a", 2), self.make_datum("e", 1)])
             await store.delete("b")
-            for ago, live in ((5, put[:2]), (15, [])):
+            for ago, live in ((5, put[:3]), (15, [])):
                 for order in ORDERS:
                     found = await store.query(Query(as_of=start + ago, expired=True, order=order))
-                    assert sorted(found, key=lambda datum: datum.id) == put[:2], order
-                assert await store.query(Query(as_of=start + ago, order="id")) == live
+                    assert sorted(found, key=lambda datum: datum.id) == put[:3], order
+                    found = await store.query(Query(as_of=start + ago, order=order))
+                    assert sorted(found, key=lambda datum: datum.id) == live, order
             assert await store.query(Query(as_of=start - 1, expired=True)) == []
 
     @pytest.mark.requires("ttl", "versioned")
