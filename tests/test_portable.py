@@ -190,7 +190,7 @@ async def test_the_source_of_an_import_writes_nothing_in_between(two: list[Stora
                 await storage.memory.put(Datum.create("beside", id="i0001"))
             yield record
 
-    with pytest.raises(NestedWrite):
+    with pytest.raises(Conflict):
         await MaintainedMemory(storage.database).import_(meddling())
     assert await storage.memory.namespaces() == []
 

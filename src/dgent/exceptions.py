@@ -71,7 +71,6 @@ A message says what happened, to what, and what to do next. It holds no password
 
 from __future__ import annotations
 
-import asyncio
 import copyreg
 
 from dgent.error_messages import row_refused, version_refused
@@ -199,10 +198,7 @@ class VersionConflict(Conflict):
 
 
 class StateConflict(VersionConflict):
-    """Another writer was first each time that the logic was run; the state is as that one left it.
-
-    Attributes: `id`, `expected`, `actual` (0 means absent), and `attempts`.
-    """
+    """Another writer was first each of the `attempts` times that the logic was run; the state is as it was left."""
 
     def __init__(self, id: str, expected: int, actual: int, attempts: int) -> None:
         super().__init__(id, expected, actual)
@@ -250,10 +246,6 @@ class FluxStopped(DgentError):
 
 class NoEventLoop(DgentError, RuntimeError):
     """What needs the event loop of asyncio was called where none runs, or another kind does, such as trio's."""
-
-
-class WrongLoop(DgentError, asyncio.InvalidStateError):
-    """A call would wait for the event loop that it runs on itself, or for one that does not run."""
 
 
 class ReentrantInvoke(DgentError, RuntimeError):
@@ -371,10 +363,7 @@ class MalformedRow(StoreError):
 
 
 class NonMonotonicGeneration(StoreError):
-    """A generation was asked to move back.
-
-    Attributes: `key`, `current` and `attempted`.
-    """
+    """A generation was asked to move back. Attributes: `key`, `current` and `attempted`."""
 
     def __init__(self, key: str, current: int, attempted: int) -> None:
         self.key, self.current, self.attempted = key, current, attempted
@@ -398,3 +387,12 @@ class OutcomeUnknown(StorageError):
 
     A put of the same datum may simply be repeated; what is not idempotent is looked for first.
     """
+
+
+def __getattr__(name: str) -> type[Exception]:
+    """Return WrongLoop, which is one of asyncio's too: what needs no loop need not wait for the import of that."""
+    if name != "WrongLoop":
+        raise AttributeError(name)
+    from dgent.wrong_loop import WrongLoop  # noqa: PLC0415
+
+    return WrongLoop

@@ -7,6 +7,7 @@ import logging
 import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -233,10 +234,8 @@ async def test_what_a_repository_does_by_itself_leaves_the_end_to_the_block(
 
 
 async def kept_by_others(database: Database, memory: Backend) -> set[str]:
-    """Look beside the open transaction: reads are not of it."""
-    return {datum.id for datum in await memory.list()} | {
-        row[0] for row in await database.read(lambda c: c.execute(text("SELECT id FROM brain_crystals")).all())
-    }
+    """Look beside the open transaction, as a task of somebody else does."""
+    return await asyncio.create_task(kept(database, memory), context=Context())
 
 
 @pytest.mark.parametrize("fails", [False, True], ids=["ends well", "fails"])

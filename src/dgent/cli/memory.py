@@ -155,7 +155,7 @@ async def segments(
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> None:
-    """List the distinct beginnings of ids below a prefix, as a folder is listed."""
+    """List the beginnings of ids, as a folder is listed."""
     from dgent.cli import arguments, output
 
     most = arguments.page(limit, kg.settings.max_page)
