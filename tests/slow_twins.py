@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_DRAWN = r"test_(l_c3|l_d[678]|l_t1|a_value|any_moment|a_tampered)_"
+_DRAWN = r"test_(l_c3|l_d[678]|l_d9_any|l_q\d|l_t1|a_value|any_moment|a_tampered)_"
 """The laws that are drawn, but for L-D3, which draws every verb."""
 
 SLOW_TWINS = {
@@ -34,11 +34,11 @@ SLOW_TWINS = {
     r"(memory|services|bridge)/test_interleavings\.py::\w+\[sqlite": (
         "on SQLite the first statement of a write excludes every other writer; on PostgreSQL, in the same test, rows do"
     ),
-    rf"sync/test_contract\.py::Test(SyncSQLite|SyncJSONL|SyncPostgres|AnywhereSQLite)::{_DRAWN}": (
-        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows TestSyncSQLite"
+    rf"sync/test_contract\.py::Test(SyncSQLite|AnywhereSQLite)::{_DRAWN}": (
+        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows SQLite"
     ),
-    r"sync/test_contract\.py::Test(SyncJSONL|SyncPostgres|AnywhereSQLite)::test_l_d3_": (
-        "TestSyncSQLite and TestSyncInMemory go the same ways; the other laws show each of these stores"
+    r"sync/test_contract\.py::Test(SyncJSONL|SyncPostgres)::": (
+        "TestSyncInMemory and TestSyncSQLite go the same ways; test_storage.py beside it shows PostgreSQL, too"
     ),
 }
 """What the id of a test has in it, and why its twin is enough."""
