@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from benchmarks.measure import Case
-from benchmarks.postgres_memory import _server
+from benchmarks.postgres_memory import server
 from dgent.datum import Datum
 from dgent.memory.sql.backend import SqlBackend
 from dgent.memory.sql.postgres_backend import PostgresBackend
@@ -25,7 +25,7 @@ async def cases(folder: Path, size: int) -> AsyncIterator[Case]:
     async for case in _cases(store, "SQLite", size):
         yield case
     await store.close()
-    url, end = _server()
+    url, end = server()
     try:
         store = PostgresBackend(url, "listing")
         async for case in _cases(store, "PostgreSQL", size):

@@ -92,7 +92,8 @@ def _drawn(module: types.ModuleType, first: str, after: str) -> list[str]:
 def errors_table() -> Iterator[str]:
     yield "| class | is also | what happened |"
     yield "|---|---|---|"
-    for name, kind in (*vars(exceptions).items(), *vars(warnings).items()):
+    lazy = {"WrongLoop": exceptions.WrongLoop}
+    for name, kind in ({**vars(exceptions), **lazy, **vars(warnings)}).items():
         if inspect.isclass(kind) and issubclass(kind, Exception):
             bases = [f"`{base.__name__}`" for base in kind.__bases__ if base is not Exception]
             yield f"| `{name}` | {', '.join(bases)} | {(kind.__doc__ or '').strip().splitlines()[0]} |"

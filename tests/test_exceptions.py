@@ -9,7 +9,7 @@ import re
 
 import pytest
 
-from dgent import exceptions, warnings
+from dgent import exceptions, warnings, wrong_loop
 from dgent.exceptions import (
     ChainBroken,
     DeliveryPending,
@@ -25,7 +25,7 @@ from dgent.warnings import DgentWarning
 
 CLASSES = [
     kind
-    for module in (exceptions, warnings)
+    for module in (exceptions, wrong_loop, warnings)
     for _, kind in inspect.getmembers(module, inspect.isclass)
     if kind.__module__ == module.__name__
 ]

@@ -72,7 +72,6 @@ A message says what happened, to what, and what to do next. It holds no password
 
 from __future__ import annotations
 
-import asyncio
 import copyreg
 
 from dgent.error_messages import head_refused, row_refused, version_refused
@@ -258,10 +257,6 @@ class NoEventLoop(DgentError, RuntimeError):
     """What needs the event loop of asyncio was called where none runs, or another kind does, such as trio's."""
 
 
-class WrongLoop(DgentError, asyncio.InvalidStateError):
-    """A call would wait for the event loop that it runs on itself, or for one that does not run."""
-
-
 class ReentrantInvoke(DgentError, RuntimeError):
     """An agent was invoked from inside of itself, where it would wait for its own end."""
 
@@ -359,10 +354,7 @@ class StoreError(StorageError):
 
 
 class ChainBroken(StoreError):
-    """An entry of a log was changed, moved, taken out or cut off.
-
-    Attributes: `stream`, `writer`, `seq` of the first entry that is wrong, and `reason`.
-    """
+    """A log was changed, moved or cut off. Attributes: `stream`, `writer`, `seq` of the first wrong entry, `reason`."""
 
     def __init__(self, stream: str, writer: str, seq: int, reason: str) -> None:
         self.stream, self.writer, self.seq, self.reason = stream, writer, seq, reason
@@ -394,7 +386,13 @@ class RolledBack(StorageError, RuntimeError):
 
 
 class OutcomeUnknown(StorageError):
-    """The answer to a commit was lost: it is in, or it is not.
+    """The answer to a commit was lost: it is in, or not. Repeat an equal put; look first for what is not idempotent."""
 
-    A put of the same datum may simply be repeated; what is not idempotent is looked for first.
-    """
+
+def __getattr__(name: str) -> type[Exception]:
+    """Return WrongLoop, which is one of asyncio's too: what needs no loop need not wait for the import of that."""
+    if name == "WrongLoop":
+        from dgent.wrong_loop import WrongLoop  # noqa: PLC0415
+
+        return WrongLoop
+    raise AttributeError(name)

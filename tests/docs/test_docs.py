@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from dgent import exceptions, warnings
+from dgent import exceptions, warnings, wrong_loop
 from dgent.memory import datum_index
 from dgent.settings import Settings
 from dgent.testing.contract_base import patience
@@ -188,7 +188,7 @@ def test_every_error_is_documented() -> None:
     page = (ROOT / "docs" / "errors.md").read_text("utf-8")
     classes = {
         kind.__name__
-        for module in (exceptions, warnings)
+        for module in (exceptions, wrong_loop, warnings)
         for _, kind in inspect.getmembers(module, inspect.isclass)
         if kind.__module__ == module.__name__
     }

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dgent.change_page import ChangePage
 from dgent.datum import Datum
 from dgent.exceptions import CausalCycle, DgentError
 from dgent.limits import Limits
@@ -188,6 +189,17 @@ class ForgetsWhy(MemoryBackend):
         return await super().delete(id, expect=expect)
 
 
+class TellsNobodyWhy(MemoryBackend):
+    async def changes(self, after_seq: int, **named: Any) -> ChangePage:
+        page = await super().changes(after_seq, **named)
+        return ChangePage([each._replace(author=None, reason=None) for each in page], page.seq, more=page.more)
+
+
+class ShowsWhatExpiredOnlyNow(MemoryBackend):
+    async def query(self, query: Query) -> Page:
+        return await super().query(replace(query, expired=query.expired and query.as_of is None))
+
+
 WRONG: list[tuple[type[MemoryBackend], str]] = [
     (HidesTheAbsent, "test_l_q1_null_is_there_and_absent_is_not"),
     (HidesTheLargest, "test_l_q1_every_value_stands_in_the_same_order_to_every_other"),
@@ -205,6 +217,8 @@ WRONG: list[tuple[type[MemoryBackend], str]] = [
     (TouchesByPutting, "test_l_q6_the_sweep_goes_by_the_touch"),
     (AppliesOneByOne, "test_l_q3_one_conflict_undoes_all"),
     (ForgetsWhy, "test_delete_keeps_who_and_why"),
+    (TellsNobodyWhy, "test_delete_keeps_who_and_why"),
+    (ShowsWhatExpiredOnlyNow, "test_what_had_expired_at_a_time_is_found_on_request"),
     (SharesNamespaces, "test_l_d9_namespaces_never_see_each_other"),
     (ShowsNewestFirst, "test_l_q2_the_first_of_each_order"),
     (CountsWhereAPageEnded, "test_l_q2_a_page_goes_on_behind_its_last_whatever_was_deleted"),

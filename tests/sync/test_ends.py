@@ -20,6 +20,11 @@ class Alarm(BaseException):
 def ring(*_):
     raise Alarm
 
+def told(unraisable):  # it rang in a callback of the interpreter's own, which cannot pass it on
+    if not isinstance(unraisable.exc_value, Alarm):
+        sys.__unraisablehook__(unraisable)
+
+sys.unraisablehook = told
 signal.signal(signal.SIGALRM, ring)
 storage = dgent.sync.open(sys.argv[1])
 storage.run_migrations()

@@ -18,11 +18,12 @@ from contextvars import copy_context
 from functools import cache, partial, wraps
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
-from dgent.exceptions import StoreClosed, WrongLoop
+from dgent.exceptions import StoreClosed
 from dgent.store import DgentProtocol
 from dgent.sync.face import AFTER_THE_END
 from dgent.sync.loop_thread import LoopThread
 from dgent.sync.road import Road
+from dgent.wrong_loop import WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

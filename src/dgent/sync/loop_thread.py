@@ -32,7 +32,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from weakref import WeakSet
 
-from dgent.exceptions import StoreClosed, WrongLoop
+from dgent.exceptions import StoreClosed
+from dgent.wrong_loop import WrongLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine

@@ -5,12 +5,12 @@ Needs pytest, pytest-asyncio and hypothesis; nothing else in the package imports
 
 from __future__ import annotations
 
+from pkgutil import iter_modules
+
 import pytest
 
 # Before the laws are imported: then a law that fails shows what it compared.
-pytest.register_assert_rewrite(
-    *(f"dgent.testing.{name}" for name in ("base", "machine", "reading", "writing", "clocks", "contract"))
-)
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in iter_modules(__path__)))
 
 from dgent.testing.contract import DgentContract  # noqa: E402
 from dgent.testing.manual_clock import ManualClock  # noqa: E402

@@ -56,7 +56,7 @@ class DgentContract(
     number of examples is that of hypothesis' profile. With `--strict-markers`, register the marker `requires`.
     """  # noqa: D415  # the sentence goes on in the code
 
-    @examples(2)
+    @examples()
     @given(data=st.data())
     async def test_l_d3_answers_as_the_model(self, place: Any, data: st.DataObject) -> None:
         await VerbMachine(self, place).run(data.draw(steps(self)))
