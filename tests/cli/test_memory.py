@@ -154,6 +154,10 @@ def test_delete_says_who_and_why_and_purge_takes_many(kg: Runner) -> None:
     assert kg.json("memory", "delete", "a", "b", "--author", "ann", "--reason", "by mistake") == {"deleted": 2}
     assert kg.json("memory", "history", "b")[-1]["author"] == "ann"
     assert "by ann: by mistake" in kg("memory", "history", "a").text
+    assert "by ann: by mistake" in kg("memory", "changes").text
+    assert [(each["author"], each["reason"]) for each in kg.json("memory", "changes", "--after-seq", 4)["changes"]] == [
+        ("ann", "by mistake")
+    ]
     assert kg.json("memory", "purge", "a", "c", "nobody", "--yes") == {"erased": 3}
 
 
