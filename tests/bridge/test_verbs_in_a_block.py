@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -186,3 +186,63 @@ async def test_a_write_whose_server_goes_away_waits_in_no_queue(tmp_path: Path, 
             while not (await storage.memory.recover()).complete:
                 await asyncio.sleep(0.05)
             assert await storage.memory.list() == []
+
+
+async def test_a_transaction_of_another_database_hides_none(storage: StorageProvider) -> None:
+    async with await StorageProvider.create_minimal() as other:
+        with suppress(Fault):
+            async with asyncio.timeout(HANG), storage.transaction() as tx:
+                await tx.memory.put(Datum("outer", b"x", 1.0))
+                async with other.transaction():
+                    await other.memory.put(Datum("a", b"x", 1.0))
+                    assert [one.id for one in await storage.memory.list()] == ["outer"]
+                    await storage.memory.within("else").put(Datum("a", b"x", 1.0))
+                    async with storage.transaction():
+                        await storage.log.append("s", "w", b"1")
+                        await tx.memory.put(Datum("inner", b"x", 1.0))
+                raise Fault
+        assert [one.id for one in await other.memory.list()] == ["a"]
+    assert await storage.memory.list() == []
+    assert await storage.memory.within("else").list() == []
+    assert await storage.log.entries("s", "w") == []
+
+
+async def test_a_follower_that_is_asked_in_a_block_sees_what_is_committed(storage: StorageProvider) -> None:
+    await storage.log.append("s", "w", b"1")
+    async with asyncio.timeout(HANG), aclosing(storage.log.follow("s", writer="w")) as follower:
+        assert (await anext(follower)).payload == b"1"
+        with suppress(Fault):
+            async with storage.transaction() as tx:
+                await tx.log.append("s", "w", b"undone")
+                waiting = asyncio.ensure_future(anext(follower))
+                await asyncio.sleep(0.1)
+                assert not waiting.done()
+                raise Fault
+        await storage.log.append("s", "w", b"2")
+        assert (await waiting).payload == b"2"
+
+
+async def test_an_erasure_that_a_queue_may_wait_for_is_refused(storage: StorageProvider) -> None:
+    """What waits there goes at once, and could not be undone with the block."""
+    await storage.memory.put(Datum("a", b"x", 1.0))
+    async with storage.transaction():
+        if len((await storage.memory.status())["chain"]) > 1:  # type: ignore[arg-type]
+            with pytest.raises(NestedWrite, match="after the block"):
+                await storage.memory.erase(everything=True)
+        else:
+            assert (await storage.memory.erase(everything=True)).ids == 1
+            assert await storage.memory.list() == []
+
+
+async def test_what_an_undone_block_showed_is_not_remembered(tmp_path: Path) -> None:
+    settings = Settings.load(data_dir=tmp_path, spill=True)
+    async with await StorageProvider.from_config(settings) as storage:
+        await storage.memory.put(Datum("a", b"x", 1.0))
+        with suppress(Fault):
+            async with storage.transaction() as tx:
+                for n in range(5):
+                    await tx.memory.put(Datum("a", b"%d" % n, 1.0))
+                assert await storage.memory.get("a") is not None
+                await storage.memory.list()
+                raise Fault
+        assert storage.memory._routing._observed.seq == 1

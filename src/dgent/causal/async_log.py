@@ -210,7 +210,8 @@ class AsyncLog(SqlStore):
         if self.is_joined:
             raise CapabilityMissing("a transaction cannot be followed: follow storage.log, outside of it")
         check_names(stream)
-        return follow(self, self.doorbell, FollowedLog(self._log, stream, writer), _position(writer, after))
+        committed = self.joined(self.database)  # also where it is asked within a transaction
+        return follow(committed, self.doorbell, FollowedLog(self._log, stream, writer), _position(writer, after))
 
     async def _at(self, stream: str, writer: str, seq: int) -> Head:
         return await self._read(lambda connection: self._log.at(connection, stream, writer, seq), short=True)

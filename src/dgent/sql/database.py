@@ -17,7 +17,7 @@ import os
 from abc import ABC, abstractmethod
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
 from dgent.runtime.callbacks import call_all
@@ -49,7 +49,10 @@ def _forked() -> None:
 
 os.register_at_fork(after_in_child=_forked)
 
-_current: ContextVar[tuple[Database, Transaction] | None] = ContextVar("dgent_transaction", default=None)
+_Open: TypeAlias = "tuple[Database, Transaction, _Open | None]"
+"""A transaction, and those of other databases in whose blocks it was opened."""
+
+_current: ContextVar[_Open | None] = ContextVar("dgent_transaction", default=None)
 
 
 class Database(ABC):
@@ -187,7 +190,7 @@ class Database(ABC):
     @contextmanager
     def as_current(self, transaction: Transaction) -> Iterator[None]:
         """Let `current` answer this transaction to the block, and to the tasks that are made in it."""
-        token = _current.set((self, transaction))
+        token = _current.set((self, transaction, _current.get()))
         try:
             yield
         finally:
@@ -197,7 +200,9 @@ class Database(ABC):
     def current(self) -> Transaction | None:
         """Return the innermost transaction of this database that is open around the caller."""
         found = _current.get()
-        transaction = found[1] if found is not None and found[0] is self else None
+        while found is not None and found[0] is not self:
+            found = found[2]
+        transaction = None if found is None else found[1]
         while transaction is not None and not transaction.open:
             transaction = transaction.outer
         return transaction

@@ -136,8 +136,16 @@ class NamespaceRouting:
 
         Raises:
             BackendUnavailable: a store is out of reach in which something may wait.
+            NestedWrite: a transaction is open here, with which what waits in a queue could not be undone.
         """
         chain, waiting = self._failover, Erased()
+        if (joined := self._joined()) is not None:
+            if len(chain.backends) > 1:
+                raise NestedWrite(
+                    "a transaction is open here, with which an erasure of what waits for this memory could not be "
+                    "undone: await it after the block"
+                )
+            return await erase_in(joined, asked, vacuum=vacuum)
         while not chain.normal:
             if not chain.opened:
                 await chain.open()
@@ -153,7 +161,9 @@ class NamespaceRouting:
         return waiting + await self.read(None, lambda store: erase_in(store, asked, vacuum=vacuum))
 
     def saw(self, datums: Iterable[Datum]) -> None:
-        """Remember the seq of what an answer showed."""
+        """Remember the seq of what an answer showed; not in a transaction, with which it may be undone."""
+        if self._joined() is not None:
+            return
         self._observed.note(max([datum.seq for datum in datums], default=0))
         if self._failover.observed.unknown:
             for datum in datums:
@@ -176,6 +186,8 @@ class NamespaceRouting:
 
     async def refuse_while_away(self, verb: str) -> None:
         """Refuse to erase what is elsewhere, or to tell its seqs: those of what stands for it are others."""
+        if self._joined() is not None:
+            return
         if not self._failover.opened:
             await self._failover.open()
         if self._failover.away:
