@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.faults.damaged_datum_rows import execute
 
+from dgent.cli import memory
 from dgent.settings import Settings
 
 if TYPE_CHECKING:
@@ -180,6 +181,19 @@ def test_erase_asks_before_it_erases_and_says_what_went(kg: Runner) -> None:
     found = kg.json("memory", "erase", "--everything", "--below", "--vacuum", "--yes")
     assert found == {"versions": 1, "ids": 1, "namespaces": 1, "queued": 0, "pending": ""}
     assert kg.json("memory", "list")["datums"] == []
+
+
+def test_erase_asks_with_how_many_are_live(kg: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(memory, "sure", asked.append)
+    for id in ("ada/1", "adam/1"):
+        kg("memory", "put", "one", "--id", id)
+    kg("memory", "erase", "--prefix", "ada")
+    kg("memory", "erase", "--everything", "--below")
+    assert asked == [
+        "Erase every version of what begins with 'ada' in the namespace 'default' (2 live datums there now) for good?",
+        "Erase everything in the namespace 'default' (0 live datums there now) and those under it for good?",
+    ]
 
 
 def test_a_chain_is_shown_oldest_first(kg: Runner) -> None:

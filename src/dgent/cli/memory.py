@@ -12,7 +12,7 @@ app = typer.Typer(help="Agent memory: datums, their causes and their history.", 
 Id = Annotated[str, typer.Argument(help="The id of a datum.")]
 Limit = Annotated[int, typer.Option(help="How many at most.")]
 Cursor = Annotated[str | None, typer.Option(help="Where the page before ended.")]
-Order = Annotated[str, typer.Option(help="newest or oldest, id or -id, seq or -seq.")]
+Order = Annotated[str, typer.Option(help="newest or oldest, id or -id (as text: 10 before 9), seq or -seq.")]
 Expect = Annotated[int | None, typer.Option(help="The version that must be live; 0 for none.")]
 
 
@@ -320,9 +320,11 @@ async def erase(
     if everything == bool(prefix):
         misused("say what is to be erased: either --prefix TEXT or --everything")
     if not yes:
+        async with kg.storage() as storage:
+            live = output.counted(await storage.memory.count(prefix=prefix), "live datums")
         what = "everything" if everything else f"every version of what begins with {prefix!r}"
         under = " and those under it" if below else ""
-        sure(f"Erase {what} in the namespace {kg.settings.namespace!r}{under} for good?")
+        sure(f"Erase {what} in the namespace {kg.settings.namespace!r} ({live} there now){under} for good?")
     async with kg.storage() as storage:
         erased = await storage.memory.erase(prefix=prefix, everything=everything, below=below, vacuum=vacuum)
     told = f"erased {output.counted(erased.versions, 'versions')} of {output.counted(erased.ids, 'ids')}"
