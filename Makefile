@@ -38,7 +38,7 @@ demo: $(READY)  ## import a conversation and look at both tracks (FILE=conv.json
 test: $(READY)  ## run every test, on SQLite and on a real PostgreSQL (ARGS="-k history")
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations 10 -rfEs $(ARGS)
 
-faults: $(READY)  ## every law and promise at full size: kills, cut connections, full disks (half an hour)
+faults: $(READY)  ## every law and promise at full size: kills, cut connections, full disks (an hour and more)
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --hypothesis-profile full --durations 10 $(ARGS)
 
 bench: $(READY)  ## measure every operation against the bare driver, in one run (ARGS="--plot bench.png")

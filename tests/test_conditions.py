@@ -154,6 +154,9 @@ SPELLED: list[tuple[Any, Any]] = [
     (Not({"a": 1, "b": 2}), {"$not": {"$and": [{"a": 1}, {"b": 2}]}}),
     ({"a": 1, "b": Lt("x")}, AllOf({"a": 1}, {"$and": [{"b": {"$lt": "x"}}]})),
     ({"a": Gt(NOON)}, {"a": {"$gt": {"$time": "2026-03-29T14:00:00+02:00"}}}),
+    ({"a": Eq(NOON)}, {"a": {"$eq": {"$time": "2026-03-29T12:00:00Z"}}}),
+    ({"a": Ne(NOON)}, {"a": {"$ne": {"$time": "2026-03-29T12:00:00Z"}}}),
+    ({"a": In([1, NOON])}, {"a": {"$in": [{"$time": "2026-03-29T12:00:00Z"}, 1]}}),
     ({"a": Eq(NOON)}, {"a": AllOf(Ge(NOON), Le(NOON.astimezone(timezone(timedelta(hours=-3)))))}),
     ({'content["$a"]': 1}, {'["$a"]': 1}),
 ]

@@ -271,9 +271,11 @@ def from_spelling(name: str, value: Any, *, at_path: bool) -> Condition:
         if not isinstance(value, list | tuple):
             raise InvalidQuery(f"{name} takes a list of conditions, not {called(value)}")
         return kind(*value)  # type: ignore[no-any-return]
-    if issubclass(kind, In) and not isinstance(value, list | tuple):
+    if not issubclass(kind, In):
+        return kind(_time_in(value))  # type: ignore[no-any-return]
+    if not isinstance(value, list | tuple):
         raise InvalidQuery(f"{name} takes a list of values, not {called(value)}")
-    return kind(_time_in(value) if issubclass(kind, _Ordered) else value)  # type: ignore[no-any-return]
+    return kind([_time_in(each) for each in value])  # type: ignore[no-any-return]
 
 
 def equal_form(value: Any) -> str:
