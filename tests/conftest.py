@@ -25,7 +25,7 @@ POSTGRES_URL = os.environ.get("KGENTS_TEST_POSTGRES_URL")
 
 set_hypothesis_home_dir(ROOT / ".hypothesis")
 hypothesis.settings.register_profile(
-    "fast", deadline=None, max_examples=50, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "fast", deadline=None, max_examples=30, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 hypothesis.settings.register_profile("full", hypothesis.settings.get_profile("fast"), max_examples=1000)
 hypothesis.settings.load_profile("fast")  # `--hypothesis-profile full` wins: it is read after this file

@@ -34,11 +34,15 @@ SLOW_TWINS = {
     r"(memory|services|bridge)/test_interleavings\.py::\w+\[sqlite": (
         "on SQLite the first statement of a write excludes every other writer; on PostgreSQL, in the same test, rows do"
     ),
-    rf"sync/test_contract\.py::Test(SyncSQLite|AnywhereSQLite)::{_DRAWN}": (
-        "TestSyncInMemory in the same file goes the same ways; L-D3, which draws every verb, shows SQLite"
+    r"sync/test_contract\.py::Test(SyncSQLite|SyncJSONL|SyncPostgres|AnywhereSQLite)::": (
+        "TestSyncInMemory in the same file goes the same ways; test_storage.py, test_anywhere.py show each database"
     ),
-    r"sync/test_contract\.py::Test(SyncJSONL|SyncPostgres)::": (
-        "TestSyncInMemory and TestSyncSQLite go the same ways; test_storage.py beside it shows PostgreSQL, too"
+    r"faults/test_hostile\.py::test_no_input_is_taken_for_code\[memory": (
+        "the store in memory is that of a JSONL file without the file: [jsonl-...] shows the law"
+    ),
+    r"faults/test_damaged_rows\.py::\w+\[postgres": (
+        "the digest that tells damage is compared in Python, for both databases: [sqlite] shows each door; the laws of "
+        "damage in the contract run on PostgreSQL"
     ),
 }
 """What the id of a test has in it, and why its twin is enough."""

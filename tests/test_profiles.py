@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAW = "tests/memory/test_inmemory.py::TestMemory::test_l_d9_any_text_is_a_namespace_or_refused"
 
 
-@pytest.mark.parametrize(("profile", "examples"), [("fast", 12), ("full", 250)])
+@pytest.mark.parametrize(("profile", "examples"), [("fast", 7), ("full", 250)])
 def test_a_law_takes_its_share_of_the_examples_of_the_profile(profile: str, examples: int) -> None:
     """Mutant: `tests.postgres`, which conftest.py imports before it loads a profile, imports the laws."""
     words = ("-m", "pytest", LAW, "--hypothesis-profile", profile, "--hypothesis-show-statistics")
