@@ -21,7 +21,7 @@ SLOW_TWINS = {
     r"crystal/test_copying\.py::test_a_promotion_that_is_killed_goes_on\[postgres": (
         "a kill on PostgreSQL is in crystal/test_upgrade_processes.py, a backfill beside writers in this file"
     ),
-    rf"(memory/test_sqlite_backend|bridge/test_contract)\.py::TestInMemory::{_DRAWN}": (
+    r"(memory/test_sqlite_backend|bridge/test_contract)\.py::TestInMemory::(?!test_l_d3_)": (
         "TestSQLite in the same file runs the same SQL; L-D3, which draws every verb, shows the database in memory"
     ),
     rf"memory/test_failover_router\.py::TestRouter::{_DRAWN}": (
