@@ -14,7 +14,7 @@ from tests.portable import damaged, each, exported
 
 from dgent import Datum, Query, StorageProvider
 from dgent.causal import MaintainedLog
-from dgent.exceptions import Conflict, InvalidFile, NestedWrite, StorageTimeout, StoreClosed, VersionConflict
+from dgent.exceptions import Conflict, InvalidFile, StorageTimeout, StoreClosed, TransactionOpen, VersionConflict
 from dgent.memory.sql.maintenance import PAGE, MaintainedMemory
 from dgent.sql.maintained import BATCH
 
@@ -275,7 +275,7 @@ async def test_a_task_of_a_transaction_imports_nothing_into_it(
                 await asyncio.wait([bringing, asyncio.create_task(reached.wait())], return_when="FIRST_COMPLETED")
                 raise KeyError
         go_on.set()
-        with pytest.raises(NestedWrite, match="another task"):
+        with pytest.raises(TransactionOpen, match="another task"):
             await bringing
         await tx.memory.put(Datum.create(b"", id="own"))
     assert [datum.id for datum in await storage.memory.list()] == ["own"]

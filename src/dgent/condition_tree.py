@@ -42,7 +42,7 @@ MOST_TESTS: Final = 1000
 MOST_VALUES: Final = 10_000
 """How many values an `In` may have."""
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:?\d\d)", re.ASCII)
 _ORDERS: Final[Mapping[str, Callable[[Any, Any], bool]]] = {
@@ -205,7 +205,7 @@ def _stands(name: str, found: Any, bound: Any) -> bool:
 
 
 def _moment(value: datetime) -> Moment:
-    return Moment((value - _EPOCH) // _MICROSECOND)
+    return Moment((value - EPOCH) // _MICROSECOND)
 
 
 def _of_where(spec: Any, depth: int) -> Node:

@@ -24,6 +24,7 @@ What compares with what, everywhere the same:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -39,15 +40,15 @@ TIME: Final = "$time"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Condition:
+class Condition(ABC):
     """What a value is asked. Equal to another one that is spelled alike."""
 
     spelling: ClassVar[str]
 
     @property
+    @abstractmethod
     def spelled(self) -> dict[str, Any]:
         """The condition in JSON: `{"$gt": 3}`."""
-        raise NotImplementedError
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and self._text == other._text

@@ -63,7 +63,7 @@
         │   ├── MalformedRow                a stored value has a form that it cannot have
         │   └── NonMonotonicGeneration      a generation was asked to move back
         ├── StoreClosed                     used after close(), or in a forked child
-        ├── NestedWrite (RuntimeError)      a call beside the transaction that is open around it
+        ├── TransactionOpen (RuntimeError)  a call beside the transaction that is open around it
         ├── RolledBack (RuntimeError)       a transaction that was undone inside of its block
         └── OutcomeUnknown                  the answer to a commit was lost; look, or repeat a put
 
@@ -377,7 +377,7 @@ class StoreClosed(StorageError):
     """The store was closed, or was opened in another process before a fork."""
 
 
-class NestedWrite(StorageError, RuntimeError):
+class TransactionOpen(StorageError, RuntimeError):
     """A call beside the transaction that is open around it, which would wait for it, or not see what it wrote."""
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from dgent.bridge import TableAdapter, UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, NestedWrite, RolledBack, StorageTimeout
+from dgent.exceptions import DgentError, IntegrityViolation, InvalidQuery, RolledBack, StorageTimeout, TransactionOpen
 from dgent.memory.jsonl.backend import JSONLBackend
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import Crystal
@@ -383,7 +383,7 @@ async def test_a_table_over_a_session_that_its_owner_has_open_decides_nothing_ab
         await tx.session.flush()
         table = TableAdapter(Crystal, lambda: tx.session)
         for call in (table.get("first"), table.list(), table.delete("first")):
-            with pytest.raises(NestedWrite, match="async_sessionmaker"):
+            with pytest.raises(TransactionOpen, match="async_sessionmaker"):
                 await call
     assert await TableAdapter(Crystal, database).exists("first")
 

@@ -13,7 +13,7 @@ import pytest
 from dgent import StorageProvider
 from dgent.bridge import TableAdapter, TableRegistry, UnitOfWork, unit_of_work
 from dgent.datum import Datum
-from dgent.exceptions import IntegrityViolation, InvalidInput, NestedWrite, StoreClosed, VersionConflict
+from dgent.exceptions import IntegrityViolation, InvalidInput, StoreClosed, TransactionOpen, VersionConflict
 from dgent.memory.sql.backend import SqlBackend
 from dgent.models import CitizenConversation, ConversationTurn, Crystal, CrystalTag
 from dgent.sql import Database, open_database
@@ -99,9 +99,9 @@ async def test_l_p2_nested_use_is_a_savepoint_and_does_not_deadlock(database: Da
                 assert await inner.memory.get("outer") is not None
                 raise Fault
         assert await outer.memory.get("c") is None
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             await asyncio.create_task(memory.put(Datum.create(b"2", id="beside")))
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             await asyncio.create_task(TableAdapter(Crystal, database).put(row("beside")))
         await outer.table(Crystal).put(row("kept"))
     assert {datum.id for datum in await memory.list()} == {"outer"}

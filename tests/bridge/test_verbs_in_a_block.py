@@ -12,7 +12,7 @@ import pytest_asyncio
 from tests.sql.proxy import Proxy
 
 from dgent import Datum, Purge, Put, StorageProvider
-from dgent.exceptions import BackendUnavailable, NestedWrite
+from dgent.exceptions import BackendUnavailable, TransactionOpen
 from dgent.models import Crystal
 from dgent.settings import Settings
 from dgent.testing.contract_base import patience
@@ -106,7 +106,7 @@ async def test_l_q5_a_verb_takes_part_in_the_transaction_of_its_task(storage: St
 async def test_in_a_task_that_was_made_in_the_block_it_is_refused(storage: StorageProvider) -> None:
     async with asyncio.timeout(HANG), storage.transaction() as tx:
         for verb in (*WRITES.values(), *READS.values()):
-            with pytest.raises(NestedWrite, match=r"tx\.memory"):
+            with pytest.raises(TransactionOpen, match=r"tx\.memory"):
                 await asyncio.create_task(verb(storage))
         await asyncio.create_task(tx.memory.put(Datum.create("x", id="of a task")))  # type: ignore[arg-type]
         over = asyncio.Event()
@@ -166,7 +166,7 @@ async def test_of_a_memory_elsewhere_they_are_refused(tmp_path: Path) -> None:
         async with storage.transaction() as tx:
             await tx.memory.put(Datum("a", b"x", 1.0))
             for verb in (storage.memory.get("a"), storage.memory.put(Datum("b", b"x", 1.0)), storage.memory.purge("a")):
-                with pytest.raises(NestedWrite, match=r"tx\.memory"):
+                with pytest.raises(TransactionOpen, match=r"tx\.memory"):
                     await verb
         assert [one.id for one in await storage.memory.list()] == ["a"]
 
@@ -227,7 +227,7 @@ async def test_an_erasure_that_a_queue_may_wait_for_is_refused(storage: StorageP
     await storage.memory.put(Datum("a", b"x", 1.0))
     async with storage.transaction():
         if len((await storage.memory.status())["chain"]) > 1:  # type: ignore[arg-type]
-            with pytest.raises(NestedWrite, match="after the block"):
+            with pytest.raises(TransactionOpen, match="after the block"):
                 await storage.memory.erase(everything=True)
         else:
             assert (await storage.memory.erase(everything=True)).ids == 1

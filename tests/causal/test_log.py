@@ -26,9 +26,9 @@ from dgent.exceptions import (
     InvalidQuery,
     LimitExceeded,
     MalformedRow,
-    NestedWrite,
     NonMonotonicGeneration,
     ReadOnly,
+    TransactionOpen,
 )
 from dgent.migrations import include_name
 from dgent.models import Crystal
@@ -253,7 +253,7 @@ async def test_a_savepoint_undoes_its_own_part(storage: StorageProvider) -> None
 async def test_beside_an_open_transaction(storage: StorageProvider) -> None:
     async with storage.transaction() as tx:
         await tx.log.append("s", "w", b"1")
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             await asyncio.create_task(storage.log.append("s", "w", b"2"))
         for log in (tx.log, storage.log):
             with pytest.raises(CapabilityMissing):

@@ -31,18 +31,7 @@ MODULES = (
 )
 STATEMENTS = {
     f"{module.__name__.rpartition('.')[2]}{name}": statement
-    for module in (
-        causal_reads,
-        changes,
-        erasure,
-        key_listing,
-        namespace_head,
-        past_queries,
-        queries,
-        query_bounds,
-        reads,
-        writes,
-    )
+    for module in MODULES
     for name, statement in vars(module).items()
     if isinstance(statement, Statement)
 }

@@ -24,10 +24,10 @@ from dgent.exceptions import (
     Conflict,
     IntegrityViolation,
     InvalidQuery,
-    NestedWrite,
     RolledBack,
     StorageError,
     StorageTimeout,
+    TransactionOpen,
 )
 from dgent.sql.postgres.pooled_connection import TRIES
 
@@ -199,7 +199,7 @@ async def test_a_transaction_shows_one_truth_to_the_session_and_to_units(postgre
             assert inner.outer is tx
         tx.after_commit(lambda: told.append("committed"))
         assert await held(postgres) == []
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             await postgres.write(lambda connection: add.run(connection, "beside", 1))
         assert told == []
     assert told == ["committed"]

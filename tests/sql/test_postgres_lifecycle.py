@@ -33,10 +33,10 @@ from dgent.exceptions import (
     Conflict,
     DgentError,
     InvalidSettings,
-    NestedWrite,
     StorageError,
     StorageTimeout,
     StoreClosed,
+    TransactionOpen,
 )
 from dgent.sql.statement import Statement
 from dgent.testing.contract_base import patience
@@ -145,7 +145,7 @@ async def test_close_is_refused_inside_a_transaction_and_undoes_that_of_another_
         closing = asyncio.create_task(close())
         async with database.transaction() as tx:
             await tx.write(lambda connection: add.run(connection, "a", 1))
-            with pytest.raises(NestedWrite):
+            with pytest.raises(TransactionOpen):
                 await database.close()
             now.set()
             await closing

@@ -23,11 +23,11 @@ from dgent.datum import Datum
 from dgent.exceptions import (
     Corrupt,
     IntegrityViolation,
-    NestedWrite,
     ReadOnly,
     StorageError,
     StorageTimeout,
     StoreClosed,
+    TransactionOpen,
     VersionConflict,
 )
 from dgent.memory.sql.sqlite_backend import SQLiteBackend
@@ -146,14 +146,14 @@ class TestTransaction:
         """A unit of work of the database itself, and a child task; a task of somebody else waits for its turn."""
         database = store.database
         async with asyncio.timeout(HANG), database.transaction() as tx:
-            with pytest.raises(NestedWrite):
+            with pytest.raises(TransactionOpen):
                 await database.write(sql("SELECT 1"))
             for verb in (store.put(put("a")), store.delete("a"), store.purge("a"), store.get("a"), store.count()):
-                with pytest.raises(NestedWrite, match=r"tx\.memory"):
+                with pytest.raises(TransactionOpen, match=r"tx\.memory"):
                     await asyncio.create_task(verb)
-            with pytest.raises(NestedWrite):
+            with pytest.raises(TransactionOpen):
                 await asyncio.create_task(nothing_in(database))
-            with pytest.raises(NestedWrite):
+            with pytest.raises(TransactionOpen):
                 await store.close()
             assert await database.read(sql("SELECT 1")) is not None, "reading beside it is allowed"
             stranger = asyncio.create_task(store.put(put("stranger")), context=Context())

@@ -22,11 +22,11 @@ from dgent import Datum, Settings, StorageProvider
 from dgent.exceptions import (
     DiskFull,
     IntegrityViolation,
-    NestedWrite,
     ReadOnly,
     StorageError,
     StorageTimeout,
     StoreClosed,
+    TransactionOpen,
 )
 from dgent.models.brain import Crystal
 from dgent.runtime.fifo_lock import FIFOLock
@@ -193,7 +193,7 @@ async def test_a_foreign_key_holds_after_the_migrations(storage: StorageProvider
 
 async def test_a_write_waits_for_the_transaction(storage: StorageProvider) -> None:
     async with storage.transaction() as tx:
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             await storage.database.close()
         await tx.memory.put(Datum.create("first", id="a"))
     writes = [storage.memory.put(Datum.create(str(n))) for n in range(50)]

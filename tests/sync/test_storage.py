@@ -20,10 +20,10 @@ import dgent.sync
 from dgent.datum import Datum
 from dgent.exceptions import (
     IntegrityViolation,
-    NestedWrite,
     RolledBack,
     StorageTimeout,
     StoreClosed,
+    TransactionOpen,
     VersionConflict,
     WrongLoop,
 )
@@ -166,7 +166,7 @@ def test_a_verb_takes_part_in_the_block_of_its_own_thread(storage: SyncStorage) 
         assert storage.memory.count() == tx.memory.count() == 2
         raise ZeroDivisionError
     assert storage.memory.count() == 0
-    with storage.transaction(), pytest.raises(NestedWrite):
+    with storage.transaction(), pytest.raises(TransactionOpen):
         storage.close()
 
 
@@ -184,15 +184,15 @@ def test_what_takes_part_after_the_block_is_refused(storage: SyncStorage) -> Non
 def test_another_thread_may_use_a_block_without_its_session(storage: SyncStorage) -> None:
     with storage.transaction() as tx:
         on_a_thread(lambda: tx.memory.put(datum(1)))
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             on_a_thread(lambda: tx.session)
         tx.session.add(citizen("ada"))
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             on_a_thread(lambda: tx.memory.put(datum(2)))
         context = contextvars.copy_context()
-        with pytest.raises(NestedWrite):  # as from a task that was made inside of the block
+        with pytest.raises(TransactionOpen):  # as from a task that was made inside of the block
             on_a_thread(lambda: context.run(storage.memory.put, datum(3)))
-        with pytest.raises(NestedWrite):
+        with pytest.raises(TransactionOpen):
             on_a_thread(lambda: context.run(storage.transaction().__enter__))
     assert storage.memory.count() == 1
 

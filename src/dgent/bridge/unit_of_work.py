@@ -115,7 +115,7 @@ async def unit_of_work(
 
     Raises:
         StorageTimeout: it stayed open longer than `transaction_timeout`.
-        NestedWrite: another task's is open here.
+        TransactionOpen: another task's is open here.
         CapabilityMissing: the memory lies elsewhere and does not say where.
     """
     registered = TableRegistry(database) if tables is None else tables

@@ -7,8 +7,9 @@
 # over             `_session` closes its session                     it is held back until that has ended
 #
 # The limit (`transaction_timeout`, or its own) cancels the block, its wait for a unit that still runs included, never
-# COMMIT. `_current` is a context variable, so a task sees the transaction that was open where it was made, for as long
-# as that is open. The child of a fork may use nothing of this.
+# COMMIT. `_current` is a context variable, the innermost transaction and those of other databases around it: so a task
+# sees what was open where it was made, for as long as that is open. Stores ask `runner`: the task that opened it takes
+# part, one that was made inside of it is refused. The child of a fork may use nothing of this.
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from dgent.exceptions import DgentError, NestedWrite, StorageTimeout, StoreClosed
+from dgent.exceptions import DgentError, StorageTimeout, StoreClosed, TransactionOpen
 from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.settings import Settings, shown
@@ -115,7 +116,7 @@ class Database(ABC):
         A file is written anew without it, which takes as much room once more; a server vacuums the tables.
 
         Raises:
-            NestedWrite: a transaction is open here.
+            TransactionOpen: a transaction is open here.
             StorageTimeout: others read for too long.
             CapabilityMissing: the server is reached by way of a pooler.
         """
@@ -162,7 +163,7 @@ class Database(ABC):
         Inside of one that the same task opened it is a savepoint of that.
 
         Raises:
-            NestedWrite: another task's is open here.
+            TransactionOpen: another task's is open here.
             StorageTimeout: it stayed open longer than so many seconds, or, without them, `transaction_timeout`.
             RolledBack: the block ended well, but something in it had rolled the transaction back.
         """
@@ -211,13 +212,13 @@ class Database(ABC):
         """Return what a verb of this task runs in: the transaction that it has open here, else the database.
 
         Raises:
-            NestedWrite: another task has one open around the caller.
+            TransactionOpen: another task has one open around the caller.
         """
         if _current.get() is None:  # the ordinary case, asked by every verb
             return self
         transaction = self.current()
         if transaction is not None and transaction.owner is not asyncio.current_task():
-            raise NestedWrite(
+            raise TransactionOpen(
                 "the transaction that is open here belongs to the task that made this one: pass what takes part in it "
                 "from any task (tx.memory, tx.table(Model), tx.log), or await this in that task, or after the block"
             )
@@ -225,7 +226,7 @@ class Database(ABC):
 
     def _check_closable(self) -> None:
         if self.current() is not None:
-            raise NestedWrite("a transaction is open here, and closing would wait for it forever: close after it")
+            raise TransactionOpen("a transaction is open here, and closing would wait for it forever: close after it")
 
     @abstractmethod
     def _session(self, limit: float) -> AbstractAsyncContextManager[BlockSession]:
@@ -247,7 +248,7 @@ class Database(ABC):
         """Wait for what was accepted, then release every connection and thread. May be called twice.
 
         Raises:
-            NestedWrite: a transaction is open around the caller.
+            TransactionOpen: a transaction is open around the caller.
         """
 
     async def is_available(self) -> bool:
@@ -273,7 +274,7 @@ class Database(ABC):
 
     def _check_not_nested(self) -> None:
         if self.current() is not None:
-            raise NestedWrite(
+            raise TransactionOpen(
                 "a transaction is open here, and this write would wait for it forever: write through it "
                 "(tx.memory, tx.table(Model), tx.session), or after it"
             )

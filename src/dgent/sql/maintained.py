@@ -109,7 +109,7 @@ class Portable(Maintained, Protocol):
         Raises:
             InvalidFile: a record is not what was exported, or one is missing, moved, or comes twice.
             Conflict: something else is there already, or came while the records were given.
-            NestedWrite: another task has the transaction open.
+            TransactionOpen: another task has the transaction open.
             StorageTimeout: the next record did not come within `transaction_timeout`.
         """
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeAlias, TypeVar
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from dgent.error_messages import called
-from dgent.exceptions import InvalidInput, NestedWrite
+from dgent.exceptions import InvalidInput, TransactionOpen
 from dgent.runtime.callbacks import call_all
 from dgent.sql.errors import translated
 
@@ -92,8 +92,8 @@ def then_vacuum(connection: Connection) -> None:
 class SessionRunner:
     """Runs each unit of work in a session of its own: an `async_sessionmaker`, or any callable that makes a session.
 
-    Every call raises NestedWrite for a session whose transaction is open already: to close it here, or to commit it,
-    would be to decide about what its owner wrote in it.
+    Every call raises TransactionOpen for a session whose transaction is open already: to close it here, or to commit
+    it, would be to decide about what its owner wrote in it.
     """
 
     def __init__(self, make: Callable[[], AsyncSession]) -> None:
@@ -129,7 +129,7 @@ class SessionRunner:
         if not isinstance(session, AsyncSession):
             raise InvalidInput(f"what the table was given makes {called(session)}: pass an async_sessionmaker")
         if session.in_transaction():
-            raise NestedWrite(
+            raise TransactionOpen(
                 "the session that the table was given has a transaction open, which is not its own to end: pass an "
                 "async_sessionmaker, or open the transaction with storage.transaction() and use tx.table(Model)"
             )

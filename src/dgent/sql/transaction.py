@@ -34,7 +34,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sqlalchemy import text
 
-from dgent.exceptions import NestedWrite
+from dgent.exceptions import TransactionOpen
 from dgent.runtime.callbacks import call_all
 from dgent.runtime.event_loop import uninterrupted
 from dgent.sql.errors import translated
@@ -100,12 +100,14 @@ class Transaction:
         """Open one within the innermost of this: kept with that if its block ends well, undone alone if it does not.
 
         Raises:
-            NestedWrite: another task has this open.
+            TransactionOpen: another task has this open.
             StoreClosed: this has ended.
             RolledBack: it ended well, but was undone before.
         """
         if self.owner is not asyncio.current_task():
-            raise NestedWrite("the transaction that is open here belongs to another task: await it there, or after it")
+            raise TransactionOpen(
+                "the transaction that is open here belongs to another task: await it there, or after it"
+            )
         inner = Transaction(self.database, self.session, self._run_in, self._innermost)
         with translated(self._what, only_sql=True):
             savepoint = await self._savepoint()

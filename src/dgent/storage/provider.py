@@ -153,7 +153,7 @@ class StorageProvider:
 
         Raises:
             StorageTimeout: it stayed open longer than `transaction_timeout`.
-            NestedWrite: another task's is open here.
+            TransactionOpen: another task's is open here.
             DeliveryPending: writes that waited for the memory are on their way to it, for longer than
                 `delivery_timeout`.
         """

@@ -59,7 +59,7 @@ class RelationalStore:
 
         Raises:
             IntegrityViolation: a constraint refused it.
-            NestedWrite: another task has a transaction open around it.
+            TransactionOpen: another task has a transaction open around it.
         """
         return await self._database.runner().write(_prepared(query, params, lambda result: max(0, result.rowcount)))
 
@@ -68,7 +68,7 @@ class RelationalStore:
 
         Raises:
             IntegrityViolation: as `execute`, where it writes.
-            NestedWrite: as `execute`.
+            TransactionOpen: as `execute`.
         """
         return await self._fetch(query, params, lambda result: [dict(row) for row in result.mappings()])
 

@@ -19,7 +19,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dgent.exceptions import NestedWrite, StoreClosed
+from dgent.exceptions import StoreClosed, TransactionOpen
 from dgent.sql.transaction_block import ended
 from dgent.sync.call import Call
 
@@ -99,10 +99,10 @@ class BlockTask:
         """Await something for the session, which its thread uses.
 
         Raises:
-            NestedWrite: another thread does.
+            TransactionOpen: another thread does.
         """
         if not self.is_mine:
-            raise NestedWrite("the session of a transaction belongs to the thread that opened it: use it there")
+            raise TransactionOpen("the session of a transaction belongs to the thread that opened it: use it there")
         return self.request(work)
 
     # What follows runs on the loop.

@@ -21,7 +21,7 @@ from contextvars import ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
-from dgent.exceptions import NestedWrite
+from dgent.exceptions import TransactionOpen
 from dgent.sql.blocking_session import opened
 from dgent.sync.block_task import BlockTask
 from dgent.sync.call import Call, plain
@@ -126,7 +126,7 @@ class _RoadWithin(Road):
         if self._block.is_mine:
             return self._block.request(work)
         if self._block.has_session and not self._block.over:
-            raise NestedWrite(_NOT_SHARED)
+            raise TransactionOpen(_NOT_SHARED)
         return self._post(work, self._block.context.copy())
 
     def read(self, work: Callable[[], Awaitable[T]]) -> T:
@@ -139,10 +139,10 @@ class _RoadWithin(Road):
         """Return the session of the transaction, for the thread that opened it.
 
         Raises:
-            NestedWrite: this is another one.
+            TransactionOpen: this is another one.
         """
         if not self._block.is_mine:
-            raise NestedWrite(_NOT_SHARED)
+            raise TransactionOpen(_NOT_SHARED)
         if self._session is None:
             self._block.has_session = True
             self._session = self.call(lambda: opened(asynchronous, self._block.wait_for))

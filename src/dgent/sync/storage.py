@@ -54,7 +54,7 @@ class SyncStorage(SyncStorageProvider):
         """Wait for what was acknowledged, then release everything, the thread of the loop too. May be called twice.
 
         Raises:
-            NestedWrite: a transaction is open around the caller.
+            TransactionOpen: a transaction is open around the caller.
             WrongLoop: it was called by a callback.
         """
         thread = self._road.thread

@@ -51,7 +51,7 @@ class DgentRouter(BackendBase):
     wait for the rest, up to `delivery_timeout`: then they raise DeliveryPending.
 
     In the task of an open transaction of `database` the verbs take part in it, where the first store lies in that, and
-    are refused with NestedWrite where it does not.
+    are refused with TransactionOpen where it does not.
 
     Args:
         settings: where things lie, and the defaults of the other arguments.

@@ -10,8 +10,8 @@
 # erase    the queues, then waits in the queues, where it takes effect at once      the same
 #          the first
 #
-# In the task of an open transaction all three ask the first, as part of that, whatever the state: what may be undone
-# waits in no queue, and is not remembered as acknowledged.
+# In the task of an open transaction all of them ask the first, as part of that, whatever the state: what may be undone
+# waits in no queue, and is not remembered as acknowledged. An erasure is refused there, unless the chain has no queues.
 #
 # Whoever looks at the state again has suspended since (`sleep`): no verb spins, whatever the state.
 #
@@ -32,10 +32,10 @@ from dgent.erasure import Erased
 from dgent.exceptions import (
     BackendUnavailable,
     DeliveryPending,
-    NestedWrite,
     OutcomeUnknown,
     StorageError,
     StorageTimeout,
+    TransactionOpen,
 )
 from dgent.memory.write_batch import check_acyclic_within, check_names
 from dgent.operations import Delete, Outcome, Put
@@ -136,12 +136,12 @@ class NamespaceRouting:
 
         Raises:
             BackendUnavailable: a store is out of reach in which something may wait.
-            NestedWrite: a transaction is open here, with which what waits in a queue could not be undone.
+            TransactionOpen: a transaction is open here, with which what waits in a queue could not be undone.
         """
         chain, waiting = self._failover, Erased()
         if (joined := self._joined()) is not None:
             if len(chain.backends) > 1:
-                raise NestedWrite(
+                raise TransactionOpen(
                     "a transaction is open here, with which an erasure of what waits for this memory could not be "
                     "undone: await it after the block"
                 )
@@ -173,12 +173,12 @@ class NamespaceRouting:
         """Return the first store, where it is part of a transaction that the calling task has open.
 
         Raises:
-            NestedWrite: another task has it open, or the store lies elsewhere.
+            TransactionOpen: another task has it open, or the store lies elsewhere.
         """
         if self._database is None or self._database.runner() is self._database:
             return None
         if database_of(self.first) is not self._database:
-            raise NestedWrite(
+            raise TransactionOpen(
                 f"a transaction of {self._database.what} is open here, and this memory lies elsewhere: use tx.memory, "
                 "whose writes are delivered after the commit, or await this after the block"
             )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import orjson
 from sqlalchemy import ColumnElement, bindparam, case, true
 
-from dgent.condition_tree import Moment
+from dgent.condition_tree import EPOCH, Moment
 from dgent.sql.condition_shape import (
     ANYTHING,
     COMPARE,
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from dgent.sql.condition_shape import Shape
 
 _DAY: Final = timedelta(days=1)
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _SIGNS: Final = {"ge": ">=", "le": "<="}
 _CONTAINERS: Final = {"[": "array", "{": "object"}
 
@@ -133,7 +132,7 @@ def _reals(name: str, bound: float, *, may: bool) -> list[list[_Comparison]]:
 def _dated(moment: Moment, *, upward: bool) -> _Comparison:
     """Compare the date with which a moment begins, in any zone: those differ by less than a day from UTC."""
     try:
-        date = (_EPOCH + timedelta(microseconds=moment.micros)).date()
+        date = (EPOCH + timedelta(microseconds=moment.micros)).date()
         edge = (date - _DAY if upward else date + 2 * _DAY).isoformat()
     except OverflowError:
         edge = "" if upward else ":"  # which comes behind every digit

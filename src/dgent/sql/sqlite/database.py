@@ -213,7 +213,7 @@ class SQLiteDatabase(Database):
         """Finish what waits, open transactions too, then close every connection, the writer's last: it checkpoints.
 
         Raises:
-            NestedWrite: a transaction is open around the caller.
+            TransactionOpen: a transaction is open around the caller.
         """
         self._check_closable()
         self._closed = True

@@ -151,7 +151,7 @@ class InMemoryDatabase(Database):
         """Wait for an open transaction, then forget everything.
 
         Raises:
-            NestedWrite: a transaction is open around the caller.
+            TransactionOpen: a transaction is open around the caller.
         """
         self._check_closable()
         self._closed = True
