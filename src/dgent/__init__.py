@@ -14,7 +14,7 @@ from dgent.capabilities import Capabilities
 from dgent.change_page import ChangePage, ChangeRecord
 from dgent.conditions import AllOf, AnyOf, Eq, Exists, Ge, Gt, In, Le, Lt, Ne, Not
 from dgent.datum import Datum
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import DgentError
 from dgent.limits import Limits
 from dgent.operations import Delete, Outcome, Purge, Put, Touch

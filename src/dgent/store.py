@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
-    from dgent.erasure import Erased
+    from dgent.erasure_request import Erased
     from dgent.page import KeyPage, Page
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from typing_extensions import override
 
-from dgent.erasure import checked_erasure
+from dgent.erasure_request import checked_erasure
 from dgent.exceptions import InvalidQuery, StorageError
 from dgent.name_listing import NamespaceListing, SegmentListing
 from dgent.operations import TTL, Delete, Operation, Outcome, Purge, Put, Touch, checked_operations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.limits import Limits
 
 

@@ -24,7 +24,7 @@ from dgent.bridge import Outbox, TableAdapter, unit_of_work
 from dgent.bridge import outbox as outbox_module
 from dgent.datum import Datum
 from dgent.delivery import DeliveryReport, Queue, page_delivery
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import (
     BackendUnavailable,
     CapabilityMissing,

@@ -9,7 +9,7 @@ from tests.delivery.delivering_programs import value
 
 from dgent.delivery import Deliverer, KnownTarget, Queue, QueuedErasure, queued
 from dgent.delivery.queued_write import RESERVED
-from dgent.erasure import Erasure
+from dgent.erasure_request import Erasure
 from dgent.memory.inmemory.backend import MemoryBackend
 from dgent.operations import Delete, Put, Touch
 

@@ -18,7 +18,7 @@ from tests.faults.breakpoints import Pause, statements
 from tests.faults.stores import sync_engine
 
 from dgent.datum import Datum
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import InvalidInput, StorageTimeout
 from dgent.memory.change import Change
 from dgent.memory.datum_index import TABLES

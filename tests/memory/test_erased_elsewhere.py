@@ -12,7 +12,7 @@ from tests.memory.test_failover_router import Place, datum
 from dgent.delivery import Deliverer, Queue, QueuedErasure, QueuedWrite, Tally, move_page
 from dgent.delivery.queued_write import EVERYTHING
 from dgent.delivery.watermark import DeliveryPlan, Watermark
-from dgent.erasure import Erased, Erasure
+from dgent.erasure_request import Erased, Erasure
 from dgent.exceptions import BackendUnavailable
 from dgent.memory.failover import state as failover_state
 from dgent.memory.inmemory.backend import MemoryBackend

@@ -30,7 +30,7 @@ from dgent.delivery import (
     queued,
     roomy,
 )
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.error_messages import called
 from dgent.exceptions import CapabilityMissing, StorageError, VersionConflict
 from dgent.memory.sql.backend import SqlBackend
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dgent.datum import Datum
-    from dgent.erasure import Erasure
+    from dgent.erasure_request import Erasure
     from dgent.operations import Operation
     from dgent.sql import Database, Runner
     from dgent.store import Backend

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 from typing_extensions import override
 
 from dgent.datum import Datum, stamped
-from dgent.erasure import checked_erasure
+from dgent.erasure_request import checked_erasure
 from dgent.exceptions import CapabilityMissing, InvalidInput, LimitExceeded
 from dgent.memory.write_batch import check_acyclic_within, check_names, closes_cycle
 from dgent.operations import Delete, Outcome, Purge, Put, Touch
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dgent.bridge.outbox import Outbox
     from dgent.capabilities import Capabilities
     from dgent.change_page import ChangePage
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.operations import Operation
     from dgent.query import Query
     from dgent.sql import Runner

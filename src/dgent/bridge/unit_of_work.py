@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
     from dgent.bridge.table_adapter import TableAdapter
-    from dgent.erasure import Erased
+    from dgent.erasure_request import Erased
     from dgent.sql import Database, Joinable, Runner, Transaction
     from dgent.store import Backend
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 
 if TYPE_CHECKING:
     from dgent.delivery.queued_write import QueuedWrite

@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING
 
 from dgent.delivery.queued_erasure import GROUP
 from dgent.delivery.watermark import LEASE, DeliveryPlan, Watermark
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import Corrupt, VersionConflict
 
 if TYPE_CHECKING:
     from dgent.delivery.deliverer import Deliverer
     from dgent.delivery.queue import Queue
     from dgent.delivery.queued_erasure import QueuedErasure
-    from dgent.erasure import Erasure
+    from dgent.erasure_request import Erasure
     from dgent.store import Backend
 
 

@@ -9,7 +9,7 @@ import orjson
 
 from dgent.datum import Datum
 from dgent.datum_id import uuid7
-from dgent.erasure import Erasure
+from dgent.erasure_request import Erasure
 from dgent.exceptions import Corrupt
 
 if TYPE_CHECKING:

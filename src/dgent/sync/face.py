@@ -20,7 +20,7 @@ from dgent.memory.event_bus import BusSubscription, DataBus
 from dgent.sql.sql_store import SqlStore
 from dgent.storage import RelationalStore, StorageProvider
 from dgent.store import DgentProtocol
-from dgent.sync.road import Block, Road
+from dgent.sync.road import Road, SyncBlock
 
 T = TypeVar("T")
 
@@ -115,7 +115,7 @@ def _maker(kind: Any) -> Callable[[Any, Road], Any] | None:
     if is_faced(kind):
         return face_class(kind)
     if issubclass(kind, AbstractAsyncContextManager):
-        return lambda manager, road: Block(road, manager, dressed)
+        return lambda manager, road: SyncBlock(road, manager, dressed)
     return _Iteration if issubclass(kind, AsyncIterator) else None
 
 

@@ -24,7 +24,7 @@ from dgent.crystal.universe import CrystalPage, Found
 from dgent.crystal.upgrade import UpgradeReport
 from dgent.datum import Datum
 from dgent.delivery import DeliveryReport, QueuedWrite
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.limits import Limits
 from dgent.memory.change import OnChange
 from dgent.memory.event_bus import Event

@@ -149,7 +149,7 @@ class _RoadWithin(Road):
         return self._session
 
 
-class Block(AbstractContextManager[T], Generic[T]):
+class SyncBlock(AbstractContextManager[T], Generic[T]):
     """A block of a thread, `with`, over an asynchronous one; what it gives is `dressed` for that thread."""
 
     def __init__(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import InvalidInput
 from dgent.query import Query
 from dgent.testing.contract_base import ContractBase, as_backend, examples, fresh

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dgent.change_page import ChangeRecord
 from dgent.datum import Datum, stamped
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import CausalCycle, DgentError, VersionConflict
 from dgent.operations import Delete, Operation, Outcome, Purge, Put, Touch
 from dgent.store import Revision, StoreStats

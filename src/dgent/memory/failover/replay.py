@@ -49,7 +49,7 @@ from dgent.sql.errors import OUTAGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.operations import Operation
     from dgent.store import Backend
 

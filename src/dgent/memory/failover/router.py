@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
     from dgent.delivery import DeliveryReport, QueuedWrite
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.memory.event_bus import DataBus, Event
     from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from dgent.datum import stamped
 from dgent.delivery import erase_in
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.exceptions import (
     BackendUnavailable,
     DeliveryPending,
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
 
     from dgent.datum import Datum
-    from dgent.erasure import Erasure
+    from dgent.erasure_request import Erasure
     from dgent.limits import Limits
     from dgent.memory.failover.state import FailoverState
     from dgent.operations import Operation

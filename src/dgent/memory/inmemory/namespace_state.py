@@ -9,9 +9,9 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple
 
 from dgent.datum import stamped
-from dgent.memory.inmemory import key_listing
+from dgent.memory.inmemory import key_walk
 from dgent.memory.inmemory.commit_log import CommitLog
-from dgent.memory.inmemory.key_listing import Key, walked
+from dgent.memory.inmemory.key_walk import Key, walked
 from dgent.page import Page
 from dgent.query import Query, prefix_end
 from dgent.store import Revision, StoreStats, revision
@@ -244,7 +244,7 @@ class NamespaceState:
 
     def segments(self, listing: SegmentListing, limit: int, cursor: str | None) -> KeyPage:
         """Return a page of the segments of live ids."""
-        return key_listing.segments(self._first_live, listing, limit, cursor)
+        return key_walk.segments(self._first_live, listing, limit, cursor)
 
     def history(self, id: str, limit: int, before: int | None) -> list[Revision]:
         """Return the last `limit` versions below `before`, oldest first."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from typing_extensions import override
 
 from dgent.memory.change import Change
-from dgent.memory.inmemory.causal_reads import causal_chain
+from dgent.memory.inmemory.causal_walk import causal_chain
 from dgent.memory.inmemory.store_state import Doomed
 from dgent.store_base import BackendBase
 from dgent.validation import check_key
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.memory.inmemory.namespace_state import NamespaceState
     from dgent.memory.inmemory.store_state import StoreState
     from dgent.name_listing import NamespaceListing, SegmentListing

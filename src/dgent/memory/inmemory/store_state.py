@@ -16,14 +16,14 @@ from heapq import nsmallest
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple
 
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.memory.inmemory.namespace_state import NamespaceState, StoredVersion, stored_version
 from dgent.memory.write_batch import Held, NamespaceHead, WriteBatch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from dgent.erasure import Erasure
+    from dgent.erasure_request import Erasure
     from dgent.limits import Limits
     from dgent.name_listing import NamespaceListing
     from dgent.page import KeyPage

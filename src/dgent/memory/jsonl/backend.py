@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.memory.change import Change
     from dgent.memory.inmemory.namespace_state import StoredVersion
     from dgent.memory.inmemory.store_state import Clock, Doomed, StoreState

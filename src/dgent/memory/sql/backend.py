@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from dgent.change_page import ChangePage
     from dgent.datum import Datum
-    from dgent.erasure import Erased, Erasure
+    from dgent.erasure_request import Erased, Erasure
     from dgent.limits import Limits
     from dgent.name_listing import NamespaceListing, SegmentListing
     from dgent.operations import Operation

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, bindparam, delete, func, literal_column, or_, select, tuple_
 
-from dgent.erasure import Erased
+from dgent.erasure_request import Erased
 from dgent.memory.datum_index import registered
 from dgent.memory.sql.datum_tables import Row, datums, heads, is_whole
 from dgent.memory.sql.last_versions import latest_rows
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from dgent.erasure import Erasure
+    from dgent.erasure_request import Erasure
 
 d, h = datums.c, heads.c
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sqlalchemy import Integer, bindparam, exists, func, literal_column, not_, or_, select, tuple_
 
-from dgent.erasure import Erasure
+from dgent.erasure_request import Erasure
 from dgent.exceptions import Conflict, Corrupt
 from dgent.memory.datum_index import TABLES
 from dgent.memory.sql import erasure
