@@ -11,6 +11,7 @@ from itertools import cycle
 from typing import Any, ClassVar
 
 from dgent.exceptions import StoreClosed
+from dgent.store import Backend
 from dgent.sync.face import Face, face_class
 from dgent.sync.loop_thread import LoopThread
 from dgent.sync.road import Road
@@ -64,6 +65,9 @@ class Awaited:
         self._places = cycle(self.places)
 
     def __getattr__(self, name: str) -> Any:
+        return self._found(name)
+
+    def _found(self, name: str) -> Any:
         found = getattr(self.face, name)
         if not inspect.iscoroutinefunction(inspect.getattr_static(type(self.face._target), name, None)):
             return found
@@ -96,6 +100,9 @@ class OnLoops:
         self._places = cycle((directly,) * 20 + (on_a_thread,))
 
     def __getattr__(self, name: str) -> Any:
+        return self._found(name)
+
+    def _found(self, name: str) -> Any:
         found = getattr(self.store, name)
         if not inspect.iscoroutinefunction(found):
             return found
@@ -109,3 +116,14 @@ class OnLoops:
 
     def within(self, namespace: str) -> OnLoops:
         return OnLoops(self.store.within(namespace))
+
+
+def _declare(kind: Any) -> None:
+    """Let a class have what a backend has: from 3.12 on `isinstance` with a protocol passes over `__getattr__`."""
+    for name in dir(Backend):
+        if not name.startswith("_") and name not in vars(kind):
+            setattr(kind, name, property(lambda store, name=name: store._found(name)))
+
+
+_declare(Awaited)
+_declare(OnLoops)

@@ -45,6 +45,8 @@ for n in range(300):
             acknowledged += f"left {n}", f"right {n}"
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
+            for _ in range(3):  # where an alarm that has rung already is raised
+                pass
     except Alarm:
         interrupted += 1
     except Exception as error:  # as of SQLAlchemy, where the alarm rang in the midst of it
